@@ -1,0 +1,127 @@
+// What is compiled in, and every type that follows from it.
+
+#pragma once
+
+#include <cute/tensor.hpp>
+
+#include <cutlass/bfloat16.h>
+#include <cutlass/half.h>
+#include <cutlass/gemm/collective/builders/sm90_common.inl>
+#include <cutlass/pipeline/sm90_pipeline.hpp>
+
+#include "mask/tile_list.hpp"
+#include "sparsedrop/sparsedrop.h"
+
+namespace sparsedrop {
+
+using cute::GMMA::Major;
+
+// A tile of 128 rows: 64 for each of two consumer warp groups, one wgmma instruction high.
+template <int N, int SlotN, int Stages>
+struct TileConfig {
+  static constexpr int kM = 128;
+  static constexpr int kN = N;
+  static constexpr int kK = kMaskUnit;  // one mask bit is one K tile
+  static constexpr int kSlotN = SlotN;
+  static constexpr int kSlots = N / SlotN;
+  static constexpr int kStages = Stages;
+  static constexpr Tile kTile{kM, kN, kK, kSlotN};
+
+  static_assert(kSlots * SlotN == N && kSlots <= kMaxSlots, "a tile record has room for two slots");
+  static_assert(SlotN % 64 == 0, "the epilogue stores squares of 64, and none may cross a slot");
+};
+
+// The support matrix, in the order of tile ids. Stages fill the 227 KB of shared memory that a CTA
+// may have, less 33 KB for the epilogue: 48, 32 and 24 KB each.
+using TileConfigs = cute::tuple<TileConfig<256, 128, 4>,  //
+                                TileConfig<128, 64, 6>,   //
+                                TileConfig<64, 64, 8>>;
+
+// Majors of the operands as the kernel sees them, after any swap. D is "K-major" where n is
+// contiguous, which is when the problem is not swapped.
+template <Major A, Major B, Major D>
+struct Layouts {
+  static constexpr Major kA = A;
+  static constexpr Major kB = B;
+  static constexpr Major kD = D;
+};
+
+template <class Element_, class Config_, class Layouts_>
+struct Traits {
+  using Element = Element_;
+  using Config = Config_;
+  using Layouts = Layouts_;
+
+  static constexpr int kConsumerWarpGroups = Config::kM / 64;
+  static constexpr int kThreads = (kConsumerWarpGroups + 1) * cutlass::NumThreadsPerWarpGroup;
+
+  using TileM = cute::Int<Config::kM>;
+  using TileN = cute::Int<Config::kN>;
+  using TileK = cute::Int<Config::kK>;
+  using SlotN = cute::Int<Config::kSlotN>;
+  using Slots = cute::Int<Config::kSlots>;
+  using Stages = cute::Int<Config::kStages>;
+
+  template <class Columns>
+  using Mma = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<TileM, Columns, TileK>,
+                                 Layouts::kA, Layouts::kB>(),
+      cute::Layout<cute::Shape<cute::Int<kConsumerWarpGroups>, cute::_1, cute::_1>>{}));
+  using TileMma = Mma<TileN>;
+  using SlotMma = Mma<SlotN>;  // of a tile with one slot only
+
+  // Element (row, k, stage) of an operand's tiles in shared memory. MN-major atoms are stacked
+  // along k first, so that a slot of B is one contiguous piece in either major.
+  template <Major M>
+  using Stacking = cute::conditional_t<M == Major::MN, cute::Step<cute::_2, cute::_1, cute::_3>,
+                                       cute::Step<cute::_1, cute::_2, cute::_3>>;
+  template <Major M, class Rows>
+  using Atom =
+      decltype(cutlass::gemm::collective::detail::ss_smem_selector<M, Element, Rows, TileK>());
+  using SmemA = decltype(cute::tile_to_shape(Atom<Layouts::kA, TileM>{},
+                                             cute::make_shape(TileM{}, TileK{}, Stages{}),
+                                             Stacking<Layouts::kA>{}));  // (M,K,PIPE)
+  using SmemB = decltype(cute::tile_to_shape(Atom<Layouts::kB, SlotN>{},
+                                             cute::make_shape(TileN{}, TileK{}, Stages{}),
+                                             Stacking<Layouts::kB>{}));  // (N,K,PIPE)
+  // The same memory slot by slot.
+  using SmemBSlots = decltype(cute::tile_to_shape(
+      Atom<Layouts::kB, SlotN>{}, cute::make_shape(SlotN{}, TileK{}, Slots{} * Stages{}),
+      Stacking<Layouts::kB>{}));  // (SLOT_N,K,SLOT*PIPE)
+  static_assert(cute::cosize_v<SmemB> == cute::cosize_v<SmemBSlots>,
+                "slots must tile a stage of B without gaps");
+
+  static constexpr uint32_t kStageBytes = sizeof(Element) * (Config::kM + Config::kN) * Config::kK;
+
+  // The epilogue moves squares of 64: one warp group's rows, one swizzle atom wide.
+  static constexpr int kStore = 64;
+  static constexpr int kStoreBuffers = 2;  // a warp group: one is filled while one is stored
+  using SmemD = decltype(cute::tile_to_shape(
+      Atom<Layouts::kD, cute::Int<kStore>>{},
+      cute::make_shape(cute::Int<kStore>{}, cute::Int<kStore>{},
+                       cute::Int<kStoreBuffers * kConsumerWarpGroups>{})));  // (64,64,BUFFER)
+
+  // Strides of (row, contiguous) or (contiguous, row) extents.
+  template <Major M>
+  using Stride = cute::conditional_t<M == Major::MN, cute::Stride<cute::_1, int64_t>,
+                                     cute::Stride<int64_t, cute::_1>>;
+
+  using MainloopPipeline = cutlass::PipelineTmaAsync<Config::kStages>;
+  using MainloopState = cutlass::PipelineState<Config::kStages>;
+  // Records on their way from the producer to the consumers.
+  static constexpr int kRecords = 2;
+  using TilePipeline = cutlass::PipelineAsync<kRecords>;
+  using TileState = cutlass::PipelineState<kRecords>;
+
+  struct SharedStorage {
+    alignas(1024) cute::array<Element, cute::cosize_v<SmemA>> a;
+    alignas(1024) cute::array<Element, cute::cosize_v<SmemB>> b;
+    alignas(1024) cute::array<Element, cute::cosize_v<SmemD>> d;
+    typename MainloopPipeline::SharedStorage mainloop;
+    typename TilePipeline::SharedStorage tiles;
+    TileRecord records[kRecords];
+  };
+  static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
+};
+
+}  // namespace sparsedrop

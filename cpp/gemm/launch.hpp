@@ -1,0 +1,62 @@
+// One orientation of a problem -> kernel parameters -> a launch.
+
+#pragma once
+
+#include "gemm/kernel.hpp"
+#include "gemm/product.hpp"
+#include "overlap.hpp"
+
+namespace sparsedrop {
+
+template <Major M, class Traits>
+auto stride_of(int64_t ld) {
+  if constexpr (M == Major::MN) {
+    return cute::make_stride(cute::_1{}, ld);
+  } else {
+    return cute::make_stride(ld, cute::_1{});
+  }
+}
+
+template <class Traits>
+KernelParams<Traits> make_params(Product const& product, TileList const& list) {
+  using Element = typename Traits::Element;
+  using Layouts = typename Traits::Layouts;
+  auto const m = int32_t(product.m);
+  auto const n = int32_t(product.n);
+  auto const k = int32_t(product.k);
+  typename Mainloop<Traits>::Arguments const mainloop{static_cast<Element const*>(product.a.data),
+                                                      stride_of<Layouts::kA, Traits>(product.a.ld),
+                                                      static_cast<Element const*>(product.b.data),
+                                                      stride_of<Layouts::kB, Traits>(product.b.ld),
+                                                      m,
+                                                      n,
+                                                      k,
+                                                      product.a_lines,
+                                                      product.b_lines};
+  typename Epilogue<Traits>::Arguments const epilogue{static_cast<Element*>(product.d),
+                                                      stride_of<Layouts::kD, Traits>(product.d_ld),
+                                                      m,
+                                                      n,
+                                                      static_cast<Element const*>(product.bias),
+                                                      product.alpha,
+                                                      product.activation};
+  return {Mainloop<Traits>::to_underlying_arguments(mainloop),
+          Epilogue<Traits>::to_underlying_arguments(epilogue), list.header, list.records};
+}
+
+template <class Traits>
+cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
+                   cudaStream_t stream) {
+  auto const kernel = &matmul_kernel<Traits>;
+  constexpr size_t kSmem = sizeof(typename Traits::SharedStorage);
+  cudaError_t const status =
+      cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, int(kSmem));
+  if (status != cudaSuccess) {
+    return status;
+  }
+  return launch_overlapped(kernel, {unsigned(ctas), Traits::kThreads, kSmem, stream},
+                           make_params<Traits>(product, list));
+}
+
+}  // namespace sparsedrop

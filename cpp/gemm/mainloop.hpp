@@ -1,0 +1,179 @@
+// Loads the live K tiles of an output tile and multiplies them.
+
+#pragma once
+
+#include "gemm/config.hpp"
+#include "mask/k_tiles.hpp"
+
+namespace sparsedrop {
+
+template <class Traits>
+struct Mainloop {
+  using Element = typename Traits::Element;
+  using Config = typename Traits::Config;
+  using Layouts = typename Traits::Layouts;
+  using Pipeline = typename Traits::MainloopPipeline;
+  using State = typename Traits::MainloopState;
+  using SharedStorage = typename Traits::SharedStorage;
+  using StrideA = typename Traits::template Stride<Layouts::kA>;
+  using StrideB = typename Traits::template Stride<Layouts::kB>;
+
+  struct Arguments {
+    Element const* a;
+    StrideA a_stride;
+    Element const* b;
+    StrideB b_stride;
+    int32_t m;
+    int32_t n;
+    int32_t k;
+    Lines a_lines;
+    Lines b_lines;
+  };
+
+  static auto make_tma_a(Element const* a, int32_t m, int32_t k, StrideA stride) {
+    return cute::make_tma_copy(
+        cute::SM90_TMA_LOAD{},
+        cute::make_tensor(cute::make_gmem_ptr(a), cute::make_shape(m, k), stride),
+        typename Traits::SmemA{}(cute::_, cute::_, cute::Int<0>{}));
+  }
+  static auto make_tma_b(Element const* b, int32_t n, int32_t k, StrideB stride) {
+    return cute::make_tma_copy(
+        cute::SM90_TMA_LOAD{},
+        cute::make_tensor(cute::make_gmem_ptr(b), cute::make_shape(n, k), stride),
+        typename Traits::SmemBSlots{}(cute::_, cute::_, cute::Int<0>{}));
+  }
+
+  struct Params {
+    decltype(make_tma_a(nullptr, 0, 0, StrideA{})) tma_a;
+    decltype(make_tma_b(nullptr, 0, 0, StrideB{})) tma_b;
+    int32_t m;
+    int32_t n;
+    int32_t k;
+    Lines a_lines;
+    Lines b_lines;
+  };
+
+  static Params to_underlying_arguments(Arguments const& args) {
+    return {make_tma_a(args.a, args.m, args.k, args.a_stride),
+            make_tma_b(args.b, args.n, args.k, args.b_stride),
+            args.m,
+            args.n,
+            args.k,
+            args.a_lines,
+            args.b_lines};
+  }
+
+  CUTLASS_DEVICE static void prefetch(Params const& params) {
+    cute::prefetch_tma_descriptor(params.tma_a.get_tma_descriptor());
+    cute::prefetch_tma_descriptor(params.tma_b.get_tma_descriptor());
+  }
+
+  // One thread issues the loads of one output tile and returns the state behind them.
+  CUTLASS_DEVICE static State load(Params const& params, TileRecord const& record,
+                                   Pipeline& pipeline, State write, SharedStorage& shared) {
+    using namespace cute;
+    Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
+    Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
+
+    Tensor mA = params.tma_a.get_tma_tensor(make_shape(params.m, params.k));  // (m,k)
+    Tensor mB = params.tma_b.get_tma_tensor(make_shape(params.n, params.k));  // (n,k)
+    Tensor gA = local_tile(mA, Shape<typename Traits::TileM, typename Traits::TileK>{},
+                           make_coord(record.m, _));  // (M,K,k)
+    Tensor gB = local_tile(mB, Shape<typename Traits::SlotN, typename Traits::TileK>{},
+                           make_coord(_, _));  // (SLOT_N,K,n,k)
+
+    auto [tAgA, tAsA] = tma_partition(params.tma_a, Int<0>{}, Layout<_1>{}, group_modes<0, 2>(sA),
+                                      group_modes<0, 2>(gA));  // (TMA,k), (TMA,PIPE)
+    auto [tBgB, tBsB] = tma_partition(params.tma_b, Int<0>{}, Layout<_1>{}, group_modes<0, 2>(sB),
+                                      group_modes<0, 2>(gB));  // (TMA,n,k), (TMA,SLOT*PIPE)
+
+    // A missing second slot reads past the end of n, where the copy engine fills in zeros.
+    int32_t const past_end = (params.n + Config::kSlotN - 1) / Config::kSlotN;
+    KTiles k_tiles(params.a_lines.of(record.m * Config::kM),
+                   params.b_lines.of(record.slot[0] * Config::kSlotN),
+                   (params.k + Config::kK - 1) / Config::kK);
+
+    for (int32_t i = 0; i < record.k_tiles; ++i) {
+      int32_t const k_tile = k_tiles.next();
+      pipeline.producer_acquire(write);
+      auto* barrier = pipeline.producer_get_barrier(write);
+      int32_t const stage = write.index();
+      copy(params.tma_a.with(*barrier), tAgA(_, k_tile), tAsA(_, stage));
+      CUTLASS_PRAGMA_UNROLL
+      for (int s = 0; s < Config::kSlots; ++s) {
+        int32_t const slot = record.slot[s] == kNoSlot ? past_end : record.slot[s];
+        copy(params.tma_b.with(*barrier), tBgB(_, slot, k_tile),
+             tBsB(_, stage * Config::kSlots + s));
+      }
+      ++write;
+    }
+    return write;
+  }
+
+  // A consumer warp group adds up its 64 rows of one output tile. A tile with one slot multiplies
+  // that slot only, into the first registers of `acc`.
+  template <class Accumulator>
+  CUTLASS_DEVICE static State mma(TileRecord const& record, Pipeline& pipeline, State read,
+                                  Accumulator& acc, int warp_group, SharedStorage& shared) {
+    using namespace cute;
+    using Slots = typename Traits::Slots;
+    using SlotMma = typename Traits::SlotMma;
+    Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
+    // With zeros to start from, an output tile without live K tiles needs no case of its own.
+    clear(acc);
+    if (Config::kSlots == 1 || record.slot[Config::kSlots - 1] != kNoSlot) {
+      Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemB{});
+      return multiply<typename Traits::TileMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{},
+                                                acc, warp_group);
+    }
+    Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
+    Tensor slot_acc = make_tensor(
+        acc.data(),
+        partition_fragment_C(SlotMma{}, Shape<typename Traits::TileM, typename Traits::SlotN>{})
+            .layout());
+    return multiply<SlotMma>(record.k_tiles, pipeline, read, sA, sB, Slots{}, slot_acc, warp_group);
+  }
+
+ private:
+  // acc += A B over the next `k_tiles` stages; stage s of B is sB(_, _, s * b_step).
+  template <class Mma, class SmemA, class SmemB, class Step, class Accumulator>
+  CUTLASS_DEVICE static State multiply(int32_t k_tiles, Pipeline& pipeline, State read,
+                                       SmemA const& sA, SmemB const& sB, Step b_step,
+                                       Accumulator& acc, int warp_group) {
+    using namespace cute;
+    Mma mma;
+    auto thread_mma = mma.get_slice(warp_group * cutlass::NumThreadsPerWarpGroup);
+    Tensor tCrA = thread_mma.make_fragment_A(thread_mma.partition_A(sA));  // (MMA,MMA_M,MMA_K,PIPE)
+    Tensor tCrB = thread_mma.make_fragment_B(thread_mma.partition_B(sB));  // (MMA,MMA_N,MMA_K,PIPE)
+
+    mma.accumulate_ = GMMA::ScaleOut::One;
+    bool const first_lane = threadIdx.x % cutlass::NumThreadsPerWarp == 0;
+    State release = read;
+    CUTLASS_PRAGMA_NO_UNROLL
+    for (int32_t i = 0; i < k_tiles; ++i) {
+      pipeline.consumer_wait(read);
+      warpgroup_fence_operand(acc);
+      warpgroup_arrive();
+      cute::gemm(mma, tCrA(_, _, _, read.index()), tCrB(_, _, _, read.index() * b_step), acc);
+      warpgroup_commit_batch();
+      ++read;
+      // The multiplication before this one is done: its stage may be filled again.
+      warpgroup_wait<1>();
+      warpgroup_fence_operand(acc);
+      if (i > 0) {
+        if (first_lane) {
+          pipeline.consumer_release(release);
+        }
+        ++release;
+      }
+    }
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(acc);
+    if (k_tiles > 0 && first_lane) {
+      pipeline.consumer_release(release);
+    }
+    return read;
+  }
+};
+
+}  // namespace sparsedrop

@@ -1,0 +1,42 @@
+// A problem in the one orientation that the kernel runs: tile.m along m, tile.n along n.
+
+#pragma once
+
+#include "mask/tile_list.hpp"
+#include "sparsedrop/sparsedrop.h"
+
+namespace sparsedrop {
+
+// Which extent of an operand is contiguous: k, or the other one.
+struct Operand {
+  void const* data;
+  int64_t ld;
+  bool k_major;
+};
+
+struct Product {
+  DataType dtype;
+  int64_t m;
+  int64_t n;
+  int64_t k;
+  Operand a;
+  Operand b;
+  void* d;
+  int64_t d_ld;
+  bool n_major;  // which extent of D is contiguous, and which one the bias runs along
+  Lines a_lines;
+  Lines b_lines;
+  Lines d_lines;
+  void const* bias;
+  float alpha;
+  Activation activation;
+};
+
+Product orient(Problem const& problem, bool swap);
+
+// Defined once for each element type and layout, in instance.cu.
+template <class Element, bool AKMajor, bool BKMajor, bool NMajor>
+cudaError_t launch_tile(int tile, Product const& product, TileList const& list, int32_t ctas,
+                        cudaStream_t stream);
+
+}  // namespace sparsedrop

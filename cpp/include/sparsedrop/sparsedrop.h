@@ -1,0 +1,115 @@
+// The public interface of the sparsedrop kernels:
+//
+//     D ∘ M_D  =  act( alpha · (A ∘ M_A) (B ∘ M_B) + bias )  ∘ M_D
+//
+// A is [m, k], B is [k, n], D is [m, n]; a mask is a grid of blocks over its matrix, live or
+// dropped. Dropped blocks of A and B are never read, dropped blocks of D are written as zeros.
+//
+// Nothing here allocates, synchronises, throws, keeps state or touches the default stream. Every
+// function launches on the stream it is given, which must belong to the current device.
+
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sparsedrop {
+
+// Extents of blocks along a mask's bits are counted in units of one K tile of the kernels.
+constexpr int kMaskUnit = 64;
+
+// Words of 32 mask units that one line (block row or block column) over `extent` elements takes.
+constexpr int64_t mask_line_words(int64_t extent) {
+  return (extent + 32 * kMaskUnit - 1) / (32 * kMaskUnit);
+}
+
+// What the kernels read of a block mask over a [rows, cols] matrix. Both block extents are
+// multiples of kMaskUnit. `row_words` is [ceil(rows / block_rows), mask_line_words(cols)]: bit u %
+// 32 of word u / 32 of line r is set where block row r is live at columns [64 u, 64 u + 64).
+// `col_words` is the same for the block columns over the rows. A null `row_words` means: no mask.
+struct Mask {
+  uint32_t const* row_words = nullptr;
+  uint32_t const* col_words = nullptr;
+  int32_t block_rows = 0;
+  int32_t block_cols = 0;
+};
+
+// Builds both orientations of a mask from its grid of booleans, one byte a block, row-major
+// [ceil(rows / block_rows), ceil(cols / block_cols)]. One launch.
+cudaError_t mask_words(uint8_t const* live, int64_t rows, int64_t cols, int32_t block_rows,
+                       int32_t block_cols, uint32_t* row_words, uint32_t* col_words,
+                       cudaStream_t stream);
+
+// Draws a grid with exactly `keep` live blocks in each row and, to within one, equally many in each
+// column. Rows come in bands of grid_cols / gcd(keep, grid_cols). `keys` holds one random int32 per
+// band and column: their ranks permute the band's columns, and row j of the band keeps the columns
+// of rank j·keep ... j·keep + keep - 1 (mod grid_cols). 0 < keep < grid_cols. One launch.
+cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t keep,
+                          uint8_t* live, cudaStream_t stream);
+
+enum class DataType { bf16 = 0, fp16 = 1 };
+
+enum class Activation { none = 0, relu = 1, gelu = 2, silu = 3 };
+
+// Which extent of a matrix is contiguous.
+enum class Order { row_major, col_major };
+
+// `ld` is the distance in elements between neighbours along the extent that is not contiguous.
+struct Matrix {
+  void const* data = nullptr;
+  int64_t ld = 0;
+  Order order = Order::row_major;
+};
+
+// One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
+// Base pointers are 16-byte aligned; contiguous extents and leading dimensions are multiples of 8.
+struct Problem {
+  DataType dtype = DataType::bf16;
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  Matrix a;
+  Matrix b;
+  void* d = nullptr;  // row-major
+  int64_t d_ld = 0;
+  Mask a_mask;
+  Mask b_mask;
+  Mask d_mask;
+  void const* bias = nullptr;  // n values, or null
+  float alpha = 1.0f;
+  Activation activation = Activation::none;
+};
+
+// The work of one CTA. A tile is n / slot_n slots side by side; the slots of one tile may lie
+// anywhere along n as long as they share their list of live K tiles.
+struct Tile {
+  int32_t m;
+  int32_t n;
+  int32_t k;
+  int32_t slot_n;
+};
+
+// The tiles that are compiled in, in the order of their ids.
+int tile_count();
+Tile tile(int id);
+
+// How to run a problem: which tile, and in which orientation. With `swap`, the transposed problem
+// Dᵀ = Bᵀ Aᵀ is run, so that tile.m runs along n and tile.n along m.
+struct Choice {
+  int tile = 0;
+  bool swap = false;
+};
+
+// Null where the kernels can run the problem this way, else the reason why not.
+char const* refusal(Problem const& problem, Choice choice);
+
+// Bytes of device memory that matmul() needs: the list of output tiles.
+size_t workspace_bytes(int64_t m, int64_t n, Choice choice);
+
+// Launches the product. `workspace` is 16-byte aligned and free to reuse once the stream has
+// passed. cudaErrorInvalidValue where refusal() has a reason.
+cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream);
+
+}  // namespace sparsedrop

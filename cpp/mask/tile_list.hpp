@@ -1,0 +1,74 @@
+// The list of output tiles of one product, in the order in which CTAs take them.
+
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "sparsedrop/sparsedrop.h"
+
+namespace sparsedrop {
+
+constexpr int kMaxSlots = 2;
+
+// Instead of a count of K tiles: the tile lies in dropped blocks of D and is written as zeros.
+constexpr int32_t kDropped = -1;
+// Instead of a count of K tiles: there is no more work.
+constexpr int32_t kNoMoreTiles = -2;
+// Instead of a slot: the line had no further slot to pair with.
+constexpr int32_t kNoSlot = -1;
+
+struct alignas(16) TileRecord {
+  int32_t m;                // in tiles
+  int32_t slot[kMaxSlots];  // in slots
+  int32_t k_tiles;          // live K tiles, or kDropped, or kNoMoreTiles
+};
+
+struct alignas(16) TileListHeader {
+  int32_t count;  // records in the list
+  int32_t next;   // the first that no CTA has taken yet
+};
+
+// Bit words of the masks as one orientation of the problem reads them. Null words: all live.
+// a: bits along k for lines of m; b: bits along k for lines of n; d: bits along n for lines of m.
+struct Lines {
+  uint32_t const* words = nullptr;
+  int64_t words_per_line = 0;
+  int32_t block = 0;  // elements of one line
+
+  // The words of the line that holds element `index`, or null.
+  __host__ __device__ uint32_t const* of(int32_t index) const {
+    return words == nullptr ? nullptr : words + index / block * words_per_line;
+  }
+};
+
+struct TileListRequest {
+  int64_t m;
+  int64_t n;
+  int64_t k;
+  Lines a;
+  Lines b;
+  Lines d;
+  Tile tile;
+  int32_t ctas;  // of the product; CTA i starts with record i
+};
+
+// Most records that a list may have, whatever the masks.
+int64_t max_records(int64_t m, int64_t n, Tile tile);
+
+size_t tile_list_bytes(int64_t m, int64_t n, Tile tile);
+
+struct TileList {
+  TileListHeader* header;
+  TileRecord* records;
+  int32_t* scratch;  // a few values for each line of tiles
+};
+
+TileList tile_list_at(void* workspace, int64_t m, int64_t n, Tile tile);
+
+// One launch. The product may be launched behind it as a dependent launch.
+cudaError_t make_tile_list(TileListRequest const& request, TileList list, cudaStream_t stream);
+
+}  // namespace sparsedrop

@@ -1,0 +1,28 @@
+"""Structured dropout whose zeros are skipped: block-sparse products for PyTorch.
+
+    y = sparsedrop.dropout_linear(x, weight, bias, p=0.5)
+
+is `F.linear(F.dropout(x, 0.5), weight, bias)` with whole blocks dropped, and their work with them.
+"""
+
+from importlib import metadata
+
+from sparsedrop import nn, reference, select
+from sparsedrop.block_mask import BlockMask
+from sparsedrop.functional import dropout_linear, linear, matmul
+
+try:
+    __version__ = metadata.version("sparsedrop")
+except metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+source"
+
+__all__ = [
+    "BlockMask",
+    "__version__",
+    "dropout_linear",
+    "linear",
+    "matmul",
+    "nn",
+    "reference",
+    "select",
+]

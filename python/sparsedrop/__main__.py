@@ -1,0 +1,7 @@
+"""`python -m sparsedrop` is the command `sparsedrop`."""
+
+import sys
+
+from sparsedrop.cli import main
+
+sys.exit(main())

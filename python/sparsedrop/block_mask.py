@@ -1,0 +1,233 @@
+"""BlockMask: which blocks of a matrix are live, on the device that will read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsedrop.mask_ops import grid_shape
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockMask:
+    """A grid of booleans over the blocks of a matrix: True = live, False = dropped, that is zero.
+
+    Made by `bernoulli`, `balanced` or `from_live`. Frozen: the tensors are never written again.
+    Two masks are equal only if they are the same object.
+
+    Attributes:
+        live: bool `[R, C]`, R = ceil(rows / block_rows), C = ceil(cols / block_cols). The last block
+            row and column are ragged where the block does not divide the matrix.
+        shape: (rows, cols) of the matrix.
+        block_shape: (block_rows, block_cols).
+        row_words: int32 `[R, words]`, what the kernels read: bit u % 32 of word u // 32 of row r says
+            whether the columns [64u, 64u + 64) of block row r are live. Empty `[0, 0]` on the CPU and
+            where a block extent is no multiple of 64.
+        col_words: int32 `[C, words]`, the same for the block columns over the rows.
+        keep: the expected live share where the host knows it (1 - p for the samplers), else None.
+    """
+
+    live: Tensor
+    shape: tuple[int, int]
+    block_shape: tuple[int, int]
+    row_words: Tensor
+    col_words: Tensor
+    keep: float | None
+
+    @staticmethod
+    def bernoulli(
+        shape: tuple[int, int],
+        p: float,
+        *,
+        block_shape: tuple[int, int] = (128, 128),
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BlockMask:
+        """Drops each block independently with probability p (Lo 2024, section 3).
+
+        Args:
+            shape: (rows, cols) of the matrix.
+            p: drop probability in [0, 1].
+            block_shape: (block_rows, block_cols), each at least 1. The GPU kernels take multiples of 64.
+            device: where the mask lives; None is torch's default device.
+            generator: of that device; None is torch's default one.
+
+        Raises:
+            ValueError: for p outside [0, 1] or an extent that is no matrix extent or block extent.
+            TypeError: for a shape or block shape that is not two integers.
+        """
+        shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
+        tensors = torch.ops.sparsedrop.bernoulli_mask(
+            *shape, *block_shape, p=p, device=_device(device), generator=generator
+        )
+        return _from_tensors(tensors, shape, block_shape, 1.0 - p)
+
+    @staticmethod
+    def balanced(
+        shape: tuple[int, int],
+        p: float,
+        *,
+        block_shape: tuple[int, int] = (128, 128),
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BlockMask:
+        """Keeps the same number n of blocks in every block row, and in every block column to within one.
+
+        n is (1 - p) * C, rounded up or down at random on the host where that is no integer, so that
+        every block is dropped with probability exactly p. The rounding draws from the generator where
+        that is a CPU one, from its state where it is a GPU's, else from torch's default CPU generator;
+        a CUDA graph therefore replays one n.
+
+        Args, Raises: as for `bernoulli`.
+        """
+        shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
+        count = torch.ops.sparsedrop.balanced_count(
+            -(-shape[1] // block_shape[1]), p=p, generator=generator
+        )
+        tensors = torch.ops.sparsedrop.balanced_mask(
+            count, *shape, *block_shape, device=_device(device), generator=generator
+        )
+        return _from_tensors(tensors, shape, block_shape, 1.0 - p)
+
+    @staticmethod
+    def from_live(
+        live: Tensor, shape: tuple[int, int], *, block_shape: tuple[int, int] = (128, 128)
+    ) -> BlockMask:
+        """The user's own grid: `live` is bool `[R, C]`, on the device of the operands. It is copied.
+
+        Raises:
+            TypeError: where `live` is no bool tensor, or a shape is not two integers.
+            ValueError: where `live` is not the grid of `shape` in blocks of `block_shape`.
+        """
+        shape, block_shape = check_shape(shape), check_block_shape(block_shape)
+        if not isinstance(live, Tensor) or live.dtype != torch.bool:
+            kind = live.dtype if isinstance(live, Tensor) else type(live).__name__
+            raise TypeError(f"live must be a tensor of torch.bool, not {kind}")
+        grid = grid_shape(*shape, *block_shape)
+        if tuple(live.shape) != grid:
+            raise ValueError(
+                f"live is {list(live.shape)}, but a matrix of {list(shape)} in blocks of "
+                f"{list(block_shape)} has a grid of {list(grid)}"
+            )
+        live = live.detach().clone(memory_format=torch.contiguous_format)
+        words = torch.ops.sparsedrop.mask_words(live, *shape, *block_shape)
+        return _from_tensors((live, *words), shape, block_shape, None)
+
+    @property
+    def T(self) -> BlockMask:  # noqa: N802 - the name torch gives a transpose
+        """The mask of the transposed matrix; views and swaps, nothing is copied."""
+        return BlockMask(
+            self.live.t(),
+            (self.shape[1], self.shape[0]),
+            (self.block_shape[1], self.block_shape[0]),
+            self.col_words,
+            self.row_words,
+            self.keep,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.live.device
+
+    def density(self) -> float:
+        """Share of the matrix's elements that are live. Reads the device, so it waits for a GPU."""
+        rows, cols = (
+            (n - torch.arange(0, n, block)).clamp(max=block).double()
+            for n, block in zip(self.shape, self.block_shape, strict=True)
+        )
+        total = self.shape[0] * self.shape[1]
+        return float(rows @ self.live.cpu().double() @ cols) / total if total else 1.0
+
+    def expand(self) -> Tensor:
+        """Bool `[rows, cols]`, True where the element is live."""
+        return expand_live(self.live, self.block_shape, self.shape)
+
+    def to(self, device: torch.device | str) -> BlockMask:
+        """The same mask on another device; itself where it is there already."""
+        live = self.live.to(device)
+        if live.device == self.live.device:
+            return self
+        live = live.contiguous()
+        words = torch.ops.sparsedrop.mask_words(live, *self.shape, *self.block_shape)
+        return _from_tensors((live, *words), self.shape, self.block_shape, self.keep)
+
+    def __repr__(self) -> str:
+        return (
+            f"BlockMask(shape={tuple(self.shape)}, block_shape={tuple(self.block_shape)}, "
+            f"grid={tuple(self.live.shape)}, device={self.device}, keep={self.keep})"
+        )
+
+    def __str__(self) -> str:
+        """A picture: one character a block, `#` live and `.` dropped. Reads the device."""
+        most = 64
+        rows = self.live[:most, :most].tolist()
+        right = " …" if self.live.shape[1] > most else ""
+        lines = ["".join("#" if cell else "." for cell in row) + right for row in rows]
+        if self.live.shape[0] > most:
+            lines.append("…")
+        return "\n".join([f"{self!r}, density {self.density():.3f}", *lines])
+
+
+Masks = tuple[BlockMask | None, BlockMask | None, BlockMask | None]
+"""The masks of a product's a, b and out."""
+
+
+def expand_live(live: Tensor, block_shape: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """The grid `live` with each cell spread over its block, cropped to `shape`."""
+    (rows, cols), (block_rows, block_cols) = shape, block_shape
+    r, c = live.shape
+    full = live[:, None, :, None].expand(r, block_rows, c, block_cols)
+    return full.reshape(r * block_rows, c * block_cols)[:rows, :cols]
+
+
+def check_p(p: float) -> float:
+    """p as a float; ValueError where it is no probability."""
+    if isinstance(p, torch.Tensor) or not isinstance(p, (int, float, torch.SymFloat)):
+        raise TypeError(f"p must be a number in [0, 1], not {type(p).__name__}")
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p is a probability in [0, 1], not {p}")
+    return float(p)
+
+
+def check_block_shape(block_shape: tuple[int, int]) -> tuple[int, int]:
+    """block_shape as two ints; TypeError or ValueError where it is none."""
+    block = _two_ints("block_shape", block_shape)
+    if block[0] <= 0 or block[1] <= 0:
+        raise ValueError(f"block_shape must be positive, not {block}")
+    return block
+
+
+def check_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """A matrix's shape as two ints; TypeError or ValueError where it is none."""
+    extents = _two_ints("shape", shape)
+    if extents[0] < 0 or extents[1] < 0:
+        raise ValueError(f"shape must not be negative, not {extents}")
+    return extents
+
+
+def _two_ints(name: str, pair: tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"{name} must be two integers, not {pair!r}")
+    if not all(isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool) for n in pair):
+        raise TypeError(f"{name} must be two integers, not {pair!r}")
+    return (pair[0], pair[1])
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    """A device with its index, as every tensor on it will name it."""
+    device = torch.get_default_device() if device is None else torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _from_tensors(
+    tensors: tuple[Tensor, Tensor, Tensor],
+    shape: tuple[int, int],
+    block_shape: tuple[int, int],
+    keep: float | None,
+) -> BlockMask:
+    live, row_words, col_words = tensors
+    return BlockMask(live, shape, block_shape, row_words, col_words, keep)

@@ -1,0 +1,229 @@
+"""What users call: arguments are checked here, once, before anything is launched."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsedrop import _native, ops, reference
+from sparsedrop.block_mask import BlockMask, check_block_shape, check_p
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SAMPLERS = {"bernoulli": BlockMask.bernoulli, "balanced": BlockMask.balanced}
+
+
+def matmul(
+    a: Tensor,
+    b: Tensor,
+    *,
+    a_mask: BlockMask | None = None,
+    b_mask: BlockMask | None = None,
+    out_mask: BlockMask | None = None,
+    alpha: float = 1.0,
+) -> Tensor:
+    """The product alpha * (a ∘ a_mask) (b ∘ b_mask), its dropped blocks exactly 0; differentiable in a and b.
+
+    Work on dropped blocks is skipped, and what stands in them, NaN included, is never read into the
+    result or a gradient. Under autocast a and b are cast as by `torch.mm`.
+
+    Args:
+        a: `[M, K]`, float16, bfloat16, float32 or float64, of any strides.
+        b: `[K, N]`, of the same dtype and device.
+        a_mask, b_mask, out_mask: masks of a, of b and of the result.
+        alpha: factor of the product.
+
+    Returns:
+        `[M, N]`, contiguous, of the dtype of a.
+
+    Raises:
+        TypeError: for an operand that is no tensor of one of these dtypes, or a mask that is no BlockMask.
+        ValueError: where extents, dtypes, devices or a mask disagree.
+        RuntimeError: for CUDA tensors in a build without CUDA kernels; where differentiated twice.
+    """
+    _check_operand("a", a, 2)
+    _check_operand("b", b, 2)
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
+    a, b, _ = _cast("a", a, "b", b, None)
+    masks = (a_mask, b_mask, out_mask)
+    m, n, k = a.shape[0], b.shape[1], a.shape[1]
+    _check_masks(("a_mask", "b_mask", "out_mask"), masks, ((m, k), (k, n), (m, n)), a.device)
+    return ops.masked_mm(a, b, None, masks, _number("alpha", alpha), None)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x_mask: BlockMask | None = None,
+    weight_mask: BlockMask | None = None,
+    out_mask: BlockMask | None = None,
+    alpha: float = 1.0,
+    activation: str | None = None,
+) -> Tensor:
+    """act(alpha * (x ∘ x_mask) (weight ∘ weight_mask)ᵀ + bias), its dropped blocks exactly 0.
+
+    `F.linear`'s layout, differentiable in x, weight and bias. The leading extents of x are flattened:
+    masks speak of x as `[M, K]`, of weight as `[N, K]` and of the result as `[M, N]`. What stands in
+    dropped blocks, NaN included, is never read. Under autocast operands are cast as by `F.linear`.
+
+    Args:
+        x: `[..., K]`, rank 1 or more, float16, bfloat16, float32 or float64.
+        weight: `[N, K]`, of the same dtype and device.
+        bias: `[N]` or None.
+        x_mask, weight_mask, out_mask: masks of x, of weight and of the result.
+        alpha: factor of the product, not of the bias.
+        activation: None, "relu", "gelu" (the exact one) or "silu".
+
+    Returns:
+        `[..., N]` of the dtype of x.
+
+    Raises: as `matmul`, and ValueError for an unknown activation.
+    """
+    if activation not in reference.ACTIVATIONS:
+        known = ", ".join(repr(name) for name in reference.ACTIVATIONS)
+        raise ValueError(f"activation is one of {known}, not {activation!r}")
+    _check_linear(x, weight, bias)
+    x, weight, bias = _cast("x", x, "weight", weight, bias)
+    rows = math.prod(x.shape[:-1])
+    n, k = weight.shape
+    masks = (x_mask, weight_mask, out_mask)
+    _check_masks(
+        ("x_mask", "weight_mask", "out_mask"), masks, ((rows, k), (n, k), (rows, n)), x.device
+    )
+    b_mask = None if weight_mask is None else weight_mask.T
+    out = ops.masked_mm(
+        x if x.dim() == 2 else x.reshape(rows, k),
+        weight.t(),
+        bias,
+        (x_mask, b_mask, out_mask),
+        _number("alpha", alpha),
+        activation,
+    )
+    return out if x.dim() == 2 else out.reshape(*x.shape[:-1], n)
+
+
+def dropout_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    p: float = 0.5,
+    training: bool = True,
+    block_shape: tuple[int, int] = (128, 128),
+    sampler: str = "bernoulli",
+) -> Tensor:
+    """`F.linear(dropout(x, p), weight, bias)`, dropping blocks of x and skipping their work (Lo 2024).
+
+    The mask is drawn from torch's default generator of the device of x, and live blocks are scaled by
+    1 / (1 - p). With `training=False` or p = 0 this is `F.linear` and draws nothing; with p = 1 the
+    result is the bias.
+
+    Args:
+        x: `[..., K]`; its blocks are those of x flattened to `[M, K]`.
+        weight: `[N, K]`.
+        bias: `[N]` or None.
+        p: drop probability in [0, 1].
+        training: False for evaluation.
+        block_shape: rows and columns of a block. The GPU kernels take multiples of 128 rows and 64
+            columns at most speed; any other shape is right, and slower.
+        sampler: "bernoulli" (each block on its own) or "balanced" (equal counts in every block row).
+
+    Raises: as `linear`, and ValueError for p, a block shape or a sampler that is none.
+    """
+    p, block_shape = check_p(p), check_block_shape(block_shape)
+    check_sampler(sampler)
+    _check_linear(x, weight, bias)
+    if not training or p == 0.0:
+        return F.linear(x, weight, bias)
+    _native.require_build_for(x.device)
+    shape = (math.prod(x.shape[:-1]), x.shape[-1])
+    mask = SAMPLERS[sampler](shape, p, block_shape=block_shape, device=x.device)
+    return linear(x, weight, bias, x_mask=mask, alpha=reference.dropout_scale(p))
+
+
+def check_sampler(sampler: str) -> str:
+    """The sampler's name; ValueError where there is none of that name."""
+    if sampler not in SAMPLERS:
+        known = ", ".join(repr(name) for name in SAMPLERS)
+        raise ValueError(f"sampler is one of {known}, not {sampler!r}")
+    return sampler
+
+
+def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
+    if not isinstance(operand, Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(operand).__name__}")
+    if operand.dtype not in DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"{name} must be of {known}, not {operand.dtype}")
+    if operand.dim() != rank if rank is not None else operand.dim() == 0:
+        wanted = "at least one extent" if rank is None else f"{rank} extents"
+        raise ValueError(f"{name} must have {wanted}, but is {list(operand.shape)}")
+
+
+def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    _check_operand("x", x, None)
+    _check_operand("weight", weight, 2)
+    if x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"x is {list(x.shape)} and weight is {list(weight.shape)}: inner extents differ"
+        )
+    if bias is not None:
+        _check_operand("bias", bias, 1)
+        if bias.shape[0] != weight.shape[0]:
+            raise ValueError(
+                f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: outer extents differ"
+            )
+
+
+def _cast(
+    a_name: str, a: Tensor, b_name: str, b: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operands as autocast wants them; ValueError where devices or dtypes then disagree."""
+    kind = a.device.type
+    named = (
+        [(a_name, a), (b_name, b)] if bias is None else [(a_name, a), (b_name, b), ("bias", bias)]
+    )
+    for name, tensor in named[1:]:
+        if tensor.device != a.device:
+            raise ValueError(f"{a_name} is on {a.device} and {name} is on {tensor.device}")
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        # As torch's own autocast: float64 is left alone.
+        named = [(name, t if t.dtype == torch.float64 else t.to(dtype)) for name, t in named]
+    for name, tensor in named[1:]:
+        if tensor.dtype != named[0][1].dtype:
+            raise ValueError(f"{a_name} is {named[0][1].dtype} and {name} is {tensor.dtype}")
+    return named[0][1], named[1][1], named[2][1] if bias is not None else None
+
+
+def _check_masks(
+    names: tuple[str, str, str],
+    masks: tuple[BlockMask | None, BlockMask | None, BlockMask | None],
+    shapes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    device: torch.device,
+) -> None:
+    for name, mask, shape in zip(names, masks, shapes, strict=True):
+        if mask is None:
+            continue
+        if not isinstance(mask, BlockMask):
+            raise TypeError(f"{name} must be a BlockMask, not {type(mask).__name__}")
+        if mask.shape != shape:
+            raise ValueError(
+                f"{name} is a mask of {list(mask.shape)}, but its matrix is {list(shape)}"
+            )
+        if mask.live.device != device:
+            raise ValueError(f"{name} is on {mask.live.device}, but its matrix is on {device}")
+        _native.require_build_for(device)
+
+
+def _number(name: str, value: float) -> float:
+    if isinstance(value, (int, float, torch.SymFloat, torch.SymInt)) and not isinstance(
+        value, bool
+    ):
+        return float(value)
+    raise TypeError(f"{name} must be a number, not {type(value).__name__}")

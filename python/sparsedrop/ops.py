@@ -1,0 +1,221 @@
+"""The registered op behind every masked product, and its gradient.
+
+    sparsedrop::masked_mm:  out ∘ M_out = act(alpha (a ∘ M_a) (b ∘ M_b) + bias) ∘ M_out
+
+The gradients are two more calls of it: the incoming gradient carries the output's mask, and the
+gradient of an operand is an output under that operand's mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedrop import cpu, cuda, reference
+from sparsedrop.block_mask import BlockMask, Masks, expand_live
+
+_aten = torch.ops.aten
+
+
+def masked_mm(
+    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+) -> Tensor:
+    """The operation on checked arguments: a [m, k], b [k, n], bias [n]; differentiable."""
+    needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
+    if needs_grad and torch.is_grad_enabled():
+        tensors, blocks, keeps = _pack(masks)
+        return _MaskedMM.apply(a, b, bias, blocks, keeps, alpha, activation, *tensors)
+    return _product(a, b, bias, masks, alpha, activation)
+
+
+class _MaskedMM(torch.autograd.Function):
+    """Masks travel flat, as tensors and numbers: autograd saves tensors only, dynamo traces both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor | None,
+        blocks: list[int],
+        keeps: list[float],
+        alpha: float,
+        activation: str | None,
+        *mask_tensors: Tensor,
+    ) -> Tensor:
+        masks = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
+        # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
+        fused = activation if activation == "relu" else None
+        out = _product(a, b, bias, masks, alpha, fused)
+        need_a, need_b = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(
+            a if need_b else None,
+            b if need_a else None,
+            None if activation is None else out,
+            *mask_tensors,
+        )
+        ctx.shapes, ctx.blocks, ctx.keeps = (a.shape, b.shape), blocks, keeps
+        ctx.column_major = _is_column_major(a), _is_column_major(b)
+        ctx.alpha, ctx.activation = alpha, activation
+        return out if fused == activation else reference.ACTIVATIONS[activation](out)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, out, *mask_tensors = ctx.saved_tensors
+        a_mask, b_mask, out_mask = _unpack(mask_tensors, ctx.blocks, ctx.keeps, *ctx.shapes)
+        need_a, need_b, need_bias = ctx.needs_input_grad[:3]
+        grad_a = grad_b = grad_bias = None
+        with torch.no_grad():
+            grad = _ACTIVATION_GRADS[ctx.activation](grad, out)
+            if need_a:
+                masks = (out_mask, _transposed(b_mask), a_mask)
+                grad_a = _product_as(ctx.column_major[0], grad, b.t(), masks, ctx.alpha)
+            if need_b:
+                masks = (_transposed(a_mask), out_mask, b_mask)
+                grad_b = _product_as(ctx.column_major[1], a.t(), grad, masks, ctx.alpha)
+            if need_bias:
+                grad_bias = _sum_live_rows(grad, out_mask)
+        grads = (grad_a, grad_b, grad_bias)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Under create_graph: what these gradients depend on is not recorded, so say so when asked.
+            grads = _Once.apply(torch.ones((), requires_grad=True), *grads)
+        return (*grads, None, None, None, None, *(None for _ in mask_tensors))
+
+
+class _Once(torch.autograd.Function):
+    """Hands gradients through; raises where they are differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return grads
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "a sparsedrop product can be differentiated once, not twice: compute the loss that needs "
+            "second derivatives with sparsedrop.reference"
+        )
+
+
+_ACTIVATION_GRADS: dict[str | None, Callable[[Tensor, Tensor], Tensor]] = {
+    None: lambda grad, _: grad,
+    "relu": lambda grad, out: _aten.threshold_backward(grad, out, 0),
+    "gelu": lambda grad, before: _aten.gelu_backward(grad, before),
+    "silu": lambda grad, before: _aten.silu_backward(grad, before),
+}
+
+
+def _product(
+    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+) -> Tensor:
+    tensors, blocks, keeps = _pack(masks)
+    return torch.ops.sparsedrop.masked_mm(a, b, bias, tensors, blocks, keeps, alpha, activation)
+
+
+def _product_as(column_major: bool, a: Tensor, b: Tensor, masks: Masks, alpha: float) -> Tensor:
+    """The product in the asked layout: a gradient lies as its operand does, with no copy."""
+    if not column_major:
+        return _product(a, b, None, masks, alpha, None)
+    a_mask, b_mask, out_mask = (_transposed(mask) for mask in masks)
+    return _product(b.t(), a.t(), None, (b_mask, a_mask, out_mask), alpha, None).t()
+
+
+def _is_column_major(matrix: Tensor) -> bool:
+    return matrix.stride(0) == 1 and matrix.stride(1) != 1
+
+
+def _transposed(mask: BlockMask | None) -> BlockMask | None:
+    return None if mask is None else mask.T
+
+
+def _sum_live_rows(grad: Tensor, mask: BlockMask | None) -> Tensor:
+    """Gradient of the bias, [n]: the sum over the rows of grad [m, n], live blocks only."""
+    if mask is None:
+        return grad.sum(0)
+    block_rows = mask.block_shape[0]
+    whole = grad.shape[0] // block_rows * block_rows
+    wide = torch.float32 if grad.dtype in (torch.float16, torch.bfloat16) else grad.dtype
+    sums = grad[:whole].unflatten(0, (whole // block_rows, block_rows)).sum(1, dtype=wide)  # [R, n]
+    if whole < grad.shape[0]:
+        sums = torch.cat([sums, grad[whole:].sum(0, keepdim=True, dtype=wide)])
+    live = expand_live(mask.live, (1, mask.block_shape[1]), tuple(sums.shape))
+    return torch.where(live, sums, 0).sum(0).to(grad.dtype)
+
+
+def _pack(masks: Masks) -> tuple[list[Tensor], list[int], list[float]]:
+    """Masks as the op takes them: three tensors each, blocks of [0, 0] for none, a keep of -1 for unknown."""
+    tensors: list[Tensor] = []
+    blocks: list[int] = []
+    keeps: list[float] = []
+    for mask in masks:
+        if mask is not None:
+            tensors += (mask.live, mask.row_words, mask.col_words)
+        blocks += (0, 0) if mask is None else mask.block_shape
+        keeps.append(-1.0 if mask is None or mask.keep is None else mask.keep)
+    return tensors, blocks, keeps
+
+
+def _unpack(
+    tensors: Sequence[Tensor],
+    blocks: Sequence[int],
+    keeps: Sequence[float],
+    a_shape: torch.Size,
+    b_shape: torch.Size,
+) -> Masks:
+    """The inverse of `_pack`."""
+    (m, k), n = a_shape, b_shape[1]
+    masks: list[BlockMask | None] = []
+    used = 0
+    for i, shape in enumerate(((m, k), (k, n), (m, n))):
+        block_shape = (blocks[2 * i], blocks[2 * i + 1])
+        if block_shape == (0, 0):
+            masks.append(None)
+            continue
+        live, row_words, col_words = tensors[used : used + 3]
+        keep = keeps[i] if keeps[i] >= 0 else None
+        masks.append(BlockMask(live, shape, block_shape, row_words, col_words, keep))
+        used += 3
+    return masks[0], masks[1], masks[2]
+
+
+def _kernel(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The op's implementation by a function that takes the masks as BlockMasks."""
+
+    def kernel(
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor | None,
+        mask_tensors: list[Tensor],
+        blocks: list[int],
+        keeps: list[float],
+        alpha: float,
+        activation: str | None,
+    ) -> Tensor:
+        masks = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
+        return run(a, b, bias, masks, alpha, activation)
+
+    return kernel
+
+
+def _fake(a: Tensor, b: Tensor, *_: object) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[1]))
+
+
+def _register() -> torch.library.Library:
+    """Defines the op; the library must outlive it, so the module keeps it."""
+    library = torch.library.Library("sparsedrop", "FRAGMENT")
+    library.define(
+        "masked_mm(Tensor a, Tensor b, Tensor? bias, Tensor[] mask_tensors, SymInt[] blocks, "
+        "float[] keeps, float alpha, str? activation) -> Tensor",
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
+    library.impl("masked_mm", _kernel(cpu.masked_mm), "CPU")
+    library.impl("masked_mm", _kernel(cuda.masked_mm), "CUDA")
+    torch.library.register_fake("sparsedrop::masked_mm", _fake, lib=library)
+    return library
+
+
+_library = _register()

@@ -1,0 +1,79 @@
+"""What every operation means, in plain PyTorch: differentiable, in any dtype, on any device.
+
+The oracle of tests and benchmarks, and the dense path of whatever has no kernel. A dropped block is
+taken out by `where` and not by a product, since 0 * NaN is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsedrop.block_mask import BlockMask
+
+ACTIVATIONS = {None: lambda x: x, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+def matmul(
+    a: Tensor,
+    b: Tensor,
+    *,
+    a_mask: BlockMask | None = None,
+    b_mask: BlockMask | None = None,
+    out_mask: BlockMask | None = None,
+    alpha: float = 1.0,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """act(alpha * (a ∘ a_mask) (b ∘ b_mask) + bias) ∘ out_mask; a [M, K], b [K, N], bias [N]."""
+    a, b = keep_live(a, a_mask), keep_live(b, b_mask)
+    if bias is None:
+        out = torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=alpha)
+    else:
+        out = torch.addmm(bias, a, b, alpha=alpha)
+    return keep_live(ACTIVATIONS[activation](out), out_mask)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    x_mask: BlockMask | None = None,
+    weight_mask: BlockMask | None = None,
+    out_mask: BlockMask | None = None,
+    alpha: float = 1.0,
+    activation: str | None = None,
+) -> Tensor:
+    """The same in `F.linear`'s layout: x [..., K] is flattened to [M, K], weight is [N, K]."""
+    out = matmul(
+        x.reshape(math.prod(x.shape[:-1]), x.shape[-1]),
+        weight.t(),
+        a_mask=x_mask,
+        b_mask=None if weight_mask is None else weight_mask.T,
+        out_mask=out_mask,
+        alpha=alpha,
+        bias=bias,
+        activation=activation,
+    )
+    return out.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def dropout_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, x_mask: BlockMask, p: float
+) -> Tensor:
+    """F.linear(dropout(x, p), weight, bias) for the mask that was drawn."""
+    return linear(x, weight, bias, x_mask=x_mask, alpha=dropout_scale(p))
+
+
+def dropout_scale(p: float) -> float:
+    """What the live elements are multiplied by. At p = 1 there are none."""
+    return 1.0 / (1.0 - p) if p < 1.0 else 1.0
+
+
+def keep_live(matrix: Tensor, mask: BlockMask | None) -> Tensor:
+    """The matrix with its dropped blocks exactly 0, whatever stands in them."""
+    return matrix if mask is None else torch.where(mask.expand(), matrix, 0)

@@ -1,0 +1,251 @@
+"""Which way a product is run: a printable request, a pure function, a printable choice.
+
+    >>> print(choose(Request(device="cuda", capability=(9, 0), ...)))
+    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 992 live tiles for 132 SMs')
+
+`override` forces a path, a tile or an orientation, for benchmarks and for a user who knows better.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+Block = tuple[int, int]
+Tile = tuple[int, int, int, int]
+"""tile_m, tile_n, tile_k, slot_n."""
+
+KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+
+SMS = 132
+"""Of an H100 or H200 with all its SMs."""
+
+ENOUGH_WAVES = 1.5
+"""Below this many tiles an SM the last wave leaves too many SMs idle: a smaller tile is faster."""
+
+PADDING_PAYS = 2**30
+"""m * n * k above which copying operands to aligned ones costs less than it saves."""
+
+INT32_MAX = 2**31 - 1
+
+
+class Request(NamedTuple):
+    """All that the choice depends on. Extents and blocks are those of a [m, k], b [k, n], out [m, n]."""
+
+    device: str
+    dtype: torch.dtype
+    m: int
+    n: int
+    k: int
+    a_block: Block | None = None
+    b_block: Block | None = None
+    out_block: Block | None = None
+    a_keep: float | None = (
+        None  # expected live shares; None where there is no mask or none is known
+    )
+    b_keep: float | None = None
+    out_keep: float | None = None
+    a_k_major: bool = True
+    b_k_major: bool = False
+    aligned: bool = True  # operands can be read in place: 16-byte addresses, extents of 8
+    capability: tuple[int, int] = (0, 0)
+    tiles: tuple[Tile, ...] = ()  # compiled in for this capability; their positions are the ids
+
+
+class Choice(NamedTuple):
+    """path "sm90" (the block-sparse kernels), "cpu" (live parts only) or "dense" (masked operands)."""
+
+    path: str
+    tile: int = 0
+    swap: bool = False
+    reason: str = ""
+
+
+class Override(NamedTuple):
+    path: str | None = None
+    tile: int | None = None
+    swap: bool | None = None
+
+
+_PATHS = ("sm90", "cpu", "dense")
+# A global and not a context variable: the backward pass runs on threads of its own.
+_override: Override | None = None
+
+
+@contextmanager
+def override(
+    path: str | None = None, tile: int | None = None, swap: bool | None = None
+) -> Iterator[None]:
+    """Forces what is not None for every product inside, on all threads.
+
+    Raises:
+        ValueError: for an unknown path; inside, at a product that cannot be run that way.
+    """
+    global _override
+    if path is not None and path not in _PATHS:
+        raise ValueError(f"path is one of {', '.join(map(repr, _PATHS))}, not {path!r}")
+    before, _override = _override, Override(path, tile, swap)
+    try:
+        yield
+    finally:
+        _override = before
+
+
+def decide(request: Request) -> Choice:
+    """What `choose` says, unless the user overrides it."""
+    return choose(request) if _override is None else _obey(request, _override)
+
+
+@functools.lru_cache(maxsize=4096)
+def choose(request: Request) -> Choice:
+    """The path, tile and orientation for a request. Pure."""
+    if request.device != "cuda":
+        return _choose_cpu(request)
+    why_dense = _why_dense(request)
+    if why_dense is not None:
+        return Choice("dense", reason=why_dense)
+    legal = [c for c in candidates(request) if refusal(request, c.tile, c.swap) is None]
+    if not legal:
+        return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
+    for choice in legal:
+        live = live_tiles(request, choice)
+        if live >= ENOUGH_WAVES * SMS:
+            reason = f"{_name(request, choice)}: {live:.0f} live tiles for {SMS} SMs"
+            return choice._replace(reason=reason)
+    smallest = min(
+        legal, key=lambda choice: _area(request, choice)
+    )  # the first, so the best, of them
+    return smallest._replace(reason=f"{_name(request, smallest)}: the most tiles that there are")
+
+
+def candidates(request: Request) -> list[Choice]:
+    """Every tile in both orientations, best first for a problem of many tiles: large tiles, then the
+    orientation whose tiles waste least."""
+    choices = [
+        Choice("sm90", tile, swap) for tile in range(len(request.tiles)) for swap in (False, True)
+    ]
+
+    def rank(choice: Choice) -> tuple[float, ...]:
+        return (-_area(request, choice), *_orientation_cost(request, choice))
+
+    return sorted(choices, key=rank)
+
+
+def refusal(request: Request, tile: int, swap: bool) -> str | None:
+    """Why that tile cannot run the request in that orientation; None where it can."""
+    if not 0 <= tile < len(request.tiles):
+        return f"there are tiles 0 to {len(request.tiles) - 1}, not {tile}"
+    tile_m, tile_n, tile_k, slot_n = request.tiles[tile]
+    a_block, b_block, out_block = request.a_block, request.b_block, request.out_block
+    if swap:
+        a_block, b_block, out_block = (
+            None if block is None else (block[1], block[0])
+            for block in (b_block, a_block, out_block)
+        )
+    # Inside a block the list of K tiles is one and the same, so a tile may not cross its border.
+    for name, block, unit in (
+        ("a", a_block, (tile_m, tile_k)),
+        ("b", b_block, (tile_k, tile_n)),
+        ("out", out_block, (tile_m, slot_n)),
+    ):
+        if block is not None and (block[0] % unit[0] or block[1] % unit[1]):
+            role = f"{name} of the transposed problem" if swap else name
+            return f"blocks of {role} are {block[0]}x{block[1]}, no multiple of {unit[0]}x{unit[1]}"
+    return None
+
+
+def live_tiles(request: Request, choice: Choice) -> float:
+    """Expected count of live output tiles."""
+    tile_m, tile_n, _, _ = request.tiles[choice.tile]
+    m, n = (request.n, request.m) if choice.swap else (request.m, request.n)
+    keep = 1.0 if request.out_keep is None else request.out_keep
+    return -(-m // tile_m) * -(-n // tile_n) * keep
+
+
+def _obey(request: Request, forced: Override) -> Choice:
+    if forced.path == "dense":
+        return Choice("dense", reason="forced")
+    if request.device != "cuda":
+        if forced.path == "sm90" or forced.tile is not None or forced.swap is not None:
+            raise ValueError(f"{forced} cannot be obeyed on the {request.device}: it has no tiles")
+        return Choice("cpu", reason="forced") if forced.path == "cpu" else choose(request)
+    if forced.path == "cpu":
+        raise ValueError(f"{forced} cannot be obeyed: the operands are on a GPU")
+    if forced == Override():
+        return choose(request)
+    refusals = {}
+    why_not = _why_no_kernel(request)
+    for choice in candidates(request) if why_not is None else ():
+        if forced.tile not in (None, choice.tile) or forced.swap not in (None, choice.swap):
+            continue
+        reason = refusal(request, choice.tile, choice.swap)
+        if reason is None:
+            return choice._replace(reason="forced")
+        refusals[_name(request, choice)] = reason
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    raise ValueError(f"{forced} cannot be obeyed: {why_not or reasons or 'there is no such tile'}")
+
+
+def _choose_cpu(request: Request) -> Choice:
+    return Choice("cpu", reason="products of the live parts")
+
+
+def _why_no_kernel(request: Request) -> str | None:
+    """Why the kernels cannot run the request, whatever the tile."""
+    if not request.tiles:
+        return f"no kernels for compute capability {request.capability[0]}.{request.capability[1]}"
+    if request.dtype not in KERNEL_DTYPES:
+        return f"no kernels for {request.dtype}"
+    extents = (request.m, request.n, request.k)
+    if min(extents) == 0:
+        return f"nothing to multiply: m, n, k = {extents}"
+    if max(extents) > INT32_MAX - 8:
+        return f"extents above {INT32_MAX}: m, n, k = {extents}"
+    return None
+
+
+def _why_dense(request: Request) -> str | None:
+    """Why the dense path is the better one, or the only one."""
+    why = _why_no_kernel(request)
+    if why is not None:
+        return why
+    blocks = (request.a_block, request.b_block, request.out_block)
+    keeps = (request.a_keep, request.b_keep, request.out_keep)
+    if all(b is None or keep == 1.0 for b, keep in zip(blocks, keeps, strict=True)):
+        return "nothing is dropped"
+    if not request.aligned and request.m * request.n * request.k < PADDING_PAYS:
+        return "operands would have to be padded, for a small product"
+    return None
+
+
+def _orientation_cost(request: Request, choice: Choice) -> tuple[float, ...]:
+    """Smaller is better: padding of the last tiles, unpaired slots, then the masked operand as A."""
+    tile_m, tile_n, _, slot_n = request.tiles[choice.tile]
+    m, n = (request.n, request.m) if choice.swap else (request.m, request.n)
+    waste = -(-m // tile_m) * tile_m * -(-n // tile_n) * tile_n
+    # Slots pair up along a line of blocks; an odd count of live ones leaves half a tile empty, which
+    # weighs less the more blocks there are in the line.
+    unpaired = 0.0
+    if request.out_block is not None and tile_n > slot_n:
+        unpaired = 1.0 / -(-n // request.out_block[0 if choice.swap else 1])
+    masked = request.b_block is not None and request.a_block is None
+    return (waste, unpaired, choice.swap != masked)
+
+
+def _area(request: Request, choice: Choice) -> int:
+    tile_m, tile_n, _, _ = request.tiles[choice.tile]
+    return tile_m * tile_n
+
+
+def _name(request: Request, choice: Choice) -> str:
+    tile_m, tile_n, tile_k, _ = request.tiles[choice.tile]
+    return f"tile {tile_m}x{tile_n}x{tile_k}{' transposed' if choice.swap else ''}"
+
+
+def _blocks(request: Request) -> str:
+    named = (("a", request.a_block), ("b", request.b_block), ("out", request.out_block))
+    return ", ".join(f"{name} {block[0]}x{block[1]}" for name, block in named if block is not None)

@@ -1,0 +1,167 @@
+"""`sparsedrop study`: the paper's MLP trained without dropout, with nn.Dropout and with SparseDrop.
+
+    input - 1024 - ReLU - 1024 - ReLU - 10
+
+Dropout acts on the inputs of the second and the last linear layer, which are the hidden
+activations, and never on the image. All methods share the data, the optimiser (Adam) and, seed by
+seed, the initial weights and the order of the images. After every epoch the validation loss is
+measured in evaluation mode; a run reports its epoch of least validation loss, which is the paper's
+early stopping with endless patience. To choose an epoch on the images one reports flatters every
+method alike.
+
+What a block is follows from the batch: its rows are images of one step, its columns hidden units,
+and the images of a block row lose the same units together. A block as high as the batch is the
+hardest regularisation and the fastest; the lower it is, the nearer to nn.Dropout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sparsedrop import _native
+from sparsedrop.cli import UserError, device_name
+from sparsedrop.functional import SAMPLERS
+from sparsedrop.study import data
+
+if TYPE_CHECKING:
+    from sparsedrop.study.train import Settings
+
+# What the extra "study" brings, by the names of import.
+REQUIRED = ("sklearn", "matplotlib", "tqdm")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `sparsedrop study`."""
+    parser.description = (
+        "Trains the MLP of the SparseDrop paper with no dropout, nn.Dropout and SparseDropLinear, "
+        "and prints one table of accuracy, loss and time; study.png and study.json have the same."
+    )
+    add = parser.add_argument
+    add("--data", choices=data.SOURCES, default="digits", help="default: scikit-learn's digits")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of the IDX files of (Fashion-)MNIST")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    dtype_help = "bfloat16 is by autocast; default: that on a GPU, float32 on a CPU"
+    add("--dtype", choices=("auto", *DTYPES), default="auto", help=dtype_help)
+    rates = [0.1, 0.3, 0.5]
+    add("--rates", type=_rate, nargs="+", default=rates, metavar="P", help="default: 0.1 0.3 0.5")
+    add("--seeds", type=_count, default=3, metavar="N", help="runs of each method; default: 3")
+    add("--epochs", type=_count, metavar="N", help=_defaults("epochs"))
+    add("--batch-size", type=_count, metavar="N", help=_defaults("batch_size"))
+    add(
+        "--block-shape",
+        type=_count,
+        nargs=2,
+        metavar=("IMAGES", "UNITS"),
+        help=f"what SparseDropLinear drops at once; {_defaults('block_shape')}",
+    )
+    add("--sampler", choices=SAMPLERS, default="bernoulli", help="default: bernoulli, the paper's")
+    add("--lr", type=float, default=1e-3, help="learning rate of Adam; default: 0.001")
+    out = Path("study-results")
+    add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, prints the table, writes study.png and study.json."""
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"cannot import {', '.join(missing)}: "
+            'install what a study needs with pip install "sparsedrop[study]"'
+        )
+    # Not before that check: these modules import what may be missing.
+    from sparsedrop.study import plot, report, train
+
+    settings = _settings(args)
+    try:
+        images = data.load(args.data, args.data_dir)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from error
+    available = len(images.train.labels)
+    if settings.batch_size > available:
+        raise UserError(f"a batch of {settings.batch_size} is more than all {available} images")
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    title = _title(args.data, images, settings)
+    print(title, flush=True)
+    rows = report.summarize(train.run_all(images, settings))
+    print(report.as_markdown(rows))
+    plot.save(rows, title, args.out / "study.png")
+    results = report.as_json(rows, settings, args.data)
+    (args.out / "study.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(f"saved {args.out / 'study.png'} and {args.out / 'study.json'}")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The arguments with every default filled in."""
+    from sparsedrop.study.train import Settings
+
+    source = data.SOURCES[args.data]
+    device = _device(args.device)
+    dtype = (
+        ("bfloat16" if device.type == "cuda" else "float32") if args.dtype == "auto" else args.dtype
+    )
+    block_images, block_units = args.block_shape or source.block_shape
+    return Settings(
+        rates=tuple(dict.fromkeys(args.rates)),
+        seeds=args.seeds,
+        epochs=args.epochs or source.epochs,
+        batch_size=args.batch_size or source.batch_size,
+        block_shape=(block_images, block_units),
+        sampler=args.sampler,
+        lr=args.lr,
+        device=device,
+        dtype=DTYPES[dtype],
+    )
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where this build can use one."""
+    usable = torch.cuda.is_available() and _native.C is not None
+    if name == "cuda" and not usable:
+        raise UserError(
+            "--device cuda needs a GPU that torch can use and a build of sparsedrop with CUDA "
+            "kernels: `sparsedrop info` says what there is"
+        )
+    if name == "cpu" or not usable:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _title(source: str, images: data.Dataset, settings: Settings) -> str:
+    train, validation = (len(part.labels) for part in images)
+    rows, columns = settings.block_shape
+    return (
+        f"{source}: {train} training and {validation} validation images, {settings.epochs} epochs, "
+        f"batch {settings.batch_size}, blocks {rows}x{columns} ({settings.sampler}), "
+        f"{settings.seeds} seed{'s' * (settings.seeds > 1)}\n"
+        f"{device_name(settings.device)}, {str(settings.dtype).removeprefix('torch.')}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def _defaults(field: str) -> str:
+    values = {name: getattr(source, field) for name, source in data.SOURCES.items()}
+    texts = (f"{value} for {name}" for name, value in values.items())
+    return "default: " + ", ".join(texts)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {count}")
+    return count
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate < 1:
+        raise argparse.ArgumentTypeError(f"is a drop probability in [0, 1), not {rate}")
+    return rate

@@ -1,0 +1,124 @@
+"""What a study found: rows of a table, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+
+import sparsedrop
+from sparsedrop.cli import device_name
+from sparsedrop.study.train import DENSE, DROPOUT, Method, Result, Settings
+
+HEADER = ["method", "p", "val. accuracy (%)", "val. loss", "time per step (ms)", "× nn.Dropout"]
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation over the seeds; the latter is None for a single seed."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        values = list(values)
+        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def text(self, digits: int) -> str:
+        spread = "" if self.std is None else f" ± {self.std:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread}"
+
+
+class Row(NamedTuple):
+    """One method at one rate, over its seeds."""
+
+    method: Method
+    accuracy: Spread  # percent
+    loss: Spread
+    step_ms: float
+    speedup: float | None  # over nn.Dropout at the same rate; None where there is no such rate
+    runs: list[Result]
+
+    @property
+    def label(self) -> str:
+        name, p = self.method
+        return name if name == DENSE else f"{name}, p = {p:g}"
+
+
+def summarize(results: dict[Method, list[Result]]) -> list[Row]:
+    """One row per method, in the order of `results`."""
+    step_ms = {m: statistics.median(run.step_ms for run in runs) for m, runs in results.items()}
+    rows = []
+    for method, runs in results.items():
+        dropout_ms = None if method.name == DENSE else step_ms[Method(DROPOUT, method.p)]
+        rows.append(
+            Row(
+                method,
+                Spread.of(100 * run.accuracy for run in runs),
+                Spread.of(run.loss for run in runs),
+                step_ms[method],
+                None if dropout_ms is None else dropout_ms / step_ms[method],
+                runs,
+            )
+        )
+    return rows
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """The table, aligned: names to the left, figures to the right."""
+    lines = [HEADER, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines.insert(1, rule)
+    text = []
+    for first, *figures in lines:
+        cells = [first.ljust(widths[0])]
+        cells += [figure.rjust(w) for figure, w in zip(figures, widths[1:], strict=True)]
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def as_json(rows: list[Row], settings: Settings, source: str) -> dict[str, Any]:
+    """All it takes to repeat the study of the images of that name, and every run; JSON values."""
+    return {
+        "versions": {
+            "sparsedrop": sparsedrop.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": device_name(settings.device),
+        "cpu_threads": torch.get_num_threads(),
+        "arguments": {
+            "data": source,
+            **asdict(settings),
+            "device": settings.device.type,
+            "dtype": str(settings.dtype).removeprefix("torch."),
+        },
+        "rows": [
+            {
+                "method": row.method.name,
+                "p": row.method.p,
+                "accuracy_percent": row.accuracy._asdict(),
+                "loss": row.loss._asdict(),
+                "step_ms": row.step_ms,
+                "speedup_over_dropout": row.speedup,
+                "seeds": [run._asdict() for run in row.runs],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.method.name,
+        "–" if row.method.name == DENSE else f"{row.method.p:g}",
+        row.accuracy.text(2),
+        row.loss.text(4),
+        f"{row.step_ms:.2f}",
+        "–" if row.speedup is None else f"{row.speedup:.2f}",
+    ]

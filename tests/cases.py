@@ -1,0 +1,174 @@
+"""The products that the tests run, as data, and how operands, masks and errors are made from them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import sparsedrop
+from sparsedrop import BlockMask, reference
+
+Block = tuple[int, int]
+
+CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+CUDA_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+
+WITH_DTYPES = pytest.mark.parametrize(
+    ("device", "dtype"),
+    [("cpu", dtype) for dtype in CPU_DTYPES]
+    + [pytest.param("cuda", dtype, marks=pytest.mark.gpu) for dtype in CUDA_DTYPES],
+    indirect=["device"],
+)
+
+
+class Case(NamedTuple):
+    """A product of a [m, k] and b [k, n]; a block of None means no mask."""
+
+    m: int
+    n: int
+    k: int
+    a_block: Block | None = None
+    b_block: Block | None = None
+    out_block: Block | None = None
+    a_order: str = "row"
+    b_order: str = "row"
+
+    def __str__(self) -> str:
+        blocks = [
+            f"{name}{block[0]}x{block[1]}"
+            for name, block in zip("abd", (self.a_block, self.b_block, self.out_block), strict=True)
+            if block is not None
+        ]
+        return "-".join([f"{self.m}x{self.n}x{self.k}", *blocks, self.a_order, self.b_order])
+
+
+def _subsets(block: Block) -> list[tuple[Block | None, ...]]:
+    return list(itertools.product((None, block), repeat=3))
+
+
+def _cases() -> list[Case]:
+    orders = list(itertools.product(("row", "col"), repeat=2))
+    cases = [
+        Case(384, 512, 256, *blocks, *order) for blocks in _subsets((128, 128)) for order in orders
+    ]
+    for block in ((64, 64), (256, 128), (128, 256), (64, 128), (48, 40)):
+        cases += [Case(384, 512, 256, *blocks) for blocks in _subsets(block)[1:]]
+    for block in ((128, 128), (64, 192)):
+        cases += [Case(328, 456, 200, *blocks, "row", "col") for blocks in _subsets(block)[1:]]
+    for blocks in _subsets((32, 16))[1:]:
+        cases += [Case(75, 10, 65, *blocks, *order) for order in orders]
+    # Blocks of the three masks need not agree, nor be smaller than the matrix.
+    cases += [
+        Case(384, 512, 256, (128, 64), (64, 256), (256, 128)),
+        Case(200, 120, 136, (7, 13), (5, 11), (3, 17)),
+        Case(130, 70, 90, (256, 256), (256, 256), (256, 256)),
+        Case(1, 128, 128, (128, 128)),
+        Case(1, 1, 1, (1, 1), (1, 1), (1, 1)),
+    ]
+    return cases
+
+
+CASES = _cases()
+
+EMPTY = [
+    Case(0, 128, 128, (128, 128), (128, 128), (128, 128)),
+    Case(128, 0, 128, (128, 128), (128, 128), (128, 128)),
+    Case(128, 128, 0, (128, 128), (128, 128), (128, 128)),
+    Case(0, 0, 0, (128, 128), (128, 128), (128, 128)),
+]
+
+
+class Problem(NamedTuple):
+    """Operands of a case, its masks by keyword, and an upstream gradient."""
+
+    a: Tensor
+    b: Tensor
+    masks: dict[str, BlockMask]
+    upstream: Tensor
+
+
+def signs(*shape: int) -> Tensor:
+    """Values from {-1, 0, 1}, whose products and short sums every dtype holds exactly; float64."""
+    return torch.randint(-1, 2, shape).double()
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def random_mask(shape: Block, block: Block, device: torch.device, density: float = 0.5) -> BlockMask:
+    """A grid with an empty first row and a full last one, so that both always occur."""
+    live = torch.rand(-(-shape[0] // block[0]), -(-shape[1] // block[1])) < density
+    if live.shape[0] > 2:
+        live[0], live[-1] = False, True
+    return BlockMask.from_live(live.to(device), shape, block_shape=block)
+
+
+def build(case: Case, values, dtype: torch.dtype, device: torch.device) -> Problem:
+    shapes = {"a": (case.m, case.k), "b": (case.k, case.n), "out": (case.m, case.n)}
+    blocks = {"a": case.a_block, "b": case.b_block, "out": case.out_block}
+    masks = {
+        f"{name}_mask": random_mask(shapes[name], block, device)
+        for name, block in blocks.items()
+        if block is not None
+    }
+    a = _ordered(values(*shapes["a"]).to(device, dtype), case.a_order)
+    b = _ordered(values(*shapes["b"]).to(device, dtype), case.b_order)
+    return Problem(a, b, masks, values(*shapes["out"]).to(device, dtype))
+
+
+def _ordered(matrix: Tensor, order: str) -> Tensor:
+    return matrix if order == "row" else matrix.t().contiguous().t()
+
+
+def value_and_grads(function, inputs: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """[function(*inputs), its gradients to each input], detached."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+
+def matmul_and_grads(problem: Problem, function=sparsedrop.matmul, **kwargs) -> list[Tensor]:
+    return value_and_grads(
+        lambda a, b: function(a, b, **problem.masks, **kwargs), [problem.a, problem.b], problem.upstream
+    )
+
+
+def doubled(problem: Problem) -> Problem:
+    return problem._replace(
+        a=problem.a.double(), b=problem.b.double(), upstream=problem.upstream.double()
+    )
+
+
+def oracle(problem: Problem, **kwargs) -> list[Tensor]:
+    """The reference in float64: product and both gradients."""
+    return matmul_and_grads(doubled(problem), reference.matmul, **kwargs)
+
+
+def poisoned(matrix: Tensor, mask: BlockMask | None) -> Tensor:
+    """The matrix, in its own layout, with NaN in every dropped block."""
+    if mask is None:
+        return matrix
+    bad = matrix.clone()
+    bad[~mask.expand()] = float("nan")
+    return bad
+
+
+def assert_accurate(ours: list[Tensor], torchs: list[Tensor], exact: list[Tensor]) -> None:
+    """Each of ours errs at most twice as much as torch does in the same dtype.
+
+    In float64 there is no better truth than torch's own product: both round each of some hundred
+    sums to 2**-53 of values around 100, so they agree to 1e-12.
+    """
+    for i, (own, theirs, truth) in enumerate(zip(ours, torchs, exact, strict=True)):
+        if truth.numel() == 0:
+            continue
+        error = (own.double() - truth).abs().max()
+        double = own.dtype == torch.float64
+        allowed = 1e-12 if double else 2 * (theirs.double() - truth).abs().max()
+        assert error <= allowed, f"result {i}: error {error:.3e}, allowed {allowed:.3e}"

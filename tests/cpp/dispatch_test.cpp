@@ -1,0 +1,122 @@
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "gemm/product.hpp"
+#include "mask/tile_list.hpp"
+#include "sparsedrop/sparsedrop.h"
+
+namespace sparsedrop {
+namespace {
+
+// Never read: these tests launch nothing.
+alignas(16) char kMemory[32];
+uint32_t const kWords[1] = {0};
+
+Mask mask(int32_t block_rows, int32_t block_cols) {
+  return {kWords, kWords, block_rows, block_cols};
+}
+
+Problem problem(int64_t m, int64_t n, int64_t k) {
+  Problem p;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.a = {kMemory, k, Order::row_major};
+  p.b = {kMemory, n, Order::row_major};
+  p.d = kMemory;
+  p.d_ld = n;
+  return p;
+}
+
+std::string reason(Problem const& p, Choice choice) {
+  char const* text = refusal(p, choice);
+  return text == nullptr ? "" : text;
+}
+
+TEST(Tiles, AreWholeSlotsAndOneMaskUnitDeep) {
+  ASSERT_GE(tile_count(), 3);
+  for (int id = 0; id < tile_count(); ++id) {
+    Tile const t = tile(id);
+    EXPECT_EQ(t.n % t.slot_n, 0);
+    EXPECT_LE(t.n / t.slot_n, kMaxSlots);
+    EXPECT_EQ(t.k, kMaskUnit);
+  }
+}
+
+TEST(Refusal, TakesAPlainProblemEitherWay) {
+  for (int id = 0; id < tile_count(); ++id) {
+    EXPECT_EQ(reason(problem(256, 512, 128), {id, false}), "");
+    EXPECT_EQ(reason(problem(256, 512, 128), {id, true}), "");
+  }
+}
+
+TEST(Refusal, NamesWhatIsWrong) {
+  EXPECT_NE(reason(problem(256, 512, 128), {tile_count(), false}), "");
+  EXPECT_NE(reason(problem(256, 512, 128), {-1, false}), "");
+  EXPECT_NE(reason(problem(0, 512, 128), {0, false}), "");
+  EXPECT_NE(reason(problem(int64_t(1) << 31, 512, 128), {0, false}), "");
+  EXPECT_NE(reason(problem(256, 513, 128), {0, false}), "");  // rows of B and D start unaligned
+  Problem p = problem(256, 512, 128);
+  p.a.data = kMemory + 8;
+  EXPECT_NE(reason(p, {0, false}), "");
+  p = problem(256, 512, 128);
+  p.a_mask = mask(100, 128);
+  EXPECT_NE(reason(p, {0, false}), "");
+}
+
+// A tile is 128 along m; along n it is 256, 128 or 64, made of slots of 128, 64 or 64.
+TEST(Refusal, BlocksAreAWholeNumberOfTiles) {
+  Problem p = problem(1024, 1024, 1024);
+  p.a_mask = mask(128, 128);
+  EXPECT_EQ(reason(p, {0, false}), "");
+  EXPECT_NE(reason(p, {0, true}), "");  // tile.n = 256 would run along blocks of 128 rows
+  EXPECT_EQ(reason(p, {1, true}), "");
+
+  p = problem(1024, 1024, 1024);
+  p.b_mask = mask(128, 128);
+  EXPECT_NE(reason(p, {0, false}), "");
+  EXPECT_EQ(reason(p, {0, true}), "");
+
+  p = problem(1024, 1024, 1024);
+  p.d_mask = mask(128, 128);
+  EXPECT_EQ(reason(p, {0, false}), "");  // two slots of 128 from anywhere in the line
+  EXPECT_EQ(reason(p, {0, true}), "");
+  p.d_mask = mask(64, 128);
+  EXPECT_NE(reason(p, {0, false}), "");
+  EXPECT_NE(reason(p, {0, true}), "");
+  EXPECT_EQ(reason(p, {1, true}), "");  // slots of 64 along m
+}
+
+TEST(Orient, SwapTransposesTheProblem) {
+  Problem p = problem(256, 512, 128);
+  p.b = {kMemory, 128, Order::col_major};
+  p.a_mask = mask(128, 64);
+  Product const straight = orient(p, false);
+  EXPECT_EQ(straight.m, 256);
+  EXPECT_TRUE(straight.a.k_major && straight.b.k_major && straight.n_major);
+  EXPECT_EQ(straight.a_lines.block, 128);
+  EXPECT_EQ(straight.b_lines.words, nullptr);
+  Product const swapped = orient(p, true);
+  EXPECT_EQ(swapped.m, 512);
+  EXPECT_EQ(swapped.n, 256);
+  EXPECT_FALSE(swapped.n_major);
+  EXPECT_EQ(swapped.a_lines.words, nullptr);
+  EXPECT_EQ(swapped.b_lines.block, 128);
+}
+
+TEST(Workspace, HoldsTheLongestList) {
+  for (int id = 0; id < tile_count(); ++id) {
+    Tile const t = tile(id);
+    for (int64_t n : {1, 64, 300, 4096}) {
+      int64_t const slots = (n + t.slot_n - 1) / t.slot_n;
+      // Every slot alone in its tile is the worst that masks on B and D together can do.
+      int64_t const lines = (1000 + t.m - 1) / t.m;
+      EXPECT_GE(max_records(1000, n, t), lines * slots);
+      EXPECT_EQ(workspace_bytes(1000, n, {id, false}), workspace_bytes(n, 1000, {id, true}));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sparsedrop

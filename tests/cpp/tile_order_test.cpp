@@ -1,0 +1,100 @@
+#include "mask/tile_order.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace sparsedrop {
+namespace {
+
+struct Order {
+  std::vector<int32_t> order, tiles, start;
+  int32_t total = 0;
+
+  Order(std::vector<int32_t> order_, std::vector<int32_t> tiles_)
+      : order(std::move(order_)), tiles(std::move(tiles_)) {
+    for (int32_t line : order) {
+      start.push_back(total);
+      total += tiles[line];
+    }
+  }
+
+  int32_t index(int32_t position, int32_t tile) const {
+    return record_index(order.data(), tiles.data(), start.data(), int32_t(order.size()), position,
+                        tile);
+  }
+};
+
+TEST(OrderBin, MostLiveFirst) {
+  EXPECT_EQ(order_bin(64, 64, 1024), 0);
+  EXPECT_LT(order_bin(0, 64, 1024), 1024);
+  for (int32_t live = 0; live < 64; ++live) {
+    EXPECT_GT(order_bin(live, 64, 1024), order_bin(live + 1, 64, 1024));
+  }
+}
+
+TEST(OrderBin, FitsForAnyCount) {
+  int32_t const most = 1 << 25;
+  EXPECT_EQ(order_bin(most, most, 1024), 0);
+  EXPECT_LT(order_bin(0, most, 1024), 1024);
+  EXPECT_GE(order_bin(0, most, 1024), 512);
+}
+
+TEST(RecordIndex, LinesOfAGroupWalkInStep) {
+  Order const order({2, 0, 1}, {2, 2, 2});
+  EXPECT_EQ(order.index(0, 0), 0);
+  EXPECT_EQ(order.index(1, 0), 1);
+  EXPECT_EQ(order.index(2, 0), 2);
+  EXPECT_EQ(order.index(0, 1), 3);
+  EXPECT_EQ(order.index(2, 1), 5);
+}
+
+TEST(RecordIndex, ShortLinesLeaveNoGaps) {
+  Order const order({0, 1, 2}, {1, 3, 0});
+  EXPECT_EQ(order.index(0, 0), 0);
+  EXPECT_EQ(order.index(1, 0), 1);
+  EXPECT_EQ(order.index(1, 1), 2);
+  EXPECT_EQ(order.index(1, 2), 3);
+}
+
+TEST(PlaceInGroups, InvertsRecordIndex) {
+  for (int32_t lines : {1, 7, 8, 9, 21}) {
+    for (int32_t tiles : {1, 2, 5}) {
+      std::vector<int32_t> lines_in_order(static_cast<size_t>(lines));
+      std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
+      Order const order(lines_in_order, std::vector<int32_t>(size_t(lines), tiles));
+      for (int32_t i = 0; i < order.total; ++i) {
+        GroupPlace const place = place_in_groups(i, lines, tiles);
+        EXPECT_EQ(order.index(place.position, place.tile), i);
+      }
+    }
+  }
+}
+
+TEST(RecordIndex, EveryPlaceIsTakenOnce) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 50; ++round) {
+    size_t const lines = 1 + random() % 40;
+    std::vector<int32_t> lines_in_order(lines), tiles(lines);
+    std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
+    std::shuffle(lines_in_order.begin(), lines_in_order.end(), random);
+    for (auto& count : tiles) count = int32_t(random() % 9);
+    Order const order(lines_in_order, tiles);
+    std::vector<int> taken(size_t(order.total), 0);
+    for (size_t position = 0; position < lines; ++position) {
+      for (int32_t tile = 0; tile < tiles[lines_in_order[position]]; ++tile) {
+        int32_t const index = order.index(int32_t(position), tile);
+        ASSERT_GE(index, 0);
+        ASSERT_LT(index, order.total);
+        ++taken[index];
+      }
+    }
+    EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
+  }
+}
+
+}  // namespace
+}  // namespace sparsedrop

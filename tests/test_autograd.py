@@ -1,0 +1,151 @@
+"""Gradients: against finite differences, only where needed, under autocast and checkpointing."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import CASES, build, normal, random_mask, value_and_grads
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import sparsedrop
+from sparsedrop import reference
+
+SMALL = [case for case in CASES if max(case.m, case.n, case.k) < 128]
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts the products that are run, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.sparsedrop.masked_mm.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_gradcheck_matmul(case):
+    case = case._replace(m=min(case.m, 9), n=min(case.n, 7), k=min(case.k, 8))
+    blocks = {name: block and (4, 3) for name, block in case._asdict().items() if "block" in name}
+    problem = build(case._replace(**blocks), normal, torch.float64, torch.device("cpu"))
+    a, b = problem.a.requires_grad_(), problem.b.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, b: sparsedrop.matmul(a, b, alpha=1.3, **problem.masks), (a, b)
+    )
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradcheck_linear(activation, masked):
+    device = torch.device("cpu")
+    shapes = {"x_mask": (10, 6), "weight_mask": (5, 6), "out_mask": (10, 5)}
+    masks = {name: random_mask(shape, (2, 3), device) for name, shape in shapes.items()}
+    inputs = [normal(2, 5, 6), normal(5, 6), normal(5)]
+    kwargs = {"activation": activation, "alpha": 1.3, **(masks if masked else {})}
+    assert torch.autograd.gradcheck(
+        lambda *args: sparsedrop.linear(*args, **kwargs), [x.requires_grad_() for x in inputs]
+    )
+
+
+@pytest.mark.parametrize("needed", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_only_needed_gradients_are_computed(needed, activation, device):
+    x, weight, bias = (
+        torch.randn(shape, device=device).requires_grad_(bool(need))
+        for shape, need in zip(((64, 32), (48, 32), (48,)), needed, strict=True)
+    )
+    mask = random_mask((64, 32), (32, 16), device)
+    with CountProducts() as products:
+        out = sparsedrop.linear(x, weight, bias, x_mask=mask, activation=activation)
+        assert products.count == 1
+        out.backward(torch.randn_like(out))
+    assert products.count == 1 + needed[0] + needed[1]
+    for tensor, need in zip((x, weight, bias), needed, strict=True):
+        assert (tensor.grad is not None) == bool(need)
+
+
+def test_no_graph_where_nothing_needs_one(device):
+    x, weight = torch.randn(64, 32, device=device), torch.randn(48, 32, device=device)
+    mask = random_mask((64, 32), (32, 16), device)
+    assert not sparsedrop.linear(x, weight, x_mask=mask).requires_grad
+    with torch.no_grad():
+        assert not sparsedrop.linear(x.requires_grad_(), weight, x_mask=mask).requires_grad
+
+
+@pytest.mark.parametrize("upstream_needs_grad", [False, True])
+def test_a_second_derivative_raises(upstream_needs_grad, device):
+    x = torch.randn(64, 32, device=device, requires_grad=True)
+    weight = torch.randn(48, 32, device=device, requires_grad=True)
+    out = sparsedrop.linear(x, weight, x_mask=random_mask((64, 32), (32, 16), device))
+    upstream = torch.randn_like(out).requires_grad_(upstream_needs_grad)
+    (grad,) = torch.autograd.grad(out, x, upstream, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
+        grad.square().sum().backward()
+
+
+def test_create_graph_is_fine_where_nothing_is_differentiated_again(device):
+    x = torch.randn(64, 32, device=device, requires_grad=True)
+    weight = torch.randn(48, 32, device=device, requires_grad=True)
+    out = sparsedrop.linear(x, weight, x_mask=random_mask((64, 32), (32, 16), device))
+    upstream = torch.randn_like(out)
+    grads = torch.autograd.grad(out, (x, weight), upstream, create_graph=True, retain_graph=True)
+    plain = torch.autograd.grad(out, (x, weight), upstream)
+    for grad, expected in zip(grads, plain, strict=True):
+        assert torch.equal(grad, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_that_of_f_linear(dtype, device):
+    x, weight, bias = torch.randn(128, 64), torch.randn(96, 64), torch.randn(96)
+    inputs = [t.to(device) for t in (x, weight, bias)]
+    mask = random_mask((128, 64), (64, 64), device)
+    upstream = torch.randn(128, 96, device=device).to(dtype)
+
+    def ours(*args):
+        with torch.autocast(device.type, dtype):
+            return sparsedrop.linear(*args, x_mask=mask)
+
+    def theirs(x, weight, bias):
+        with torch.autocast(device.type, dtype):
+            return F.linear(reference.keep_live(x, mask), weight, bias)
+
+    for own, expected in zip(
+        value_and_grads(ours, inputs, upstream), value_and_grads(theirs, inputs, upstream), strict=True
+    ):
+        assert own.dtype == expected.dtype
+        torch.testing.assert_close(own, expected, rtol=0.02, atol=0.05)
+
+
+def test_autocast_mixes_dtypes_and_leaves_float64_alone(device):
+    mask = random_mask((128, 64), (64, 64), device)
+    x, weight = torch.randn(128, 64, device=device), torch.randn(96, 64, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert sparsedrop.linear(x.half(), weight, x_mask=mask).dtype == torch.bfloat16
+        assert sparsedrop.matmul(x, weight.t(), a_mask=mask).dtype == torch.bfloat16
+        assert sparsedrop.linear(x.double(), weight.double(), x_mask=mask).dtype == torch.float64
+        assert sparsedrop.dropout_linear(x, weight).dtype == torch.bfloat16
+        assert sparsedrop.dropout_linear(x, weight, training=False).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
+@pytest.mark.parametrize("p", [0.5, 0.3])
+def test_checkpointing_replays_the_mask(p, sampler, use_reentrant, device):
+    inputs = [torch.randn(shape, device=device) for shape in ((640, 320), (64, 320), (64,))]
+    upstream = torch.randn(640, 64, device=device)
+
+    def layer(*args):
+        return sparsedrop.dropout_linear(*args, p=p, sampler=sampler, block_shape=(64, 64))
+
+    def step(function):
+        torch.manual_seed(3)
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = function(*leaves)
+        out.backward(upstream)  # a reentrant checkpoint knows no torch.autograd.grad
+        return [out, *(leaf.grad for leaf in leaves)]
+
+    replayed = step(lambda *args: checkpoint(layer, *args, use_reentrant=use_reentrant))
+    for own, expected in zip(replayed, step(layer), strict=True):
+        assert torch.equal(own, expected)

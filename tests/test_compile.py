@@ -1,0 +1,172 @@
+"""The registered ops, and torch.compile(fullgraph=True) over everything public."""
+
+import pytest
+import torch
+from cases import random_mask, value_and_grads
+
+import sparsedrop
+from sparsedrop import BlockMask
+
+CPU = torch.device("cpu")
+
+# Traces forward and backward as the default backend does, without waiting for a C++ compiler.
+TRACED = "aot_eager"
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+
+
+def _inputs(device, rows=128):
+    """Of float64, so that another order of sums cannot pass for another mask."""
+    shapes = ((rows, 64), (96, 64), (96,))
+    return [torch.randn(shape, dtype=torch.float64, device=device) for shape in shapes]
+
+
+def _upstream(device, *shape):
+    return torch.randn(shape, dtype=torch.float64, device=device)
+
+
+def _same(own, expected):
+    for ours, truth in zip(own, expected, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
+
+
+def test_opcheck_masked_mm(device):
+    a, b, bias = (t.to(device) for t in (torch.randn(65, 48), torch.randn(48, 40), torch.randn(40)))
+    masks = [random_mask(s, (16, 16), device) for s in ((65, 48), (48, 40), (65, 40))]
+    tensors = [t for mask in masks for t in (mask.live, mask.row_words, mask.col_words)]
+    op = torch.ops.sparsedrop.masked_mm.default
+    for args in (
+        (a, b, bias, tensors, [16] * 6, [0.5, -1.0, 0.5], 2.0, "relu"),
+        (a, b, None, tensors[:3], [16, 16, 0, 0, 0, 0], [-1.0] * 3, 1.0, None),
+        (a.t().contiguous().t(), b, None, tensors[6:], [0, 0, 0, 0, 16, 16], [-1.0] * 3, 1.0, None),
+    ):
+        torch.library.opcheck(op, args)
+
+
+def test_opcheck_mask_ops(device):
+    ops = torch.ops.sparsedrop
+    live = (torch.rand(3, 2) < 0.5).to(device)
+    torch.library.opcheck(ops.mask_words.default, (live, 300, 200, 128, 128))
+    # Two draws differ, so what compares values is left out of these three.
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    grid, where = (300, 200, 128, 128), {"device": live.device}
+    torch.library.opcheck(ops.bernoulli_mask.default, grid, {"p": 0.5, **where}, test_utils=tests)
+    torch.library.opcheck(ops.balanced_count.default, (5,), {"p": 0.5}, test_utils=tests)
+    count = torch.tensor(1, dtype=torch.int32)
+    torch.library.opcheck(ops.balanced_mask.default, (count, *grid), where, test_utils=tests)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+def test_linear_with_masks_as_arguments(activation, device):
+    x_mask = random_mask((128, 64), (32, 16), device)
+    out_mask = random_mask((128, 96), (32, 32), device)
+
+    def layer(x, weight, bias, x_mask, out_mask):
+        return sparsedrop.linear(
+            x, weight, bias, x_mask=x_mask, out_mask=out_mask, alpha=2.0, activation=activation
+        )
+
+    compiled = torch.compile(layer, fullgraph=True, backend=TRACED)
+    inputs, upstream = _inputs(device), _upstream(device, 128, 96)
+    for masks in ((x_mask, out_mask), (None, out_mask), (x_mask, None)):
+        plain = value_and_grads(lambda *args, m=masks: layer(*args, *m), inputs, upstream)
+        _same(value_and_grads(lambda *args, m=masks: compiled(*args, *m), inputs, upstream), plain)
+
+
+def test_matmul_with_a_transposed_mask(device):
+    mask = random_mask((64, 128), (16, 32), device)
+    compiled = torch.compile(
+        lambda a, b, mask: sparsedrop.matmul(a, b, a_mask=mask.T), fullgraph=True, backend=TRACED
+    )
+    a, b = _upstream(device, 128, 64), _upstream(device, 64, 96)
+    torch.testing.assert_close(compiled(a, b, mask), sparsedrop.matmul(a, b, a_mask=mask.T))
+
+
+@pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
+def test_masks_made_inside_and_handed_out(sampler, device):
+    def make(x):
+        mask = getattr(BlockMask, sampler)(tuple(x.shape), 0.3, block_shape=(16, 16), device=x.device)
+        return mask, sparsedrop.matmul(x, x.t(), a_mask=mask)
+
+    x = torch.randn(128, 160, device=device)
+    mask, out = torch.compile(make, fullgraph=True, backend=TRACED)(x)
+    assert isinstance(mask, BlockMask)
+    assert mask.keep == 0.7
+    torch.testing.assert_close(out, sparsedrop.matmul(x, x.t(), a_mask=mask))
+
+
+@pytest.mark.parametrize("backend", [TRACED, "inductor"])
+@pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
+def test_dropout_linear_draws_the_same_masks(sampler, backend, device):
+    def two_layers(x, weight, bias):
+        hidden = sparsedrop.dropout_linear(x, weight, bias, p=0.3, sampler=sampler, block_shape=(16, 16))
+        return sparsedrop.dropout_linear(
+            hidden.relu(), weight.t(), p=0.5, sampler=sampler, block_shape=(16, 16)
+        )
+
+    compiled = torch.compile(two_layers, fullgraph=True, backend=backend)
+    inputs, upstream = _inputs(device), _upstream(device, 128, 64)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        plain = value_and_grads(two_layers, inputs, upstream)
+        torch.manual_seed(seed)
+        _same(value_and_grads(compiled, inputs, upstream), plain)
+
+
+def test_module_in_training_and_evaluation(device):
+    module = sparsedrop.nn.SparseDropLinear(64, 96, p=0.5, block_shape=(16, 16), device=device)
+    compiled = torch.compile(module, fullgraph=True, backend=TRACED)
+    x = torch.randn(4, 32, 64, device=device)
+    for p in (0.5, 0.25, 0.1, 1.0, 0.0):
+        module.p = p
+        torch.manual_seed(1)
+        expected = module(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(compiled(x), expected)
+    module.eval()
+    torch.testing.assert_close(compiled(x), torch.nn.functional.linear(x, module.weight, module.bias))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
+def test_changing_shapes(sampler, dynamic, device):
+    def layer(*args):
+        return sparsedrop.dropout_linear(*args, p=0.4, sampler=sampler, block_shape=(16, 16))
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend=TRACED)
+    for rows in (128, 96, 50, 33):
+        inputs, upstream = _inputs(device, rows), _upstream(device, rows, 96)
+        torch.manual_seed(rows)
+        plain = value_and_grads(layer, inputs, upstream)
+        torch.manual_seed(rows)
+        _same(value_and_grads(compiled, inputs, upstream), plain)
+
+
+def test_checkpointing_inside(device):
+    def layer(*args):
+        return sparsedrop.dropout_linear(*args, p=0.5, block_shape=(16, 16))
+
+    def recomputed(*args):
+        return torch.utils.checkpoint.checkpoint(layer, *args, use_reentrant=False)
+
+    compiled = torch.compile(recomputed, fullgraph=True, backend=TRACED)
+    inputs, upstream = _inputs(device), _upstream(device, 128, 96)
+    torch.manual_seed(1)
+    plain = value_and_grads(layer, inputs, upstream)
+    torch.manual_seed(1)
+    _same(value_and_grads(compiled, inputs, upstream), plain)
+
+
+def test_autocast_inside(device):
+    @torch.compile(fullgraph=True, backend=TRACED)
+    def layer(x, weight, bias):
+        with torch.autocast(device.type, torch.bfloat16):
+            return sparsedrop.dropout_linear(x, weight, bias, block_shape=(16, 16))
+
+    upstream = _upstream(device, 128, 96).bfloat16()
+    out, *grads = value_and_grads(layer, [x.float() for x in _inputs(device)], upstream)
+    assert out.dtype == torch.bfloat16
+    assert all(grad.dtype == torch.float32 for grad in grads)

@@ -1,0 +1,110 @@
+"""nn.SparseDropLinear against nn.Linear."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sparsedrop
+from sparsedrop.nn import SparseDropLinear
+
+
+def test_training_is_dropout_linear(device):
+    module = SparseDropLinear(192, 96, p=0.4, block_shape=(32, 64), sampler="balanced", device=device)
+    x = torch.randn(4, 40, 192, device=device)
+    torch.manual_seed(1)
+    out = module(x)
+    torch.manual_seed(1)
+    expected = sparsedrop.dropout_linear(
+        x, module.weight, module.bias, p=0.4, block_shape=(32, 64), sampler="balanced"
+    )
+    assert torch.equal(out, expected)
+    assert not torch.equal(module(x), out)
+
+
+def test_evaluation_is_the_linear_layer(device):
+    module = SparseDropLinear(192, 96, device=device).eval()
+    x = torch.randn(40, 192, device=device)
+    assert torch.equal(module(x), F.linear(x, module.weight, module.bias))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_state_dict_is_that_of_linear(bias):
+    linear, module = nn.Linear(12, 8, bias), SparseDropLinear(12, 8, bias)
+    assert isinstance(module, nn.Linear)
+    module.load_state_dict(linear.state_dict())
+    linear.load_state_dict(module.state_dict())
+    assert list(module.state_dict()) == list(linear.state_dict())
+    assert torch.equal(module.weight, linear.weight)
+
+
+def test_one_seed_gives_the_parameters_of_linear():
+    torch.manual_seed(1)
+    linear = nn.Linear(12, 8)
+    torch.manual_seed(1)
+    assert torch.equal(SparseDropLinear(12, 8).weight, linear.weight)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_from_linear_shares_everything(bias, training):
+    linear = nn.Linear(12, 8, bias, dtype=torch.float64).train(training)
+    linear.weight.requires_grad_(False)
+    state = torch.get_rng_state()
+    module = SparseDropLinear.from_linear(linear, p=0.3, block_shape=(4, 4), sampler="balanced")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert module.weight is linear.weight
+    assert module.bias is linear.bias
+    assert not module.weight.requires_grad
+    assert module.training is training
+    assert (module.in_features, module.out_features) == (12, 8)
+    assert (module.p, module.block_shape, module.sampler) == (0.3, (4, 4), "balanced")
+
+
+def test_from_linear_takes_only_linear():
+    with pytest.raises(TypeError, match=r"must be an nn\.Linear, not Conv2d"):
+        SparseDropLinear.from_linear(nn.Conv2d(3, 3, 3))
+
+
+def test_p_can_be_set_and_is_checked():
+    module = SparseDropLinear(12, 8)
+    assert module.p == 0.5
+    module.p = 0
+    x = torch.randn(3, 12)
+    assert torch.equal(module(x), F.linear(x, module.weight, module.bias))
+    with pytest.raises(ValueError, match=r"p is a probability in \[0, 1\], not 1.5"):
+        module.p = 1.5
+    assert module.p == 0
+
+
+def test_repr_says_what_it_does():
+    text = repr(SparseDropLinear(12, 8, p=0.25, block_shape=(64, 128)))
+    assert text == (
+        "SparseDropLinear(in_features=12, out_features=8, bias=True, p=0.25, "
+        "block_shape=(64, 128), sampler='bernoulli')"
+    )
+
+
+def test_dtype_and_device():
+    module = SparseDropLinear(12, 8, device="meta", dtype=torch.bfloat16)
+    assert module.weight.device.type == "meta"
+    assert module.weight.dtype == torch.bfloat16
+    assert module(torch.empty(5, 12, device="meta", dtype=torch.bfloat16)).shape == (5, 8)
+
+
+def test_it_trains(device):
+    model = nn.Sequential(
+        SparseDropLinear(64, 64, p=0.25, block_shape=(32, 16), device=device),
+        nn.ReLU(),
+        SparseDropLinear(64, 10, p=0.25, block_shape=(32, 16), device=device),
+    )
+    x, target = torch.randn(256, 64, device=device), torch.randint(10, (256,), device=device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(60):
+        loss = F.cross_entropy(model(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]

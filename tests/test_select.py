@@ -1,0 +1,253 @@
+"""The selection: pure, legal, printable, and overridable; and what the GPU path makes of it."""
+
+import itertools
+
+import pytest
+import torch
+from cases import random_mask
+
+import sparsedrop
+from sparsedrop import _native, cuda, select
+from sparsedrop.select import Choice, Request
+
+TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (128, 64, 64, 64))
+BIG = Request(
+    "cuda", torch.bfloat16, 4096, 4096, 4096, capability=(9, 0), tiles=TILES,
+    a_block=(128, 128), a_keep=0.5,
+)  # fmt: skip
+
+
+def _only(**blocks):
+    return BIG._replace(**{"a_block": None, "a_keep": None, **blocks})
+
+
+CHOICES = [
+    ("many tiles: the largest", BIG, Choice("sm90", 0, False)),
+    ("b masked: it plays a", _only(b_block=(128, 128)), Choice("sm90", 0, True)),
+    ("slots pair up in either line", _only(out_block=(128, 128), out_keep=0.5), Choice("sm90", 0, False)),
+    (
+        "the longer line has fewer unpaired slots",
+        _only(out_block=(128, 128), out_keep=0.5, m=16384, n=4096),
+        Choice("sm90", 0, True),
+    ),
+    ("both operands masked: tile_n divides b's blocks", BIG._replace(b_block=(128, 128)), Choice("sm90", 1, False)),
+    ("wider blocks of b", BIG._replace(b_block=(128, 256)), Choice("sm90", 0, False)),
+    ("a and out", BIG._replace(out_block=(128, 256), out_keep=0.5), Choice("sm90", 0, False)),
+    ("few tiles: a smaller one", BIG._replace(m=2048, n=2048), Choice("sm90", 1, False)),
+    ("very few tiles: the smallest", BIG._replace(m=512, n=512), Choice("sm90", 2, False)),
+    ("dropped outputs count for nothing", BIG._replace(m=2048, out_block=(128, 128), out_keep=0.3), Choice("sm90", 2, False)),
+    ("blocks of 64", BIG._replace(a_block=(64, 64)), Choice("sm90", 2, True)),
+    ("rows of 64 need the transposed problem", BIG._replace(a_block=(64, 128)), Choice("sm90", 2, True)),
+    ("blocks that no tile divides", BIG._replace(a_block=(128, 32)), Choice("dense")),
+    ("float32", BIG._replace(dtype=torch.float32), Choice("dense")),
+    ("no kernels", BIG._replace(capability=(8, 0), tiles=()), Choice("dense")),
+    ("no mask", _only(), Choice("dense")),
+    ("nothing is dropped", BIG._replace(a_keep=1.0), Choice("dense")),
+    ("nothing to multiply", BIG._replace(k=0), Choice("dense")),
+    ("misaligned and large", BIG._replace(k=4097, aligned=False), Choice("sm90", 0, False)),
+    ("misaligned and small", BIG._replace(m=128, n=128, k=65, aligned=False), Choice("dense")),
+    ("beyond 32 bits", BIG._replace(m=2**31), Choice("dense")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("why", "request_", "expected"), CHOICES, ids=[c[0] for c in CHOICES])
+def test_choices(why, request_, expected):
+    choice = select.choose(request_)
+    assert choice[:3] == expected[:3], choice.reason
+    assert choice.reason
+    assert "reason=" in str(choice)
+
+
+def test_every_choice_is_legal():
+    blocks = [None, (64, 64), (128, 64), (128, 128), (256, 128), (128, 256), (192, 64), (96, 96)]
+    for a, b, out in itertools.product(blocks, repeat=3):
+        request = BIG._replace(a_block=a, b_block=b, out_block=out)
+        choice = select.choose(request)
+        if choice.path == "sm90":
+            assert select.refusal(request, choice.tile, choice.swap) is None
+        elif (a, b, out) != (None, None, None):
+            for tile, swap in itertools.product(range(len(TILES)), (False, True)):
+                assert select.refusal(request, tile, swap) is not None
+
+
+def test_swapping_is_transposing():
+    """A tile is legal for the swapped problem where it is for the transposed one."""
+    blocks = [None, (64, 64), (128, 64), (64, 256), (256, 128)]
+    for a, b, out in itertools.product(blocks, repeat=3):
+        request = BIG._replace(a_block=a, b_block=b, out_block=out)
+        turned = request._replace(
+            a_block=b and b[::-1], b_block=a and a[::-1], out_block=out and out[::-1]
+        )
+        for tile in range(len(TILES)):
+            swapped = select.refusal(request, tile, True)
+            assert (swapped is None) == (select.refusal(turned, tile, False) is None)
+
+
+def test_override_forces_what_it_names():
+    with select.override(tile=1):
+        assert select.decide(BIG)[:3] == ("sm90", 1, False)
+        assert select.decide(BIG._replace(a_keep=1.0))[:3] == ("sm90", 1, False)
+        with select.override(swap=True, tile=2):
+            assert select.decide(BIG)[:3] == ("sm90", 2, True)
+        assert select.decide(BIG).tile == 1
+    with select.override(path="dense"):
+        assert select.decide(BIG).path == "dense"
+    with select.override(path="sm90"):
+        assert select.decide(BIG._replace(m=128, n=128, k=65, aligned=False)).path == "sm90"
+    with select.override():
+        assert select.decide(BIG) == select.choose(BIG)
+    assert select.decide(BIG) == select.choose(BIG)
+
+
+@pytest.mark.parametrize(
+    ("forced", "request_", "sentence"),
+    [
+        ({"tile": 0}, BIG._replace(b_block=(128, 128)), "no multiple of 64x256"),
+        ({"tile": 7}, BIG, "there is no such tile"),
+        ({"tile": 0, "swap": True}, BIG, "transposed: blocks of b of the transposed problem are 128x128"),
+        ({"path": "sm90"}, BIG._replace(dtype=torch.float32), "no kernels for torch.float32"),
+        ({"path": "sm90"}, BIG._replace(tiles=(), capability=(8, 0)), "compute capability 8.0"),
+        ({"path": "cpu"}, BIG, "the operands are on a GPU"),
+        ({"path": "sm90"}, BIG._replace(device="cpu"), "on the cpu: it has no tiles"),
+        ({"swap": True}, BIG._replace(device="cpu"), "on the cpu: it has no tiles"),
+    ],
+    ids=str,
+)
+def test_an_override_that_cannot_be_obeyed_raises(forced, request_, sentence):
+    with select.override(**forced), pytest.raises(ValueError, match=sentence):
+        select.decide(request_)
+
+
+def test_an_override_to_an_unknown_path_raises():
+    with pytest.raises(ValueError, match="path is one of 'sm90', 'cpu', 'dense', not 'fast'"):
+        with select.override(path="fast"):
+            pass
+
+
+class Recorder:
+    """Stands for `_C`: records what would be launched."""
+
+    TILES = list(TILES)
+    CUDA_ARCHS = "90a"
+
+    def __init__(self):
+        self.calls = []
+
+    def workspace_bytes(self, m, n, tile, swap):
+        return 64
+
+    def matmul(self, *args):
+        self.calls.append(args)
+
+
+NAMES = (
+    "dtype m n k a a_ld a_k_major b b_ld b_k_major d d_ld a_mask b_mask out_mask alpha bias "
+    "activation tile swap workspace device stream"
+).split()
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Runs the GPU path on CPU tensors against a recorder; returns the recorded launches."""
+    recorder = Recorder()
+    monkeypatch.setattr(_native, "C", recorder)
+    monkeypatch.setattr(cuda, "_gpu", lambda index: ((9, 0), TILES))
+    monkeypatch.setattr(_native, "launch_target", lambda device: (0, 0))
+    return recorder.calls
+
+
+def _launch(launches, a, b, masks=(None, None, None), bias=None, activation=None):
+    with select.override(path="sm90"):
+        out = cuda.masked_mm(a, b, bias, masks, 2.0, activation)
+    assert out.shape == (a.shape[0], b.shape[1])
+    assert out.is_contiguous()
+    return dict(zip(NAMES, launches.pop(), strict=True))
+
+
+def _matrix(rows, cols, order="row"):
+    values = torch.randn(rows, cols).bfloat16()
+    return values if order == "row" else values.t().contiguous().t()
+
+
+@pytest.mark.parametrize("a_order", ["row", "col"])
+@pytest.mark.parametrize("b_order", ["row", "col"])
+def test_aligned_operands_are_read_in_place(a_order, b_order, launches):
+    a, b = _matrix(256, 128, a_order), _matrix(128, 384, b_order)
+    mask = random_mask((256, 128), (128, 64), torch.device("cpu"))
+    args = _launch(launches, a, b, (mask, None, None), _matrix(1, 384)[0], "silu")
+    assert (args["m"], args["n"], args["k"]) == (256, 384, 128)
+    assert (args["a"], args["b"]) == (a.data_ptr(), b.data_ptr())
+    assert (args["a_k_major"], args["a_ld"]) == ((True, 128) if a_order == "row" else (False, 256))
+    assert (args["b_k_major"], args["b_ld"]) == ((False, 384) if b_order == "row" else (True, 128))
+    assert args["d_ld"] == 384
+    assert args["a_mask"][2:] == (128, 64)
+    assert args["b_mask"] is args["out_mask"] is None
+    assert (args["dtype"], args["alpha"], args["activation"]) == (0, 2.0, 3)
+
+
+def test_a_slice_of_a_wider_matrix_is_read_in_place(launches):
+    wide = _matrix(256, 512)
+    a = wide[:, 128:256]
+    args = _launch(launches, a, _matrix(128, 64))
+    assert (args["a"], args["a_ld"], args["a_k_major"]) == (a.data_ptr(), 512, True)
+
+
+@pytest.mark.parametrize("extents", [(75, 10, 65), (8, 16, 3), (3, 8, 16), (1, 1, 1), (16, 5, 8)], ids=str)
+@pytest.mark.parametrize("a_order", ["row", "col"])
+@pytest.mark.parametrize("b_order", ["row", "col"])
+def test_padding_makes_every_launch_legal(extents, a_order, b_order, launches):
+    m, n, k = extents
+    args = _launch(launches, _matrix(m, k, a_order), _matrix(k, n, b_order), bias=_matrix(1, n)[0])
+    assert args["m"] >= m
+    assert args["k"] >= k
+    assert args["n"] % 8 == 0
+    assert (args["k"] if args["a_k_major"] else args["m"]) % 8 == 0
+    assert (args["k"] if args["b_k_major"] else args["n"]) % 8 == 0
+    for pointer in ("a", "b", "d", "bias", "workspace"):
+        assert args[pointer] % 16 == 0
+    for stride in ("a_ld", "b_ld", "d_ld"):
+        assert args[stride] % 8 == 0
+    assert args["d_ld"] == args["n"]
+
+
+@pytest.mark.parametrize(
+    ("view", "row_major"),
+    [
+        (lambda: torch.randn(64, 129).bfloat16()[:, 1:], True),
+        (lambda: torch.randn(128, 65).bfloat16()[:, 1:].t(), False),
+        (lambda: torch.randn(64, 256).bfloat16()[:, ::2], True),
+        (lambda: torch.ones(()).bfloat16().expand(64, 128), True),
+        (lambda: torch.ones(128).bfloat16().expand(64, 128), True),
+        (lambda: torch.randn(64 * 128 + 1).bfloat16()[1:].view(64, 128), True),
+    ],
+)
+def test_what_cannot_be_read_in_place_is_copied(view, row_major, launches, monkeypatch):
+    a, copies, fit = view(), [], cuda._fit
+    monkeypatch.setattr(cuda, "_fit", lambda *args: copies.append(fit(*args)) or copies[-1])
+    args = _launch(launches, a, _matrix(a.shape[1], 64))
+    matrix, lies = copies[0]
+    assert lies.row_major == row_major
+    assert args["a"] == matrix.data_ptr() != a.data_ptr()
+    assert args["a"] % 16 == 0
+    assert args["a_k_major"] == lies.row_major
+    assert args["a_ld"] % 8 == 0
+    assert torch.equal(matrix[: a.shape[0], : a.shape[1]], a)
+    assert not matrix[:, a.shape[1] :].any()
+
+
+def test_the_dense_path_is_the_reference(launches):
+    a, b = torch.randn(64, 32), torch.randn(32, 48)
+    mask = random_mask((64, 32), (16, 16), torch.device("cpu"))
+    out = cuda.masked_mm(a, b, None, (mask, None, None), 2.0, "relu")
+    assert not launches
+    expected = sparsedrop.reference.matmul(a, b, a_mask=mask, alpha=2.0, activation="relu")
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("path", ["cpu", "dense"])
+def test_override_on_the_cpu(path):
+    a, b = torch.randn(64, 32), torch.randn(32, 48)
+    mask = random_mask((64, 32), (16, 16), torch.device("cpu"))
+    with select.override(path=path):
+        out = sparsedrop.matmul(a, b, a_mask=mask)
+    torch.testing.assert_close(out, sparsedrop.reference.matmul(a, b, a_mask=mask))
