@@ -112,7 +112,9 @@ def test_autocast_is_that_of_f_linear(dtype, device):
             return F.linear(reference.keep_live(x, mask), weight, bias)
 
     for own, expected in zip(
-        value_and_grads(ours, inputs, upstream), value_and_grads(theirs, inputs, upstream), strict=True
+        value_and_grads(ours, inputs, upstream),
+        value_and_grads(theirs, inputs, upstream),
+        strict=True,
     ):
         assert own.dtype == expected.dtype
         torch.testing.assert_close(own, expected, rtol=0.02, atol=0.05)

@@ -88,7 +88,9 @@ def test_matmul_with_a_transposed_mask(device):
 @pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
 def test_masks_made_inside_and_handed_out(sampler, device):
     def make(x):
-        mask = getattr(BlockMask, sampler)(tuple(x.shape), 0.3, block_shape=(16, 16), device=x.device)
+        mask = getattr(BlockMask, sampler)(
+            tuple(x.shape), 0.3, block_shape=(16, 16), device=x.device
+        )
         return mask, sparsedrop.matmul(x, x.t(), a_mask=mask)
 
     x = torch.randn(128, 160, device=device)
@@ -102,7 +104,9 @@ def test_masks_made_inside_and_handed_out(sampler, device):
 @pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
 def test_dropout_linear_draws_the_same_masks(sampler, backend, device):
     def two_layers(x, weight, bias):
-        hidden = sparsedrop.dropout_linear(x, weight, bias, p=0.3, sampler=sampler, block_shape=(16, 16))
+        hidden = sparsedrop.dropout_linear(
+            x, weight, bias, p=0.3, sampler=sampler, block_shape=(16, 16)
+        )
         return sparsedrop.dropout_linear(
             hidden.relu(), weight.t(), p=0.5, sampler=sampler, block_shape=(16, 16)
         )
@@ -127,7 +131,9 @@ def test_module_in_training_and_evaluation(device):
         torch.manual_seed(1)
         torch.testing.assert_close(compiled(x), expected)
     module.eval()
-    torch.testing.assert_close(compiled(x), torch.nn.functional.linear(x, module.weight, module.bias))
+    torch.testing.assert_close(
+        compiled(x), torch.nn.functional.linear(x, module.weight, module.bias)
+    )
 
 
 @pytest.mark.parametrize("dynamic", [None, True])

@@ -12,19 +12,43 @@ MASK = BlockMask.bernoulli((64, 32), 0.5, block_shape=(16, 16))
 
 
 BAD_CALLS = [
-    (lambda: sparsedrop.matmul(X, W), ValueError, r"a is \[64, 32\] and b is \[48, 32\]: inner extents"),
+    (
+        lambda: sparsedrop.matmul(X, W),
+        ValueError,
+        r"a is \[64, 32\] and b is \[48, 32\]: inner extents",
+    ),
     (lambda: sparsedrop.matmul(X[0], W.t()), ValueError, r"a must have 2 extents, but is \[32\]"),
     (lambda: sparsedrop.matmul(X, [1.0]), TypeError, "b must be a tensor, not list"),
     (lambda: sparsedrop.matmul(X, W.t(), alpha="2"), TypeError, "alpha must be a number, not str"),
     (lambda: sparsedrop.linear(X, W.t()), ValueError, r"x is \[64, 32\] and weight is \[32, 48\]"),
     (lambda: sparsedrop.linear(X.sum(), W), ValueError, r"x must have at least one extent"),
-    (lambda: sparsedrop.linear(X, W, B[1:]), ValueError, r"bias is \[47\] and weight is \[48, 32\]"),
-    (lambda: sparsedrop.linear(X, W, B[None]), ValueError, r"bias must have 1 extents, but is \[1, 48\]"),
+    (
+        lambda: sparsedrop.linear(X, W, B[1:]),
+        ValueError,
+        r"bias is \[47\] and weight is \[48, 32\]",
+    ),
+    (
+        lambda: sparsedrop.linear(X, W, B[None]),
+        ValueError,
+        r"bias must have 1 extents, but is \[1, 48\]",
+    ),
     (lambda: sparsedrop.linear(X.long(), W), TypeError, r"x must be of float16.*, not torch.int64"),
     (lambda: sparsedrop.linear(X, W.bool()), TypeError, r"weight must be of .*, not torch.bool"),
-    (lambda: sparsedrop.linear(X, W.cfloat()), TypeError, r"weight must be of .*, not torch.complex64"),
-    (lambda: sparsedrop.linear(X, W.double()), ValueError, "x is torch.float32 and weight is torch.float64"),
-    (lambda: sparsedrop.linear(X, W, B.half()), ValueError, "x is torch.float32 and bias is torch.float16"),
+    (
+        lambda: sparsedrop.linear(X, W.cfloat()),
+        TypeError,
+        r"weight must be of .*, not torch.complex64",
+    ),
+    (
+        lambda: sparsedrop.linear(X, W.double()),
+        ValueError,
+        "x is torch.float32 and weight is torch.float64",
+    ),
+    (
+        lambda: sparsedrop.linear(X, W, B.half()),
+        ValueError,
+        "x is torch.float32 and bias is torch.float16",
+    ),
     (lambda: sparsedrop.linear(X, W.to("meta")), ValueError, "x is on cpu and weight is on meta"),
     (lambda: sparsedrop.linear(X, W, B.to("meta")), ValueError, "x is on cpu and bias is on meta"),
     (
@@ -88,7 +112,11 @@ BAD_CALLS = [
     (lambda: sparsedrop.dropout_linear([1.0], W), TypeError, "x must be a tensor, not list"),
     (lambda: BlockMask.bernoulli((64, 32), 2), ValueError, r"in \[0, 1\], not 2"),
     (lambda: BlockMask.balanced((64, 32), float("nan")), ValueError, r"in \[0, 1\], not nan"),
-    (lambda: BlockMask.bernoulli((64,), 0.5), TypeError, r"shape must be two integers, not \(64,\)"),
+    (
+        lambda: BlockMask.bernoulli((64,), 0.5),
+        TypeError,
+        r"shape must be two integers, not \(64,\)",
+    ),
     (lambda: BlockMask.bernoulli((64, -1), 0.5), ValueError, r"shape must not be negative"),
     (lambda: BlockMask.bernoulli((64, True), 0.5), TypeError, r"two integers, not \(64, True\)"),
     (

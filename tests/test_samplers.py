@@ -45,7 +45,10 @@ def test_balanced_counts(grid, p, device):
 def test_balanced_pairs_are_not_fixed(device):
     """Any two blocks of one row are kept together sometimes, and apart sometimes."""
     lives = torch.stack(
-        [BlockMask.balanced((4, 8), 0.5, block_shape=(1, 1), device=device).live for _ in range(400)]
+        [
+            BlockMask.balanced((4, 8), 0.5, block_shape=(1, 1), device=device).live
+            for _ in range(400)
+        ]
     ).double()
     together = torch.einsum("drc,dre->rce", lives, lives) / len(lives)  # [R, C, C]
     pairs = together[:, ~torch.eye(8, dtype=torch.bool, device=device)]
@@ -71,7 +74,9 @@ def test_seeds_repeat_and_draws_differ(sampler, p, device):
 def test_a_given_generator_is_the_only_source(sampler, p, device):
     def draw(seed):
         generator = torch.Generator(device).manual_seed(seed)
-        lives = [sampler((4096, 4096), p, device=device, generator=generator).live for _ in range(9)]
+        lives = [
+            sampler((4096, 4096), p, device=device, generator=generator).live for _ in range(9)
+        ]
         return torch.stack(lives)
 
     before = torch.get_rng_state()
@@ -85,7 +90,11 @@ def test_a_given_generator_is_the_only_source(sampler, p, device):
 def test_balanced_on_a_gpu_generator_rounds_both_ways(device):
     generator = torch.Generator(device).manual_seed(0)
     counts = [
-        int(BlockMask.balanced((1, 5), 0.5, block_shape=(1, 1), device=device, generator=generator).live.sum())
+        int(
+            BlockMask.balanced(
+                (1, 5), 0.5, block_shape=(1, 1), device=device, generator=generator
+            ).live.sum()
+        )
         for _ in range(400)
     ]
     assert set(counts) == {2, 3}

@@ -16,6 +16,8 @@ BIG = Request(
     a_block=(128, 128), a_keep=0.5,
 )  # fmt: skip
 
+CPU = Request("cpu", torch.float32, 2048, 2048, 2048, a_block=(128, 128), a_keep=0.5)
+
 
 def _only(**blocks):
     return BIG._replace(**{"a_block": None, "a_keep": None, **blocks})
@@ -42,10 +44,14 @@ CHOICES = [
     ("float32", BIG._replace(dtype=torch.float32), Choice("dense")),
     ("no kernels", BIG._replace(capability=(8, 0), tiles=()), Choice("dense")),
     ("no mask", _only(), Choice("dense")),
-    ("nothing is dropped", BIG._replace(a_keep=1.0), Choice("dense")),
     ("nothing to multiply", BIG._replace(k=0), Choice("dense")),
     ("misaligned and large", BIG._replace(k=4097, aligned=False), Choice("sm90", 0, False)),
     ("misaligned and small", BIG._replace(m=128, n=128, k=65, aligned=False), Choice("dense")),
+    ("CPU: large blocks", CPU, Choice("cpu")),
+    ("CPU: blocks too small", CPU._replace(a_block=(2, 2)), Choice("dense")),
+    ("CPU: hardly anything dropped", CPU._replace(a_keep=0.999, a_block=(1, 64)), Choice("dense")),
+    ("CPU: no mask", CPU._replace(a_block=None), Choice("dense")),
+    ("CPU: no BLAS for half", CPU._replace(dtype=torch.float16, a_block=(2, 2)), Choice("cpu")),
     ("beyond 32 bits", BIG._replace(m=2**31), Choice("dense")),
 ]  # fmt: skip
 
@@ -86,7 +92,7 @@ def test_swapping_is_transposing():
 def test_override_forces_what_it_names():
     with select.override(tile=1):
         assert select.decide(BIG)[:3] == ("sm90", 1, False)
-        assert select.decide(BIG._replace(a_keep=1.0))[:3] == ("sm90", 1, False)
+        assert select.decide(_only())[:3] == ("sm90", 1, False)
         with select.override(swap=True, tile=2):
             assert select.decide(BIG)[:3] == ("sm90", 2, True)
         assert select.decide(BIG).tile == 1
@@ -104,7 +110,11 @@ def test_override_forces_what_it_names():
     [
         ({"tile": 0}, BIG._replace(b_block=(128, 128)), "no multiple of 64x256"),
         ({"tile": 7}, BIG, "there is no such tile"),
-        ({"tile": 0, "swap": True}, BIG, "transposed: blocks of b of the transposed problem are 128x128"),
+        (
+            {"tile": 0, "swap": True},
+            BIG,
+            "transposed: blocks of b of the transposed problem are 128x128",
+        ),
         ({"path": "sm90"}, BIG._replace(dtype=torch.float32), "no kernels for torch.float32"),
         ({"path": "sm90"}, BIG._replace(tiles=(), capability=(8, 0)), "compute capability 8.0"),
         ({"path": "cpu"}, BIG, "the operands are on a GPU"),
@@ -192,7 +202,9 @@ def test_a_slice_of_a_wider_matrix_is_read_in_place(launches):
     assert (args["a"], args["a_ld"], args["a_k_major"]) == (a.data_ptr(), 512, True)
 
 
-@pytest.mark.parametrize("extents", [(75, 10, 65), (8, 16, 3), (3, 8, 16), (1, 1, 1), (16, 5, 8)], ids=str)
+@pytest.mark.parametrize(
+    "extents", [(75, 10, 65), (8, 16, 3), (3, 8, 16), (1, 1, 1), (16, 5, 8)], ids=str
+)
 @pytest.mark.parametrize("a_order", ["row", "col"])
 @pytest.mark.parametrize("b_order", ["row", "col"])
 def test_padding_makes_every_launch_legal(extents, a_order, b_order, launches):

@@ -52,7 +52,7 @@ struct Traits {
   using Config = Config_;
   using Layouts = Layouts_;
 
-  static constexpr int kConsumerWarpGroups = Config::kM / 64;
+  static_assert(Config::kM == 64 * kConsumerWarpGroups, "a warp group multiplies 64 rows");
   static constexpr int kThreads = (kConsumerWarpGroups + 1) * cutlass::NumThreadsPerWarpGroup;
 
   using TileM = cute::Int<Config::kM>;
@@ -108,20 +108,19 @@ struct Traits {
 
   using MainloopPipeline = cutlass::PipelineTmaAsync<Config::kStages>;
   using MainloopState = cutlass::PipelineState<Config::kStages>;
-  // Records on their way from the producer to the consumers.
-  static constexpr int kRecords = 2;
-  using TilePipeline = cutlass::PipelineAsync<kRecords>;
-  using TileState = cutlass::PipelineState<kRecords>;
+  // Pieces of work on their way from the producer to the consumers.
+  static constexpr int kPieces = 2;
+  using PiecePipeline = cutlass::PipelineAsync<kPieces>;
+  using PieceState = cutlass::PipelineState<kPieces>;
 
   struct SharedStorage {
     alignas(1024) cute::array<Element, cute::cosize_v<SmemA>> a;
     alignas(1024) cute::array<Element, cute::cosize_v<SmemB>> b;
     alignas(1024) cute::array<Element, cute::cosize_v<SmemD>> d;
     typename MainloopPipeline::SharedStorage mainloop;
-    typename TilePipeline::SharedStorage tiles;
-    TileRecord records[kRecords];
+    typename PiecePipeline::SharedStorage piece_pipeline;
+    Piece pieces[kPieces];
   };
-  static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 };
 
 }  // namespace sparsedrop

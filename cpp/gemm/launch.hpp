@@ -41,14 +41,15 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list) {
                                                       product.alpha,
                                                       product.activation};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue), list.header, list.records};
+          Epilogue<Traits>::to_underlying_arguments(epilogue),
+          full_grid(product.m, product.n, product.k, Traits::Config::kTile), list};
 }
 
 template <class Traits>
 cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
                    cudaStream_t stream) {
   auto const kernel = &matmul_kernel<Traits>;
-  constexpr size_t kSmem = sizeof(typename Traits::SharedStorage);
+  constexpr size_t kSmem = sizeof(typename Kernel<Traits>::SharedStorage);
   cudaError_t const status =
       cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
                            cudaFuncAttributeMaxDynamicSharedMemorySize, int(kSmem));

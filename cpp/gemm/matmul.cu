@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "gemm/config.hpp"
+#include "gemm/own_order.hpp"
 #include "gemm/product.hpp"
 
 namespace sparsedrop {
@@ -46,6 +47,28 @@ cudaError_t dispatch_layout(int tile, Product const& product, TileList const& li
   }
 }
 
+// What the list of tiles needs to know, on the current device.
+cudaError_t list_request(Product const& product, Choice choice, TileListRequest* request) {
+  int device = 0;
+  int sms = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess) {
+    status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  }
+  Tile const t = tile(choice.tile);
+  bool const split = choice.split && sms <= kMaxShares;
+  int64_t const records = max_records(product.m, product.n, t);
+  auto const ctas = int32_t(split || records > sms ? sms : records);
+  *request = {product.m, product.n, product.k, product.a_lines, product.b_lines, product.d_lines,
+              t,         ctas,      split};
+  return status;
+}
+
+bool needs_list(Product const& product, TileListRequest const& request) {
+  FullGrid const grid = full_grid(product.m, product.n, product.k, request.tile);
+  return request.split || !OwnOrder::suits(product.d_lines, grid);
+}
+
 }  // namespace
 
 int tile_count() { return kTiles; }
@@ -82,39 +105,37 @@ char const* refusal(Problem const& problem, Choice choice) {
 }
 
 size_t workspace_bytes(int64_t m, int64_t n, Choice choice) {
-  return choice.swap ? tile_list_bytes(n, m, tile(choice.tile))
-                     : tile_list_bytes(m, n, tile(choice.tile));
+  Problem problem;
+  problem.m = m;
+  problem.n = n;
+  TileListRequest request{};
+  cudaError_t const status = list_request(orient(problem, choice.swap), choice, &request);
+  return status == cudaSuccess ? lay_out(nullptr, request).bytes : 0;
 }
 
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream) {
   if (refusal(problem, choice) != nullptr) {
     return cudaErrorInvalidValue;
   }
-  int device = 0;
-  int sms = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess) {
-    status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  }
-  if (status != cudaSuccess) {
-    return status;
-  }
-  Tile const t = tile(choice.tile);
   Product const product = orient(problem, choice.swap);
-  int64_t const records = max_records(product.m, product.n, t);
-  auto const ctas = int32_t(records < sms ? records : sms);
-  TileList const list = tile_list_at(workspace, product.m, product.n, t);
-  TileListRequest const request{product.m,       product.n,       product.k, product.a_lines,
-                                product.b_lines, product.d_lines, t,         ctas};
-  status = make_tile_list(request, list, stream);
+  TileListRequest request{};
+  cudaError_t status = list_request(product, choice, &request);
   if (status != cudaSuccess) {
     return status;
+  }
+  TileList list{};
+  if (needs_list(product, request)) {
+    list = lay_out(workspace, request);
+    status = make_tile_list(request, list, stream);
+    if (status != cudaSuccess) {
+      return status;
+    }
   }
   switch (problem.dtype) {
     case DataType::bf16:
-      return dispatch_layout<cutlass::bfloat16_t>(choice.tile, product, list, ctas, stream);
+      return dispatch_layout<cutlass::bfloat16_t>(choice.tile, product, list, request.ctas, stream);
     case DataType::fp16:
-      return dispatch_layout<cutlass::half_t>(choice.tile, product, list, ctas, stream);
+      return dispatch_layout<cutlass::half_t>(choice.tile, product, list, request.ctas, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -7,6 +7,7 @@
 
 #include "mask/tile_list.hpp"
 
+#include "mask/shares.cuh"
 #include "mask/tile_order.hpp"
 #include "overlap.hpp"
 
@@ -23,13 +24,10 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Geometry {
-  int32_t lines;            // of tiles along m
-  int32_t slots;            // along n
-  int32_t slots_per_tile;   // 1 or 2
+  FullGrid grid;
   int32_t slots_per_class;  // neighbouring slots that share their list of K tiles
   int32_t units_per_slot;   // mask units
   uint32_t slot_bits;       // the first unit of each slot in a word of D's mask
-  int32_t k_tiles;
 };
 
 struct Arguments {
@@ -110,12 +108,12 @@ __device__ void order_lines(Arguments const& args, Scratch const& scratch) {
   bins[threadIdx.x] = 0;
   __syncthreads();
 #pragma unroll 1
-  for (int32_t line = threadIdx.x; line < g.lines; line += kThreads) {
+  for (int32_t line = threadIdx.x; line < g.grid.lines; line += kThreads) {
     uint32_t const* a_line = args.request.a.of(line * args.request.tile.m);
-    int32_t const count = KTiles(a_line, nullptr, g.k_tiles).count();
+    int32_t const count = KTiles(a_line, nullptr, g.grid.k_tiles).count();
     scratch.k_tiles[line] = count;
     if (sorts) {
-      atomicAdd(&bins[order_bin(count, g.k_tiles, kBins)], 1);
+      atomicAdd(&bins[order_bin(count, g.grid.k_tiles, kBins)], 1);
     } else {
       scratch.order[line] = line;
     }
@@ -124,8 +122,8 @@ __device__ void order_lines(Arguments const& args, Scratch const& scratch) {
   if (sorts) {
     exclusive_sums(kBins, bins, bins, nullptr);
 #pragma unroll 1
-    for (int32_t line = threadIdx.x; line < g.lines; line += kThreads) {
-      int32_t const bin = order_bin(scratch.k_tiles[line], g.k_tiles, kBins);
+    for (int32_t line = threadIdx.x; line < g.grid.lines; line += kThreads) {
+      int32_t const bin = order_bin(scratch.k_tiles[line], g.grid.k_tiles, kBins);
       scratch.order[atomicAdd(&bins[bin], 1)] = line;
     }
     __syncthreads();
@@ -140,16 +138,8 @@ __device__ int32_t count_k_tiles(Arguments const& args, Scratch const& scratch, 
     return scratch.k_tiles[line];
   }
   return KTiles(request.a.of(line * request.tile.m), request.b.of(slot * request.tile.slot_n),
-                args.geometry.k_tiles)
+                args.geometry.grid.k_tiles)
       .count();
-}
-
-// Whole tiles that are given out whole. The others would be a last wave that leaves more than half
-// of the CTAs idle: given out slot by slot, it takes half the time.
-__device__ int32_t tiles_kept_whole(int32_t whole, Arguments const& args) {
-  int32_t const in_last_wave = whole % args.request.ctas;
-  bool const splits = args.geometry.slots_per_tile > 1 && in_last_wave <= args.request.ctas / 2;
-  return splits ? whole - in_last_wave : whole;
 }
 
 // The record of one slot of a whole tile; the first slot writes it where the tile stays whole.
@@ -157,7 +147,7 @@ __device__ void write_slot(Arguments const& args, TileRecord const& record, int3
                            int32_t kept_whole, int32_t place) {
   TileRecord* records = args.list.records;
   if (tile >= kept_whole) {
-    int32_t const per_tile = args.geometry.slots_per_tile;
+    int32_t const per_tile = args.geometry.grid.slots_per_tile;
     records[kept_whole + (tile - kept_whole) * per_tile + place] = record;
   } else {
     if (place == 0) {
@@ -170,33 +160,32 @@ __device__ void write_slot(Arguments const& args, TileRecord const& record, int3
   }
 }
 
-// Without a mask on D every line has the same tiles: one thread writes each slot.
-__device__ int32_t write_all_live(Arguments const& args, Scratch const& scratch) {
-  Geometry const& g = args.geometry;
-  int32_t const per_line = g.slots / g.slots_per_tile;
-  int32_t const whole = g.lines * per_line;
-  int32_t const kept_whole = tiles_kept_whole(whole, args);
-  int32_t const of_whole = whole * g.slots_per_tile;
-  int32_t const first_single = kept_whole + (whole - kept_whole) * g.slots_per_tile;
-  // With an odd number of slots the last one of each line has no partner.
-  int32_t const singles = g.slots % g.slots_per_tile == 0 ? 0 : g.lines;
+// Split products have better means against a bad last wave.
+__device__ int32_t kept_whole_of(int32_t whole, Arguments const& args) {
+  return args.request.split
+             ? whole
+             : tiles_kept_whole(whole, args.geometry.grid.slots_per_tile, args.request.ctas);
+}
+
+// Records in the list: the live ones come first.
+struct Totals {
+  int32_t live;
+  int32_t dropped;
+};
+
+// Without a mask on D one thread writes each record.
+__device__ Totals write_all_live(Arguments const& args, Scratch const& scratch) {
+  FullGrid const& grid = args.geometry.grid;
+  int32_t const kept_whole = kept_whole_of(whole_tiles(grid), args);
+  int32_t const count = records_of(grid, kept_whole);
 #pragma unroll 1
-  for (int32_t i = threadIdx.x; i < of_whole + singles; i += kThreads) {
-    bool const single = i >= of_whole;
-    int32_t const tile = i / g.slots_per_tile;
-    int32_t const place = single ? 0 : i % g.slots_per_tile;
-    GroupPlace const at =
-        single ? GroupPlace{i - of_whole, per_line} : place_in_groups(tile, g.lines, per_line);
+  for (int32_t i = threadIdx.x; i < count; i += kThreads) {
+    Place const at = place_at(grid, kept_whole, i);
     int32_t const line = scratch.order[at.position];
-    int32_t const slot = at.tile * g.slots_per_tile + place;
-    TileRecord const record{line, {slot, kNoSlot}, count_k_tiles(args, scratch, line, slot)};
-    if (single) {
-      args.list.records[first_single + i - of_whole] = record;
-    } else {
-      write_slot(args, record, tile, kept_whole, place);
-    }
+    args.list.records[i] = {
+        line, {at.slot[0], at.slot[1]}, count_k_tiles(args, scratch, line, at.slot[0])};
   }
-  return first_single + singles;
+  return {count, 0};
 }
 
 // Live slots of D's line among [first, last).
@@ -229,14 +218,14 @@ struct Counts {
 __device__ void count_by_mask(Arguments const& args, Scratch const& scratch) {
   Geometry const& g = args.geometry;
 #pragma unroll 1
-  for (int32_t line = threadIdx.x; line < g.lines; line += kThreads) {
+  for (int32_t line = threadIdx.x; line < g.grid.lines; line += kThreads) {
     uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
     Counts counts;
 #pragma unroll 1
-    for (int32_t first = 0; first < g.slots; first += g.slots_per_class) {
-      int32_t const last = min(first + g.slots_per_class, g.slots);
+    for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
+      int32_t const last = min(first + g.slots_per_class, g.grid.slots);
       int32_t const live = count_live(d_line, first, last, g);
-      counts.add(live, last - first - live, g.slots_per_tile);
+      counts.add(live, last - first - live, g.grid.slots_per_tile);
     }
     scratch.whole[line] = counts.whole;
     scratch.partial[line] = counts.partial;
@@ -256,13 +245,13 @@ struct Firsts {
 __device__ void write_line(Arguments const& args, Scratch const& scratch, Firsts const& firsts,
                            int32_t position) {
   Geometry const& g = args.geometry;
-  int32_t const per_tile = g.slots_per_tile;
+  int32_t const per_tile = g.grid.slots_per_tile;
   int32_t const line = scratch.order[position];
   uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
   Counts before;  // of the classes before
 #pragma unroll 1
-  for (int32_t first = 0; first < g.slots; first += g.slots_per_class) {
-    int32_t const last = min(first + g.slots_per_class, g.slots);
+  for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
+    int32_t const last = min(first + g.slots_per_class, g.grid.slots);
     int32_t const live_in_class = count_live(d_line, first, last, g);
     int32_t const live_in_whole = live_in_class / per_tile * per_tile;
 #pragma unroll 1
@@ -280,29 +269,29 @@ __device__ void write_line(Arguments const& args, Scratch const& scratch, Firsts
       // Dropped tiles are never split: for them every tile is kept whole.
       int32_t const rank = live ? live_rank : slot - first - live_rank;
       int32_t const tile = (live ? before.whole : before.dropped) + rank / per_tile;
-      int32_t const index =
-          live ? record_index(scratch.order, scratch.whole, scratch.start, g.lines, position, tile)
-               : firsts.dropped + scratch.dropped[line] + tile;
+      int32_t const index = live ? record_index(scratch.order, scratch.whole, scratch.start,
+                                                g.grid.lines, position, tile)
+                                 : firsts.dropped + scratch.dropped[line] + tile;
       write_slot(args, record, index, live ? firsts.kept_whole : INT32_MAX, rank % per_tile);
     }
     before.add(live_in_class, last - first - live_in_class, per_tile);
   }
 }
 
-__device__ int32_t write_by_mask(Arguments const& args, Scratch const& scratch) {
+__device__ Totals write_by_mask(Arguments const& args, Scratch const& scratch) {
   Geometry const& g = args.geometry;
   count_by_mask(args, scratch);
-  int32_t const whole = exclusive_sums(g.lines, scratch.start, scratch.whole, scratch.order);
-  int32_t const partial = exclusive_sums(g.lines, scratch.partial, scratch.partial, nullptr);
-  int32_t const dropped = exclusive_sums(g.lines, scratch.dropped, scratch.dropped, nullptr);
-  int32_t const kept_whole = tiles_kept_whole(whole, args);
-  int32_t const first_partial = kept_whole + (whole - kept_whole) * g.slots_per_tile;
+  int32_t const whole = exclusive_sums(g.grid.lines, scratch.start, scratch.whole, scratch.order);
+  int32_t const partial = exclusive_sums(g.grid.lines, scratch.partial, scratch.partial, nullptr);
+  int32_t const dropped = exclusive_sums(g.grid.lines, scratch.dropped, scratch.dropped, nullptr);
+  int32_t const kept_whole = kept_whole_of(whole, args);
+  int32_t const first_partial = kept_whole + (whole - kept_whole) * g.grid.slots_per_tile;
   Firsts const firsts{first_partial, first_partial + partial, kept_whole};
 #pragma unroll 1
-  for (int32_t position = warp_id(); position < g.lines; position += kWarps) {
+  for (int32_t position = warp_id(); position < g.grid.lines; position += kWarps) {
     write_line(args, scratch, firsts, position);
   }
-  return firsts.dropped + dropped;
+  return {firsts.dropped, dropped};
 }
 
 __global__ void __launch_bounds__(kThreads) tile_list_kernel(Arguments const args) {
@@ -311,45 +300,80 @@ __global__ void __launch_bounds__(kThreads) tile_list_kernel(Arguments const arg
   cudaGridDependencySynchronize();
   cudaTriggerProgrammaticLaunchCompletion();
   __shared__ int32_t fast_scratch[kScratchValues * kFastLines];
-  int32_t const lines = args.geometry.lines;
+  int32_t const lines = args.geometry.grid.lines;
   Scratch const scratch(lines <= kFastLines ? fast_scratch : args.list.scratch, lines);
   order_lines(args, scratch);
-  int32_t const count = args.request.d.words == nullptr ? write_all_live(args, scratch)
+  Totals const totals = args.request.d.words == nullptr ? write_all_live(args, scratch)
                                                         : write_by_mask(args, scratch);
+  int32_t dealt = 0;
+  if (args.request.split) {
+    __syncthreads();
+    dealt = deal_out(args.request, args.list, totals.live, [](int32_t count, int32_t* values) {
+      return exclusive_sums(count, values, values, nullptr);
+    });
+  }
   if (threadIdx.x == 0) {
-    *args.list.header = TileListHeader{count, args.request.ctas};
+    *args.list.header =
+        TileListHeader{dealt, totals.live + totals.dropped, dealt + args.request.ctas};
   }
 }
 
+// Hands out aligned pieces of a workspace; null workspaces only measure.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    T* const here = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (sizeof(T) * size_t(count) + 15) / 16 * 16;
+    return here;
+  }
+
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
 }  // namespace
+
+FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile) {
+  return {int32_t(ceil_div(m, tile.m)), int32_t(ceil_div(n, tile.slot_n)), tile.n / tile.slot_n,
+          int32_t(ceil_div(k, tile.k))};
+}
 
 // Every record has a slot of its own.
 int64_t max_records(int64_t m, int64_t n, Tile tile) {
   return ceil_div(m, tile.m) * ceil_div(n, tile.slot_n);
 }
 
-size_t tile_list_bytes(int64_t m, int64_t n, Tile tile) {
-  size_t const scratch = kScratchValues * sizeof(int32_t) * size_t(ceil_div(m, tile.m));
-  return sizeof(TileListHeader) + sizeof(TileRecord) * size_t(max_records(m, n, tile)) + scratch;
-}
-
-TileList tile_list_at(void* workspace, int64_t m, int64_t n, Tile tile) {
-  auto* header = static_cast<TileListHeader*>(workspace);
-  auto* records = reinterpret_cast<TileRecord*>(header + 1);
-  return {header, records, reinterpret_cast<int32_t*>(records + max_records(m, n, tile))};
-}
-
-cudaError_t make_tile_list(TileListRequest const& request, TileList list, cudaStream_t stream) {
+TileList lay_out(void* workspace, TileListRequest const& request) {
   Tile const& tile = request.tile;
-  int64_t const slots = ceil_div(request.n, tile.slot_n);
-  int64_t const slots_per_class = request.b.words ? request.b.block / tile.slot_n : slots;
-  Geometry const geometry{int32_t(ceil_div(request.m, tile.m)),
-                          int32_t(slots),
-                          tile.n / tile.slot_n,
-                          int32_t(slots_per_class),
-                          tile.slot_n / kMaskUnit,
-                          tile.slot_n == kMaskUnit ? 0xffffffffu : 0x55555555u,
-                          int32_t(ceil_div(request.k, tile.k))};
+  Carver carver(workspace);
+  TileList list{};
+  list.header = carver.take<TileListHeader>(1);
+  list.records = carver.take<TileRecord>(max_records(request.m, request.n, tile));
+  list.scratch = carver.take<int32_t>(kScratchValues * ceil_div(request.m, tile.m));
+  if (request.split) {
+    int64_t const ctas = request.ctas;
+    list.pieces = carver.take<Piece>(3 * ctas);  // below 2 c tiles in c shares
+    list.ranges = carver.take<PieceRange>(ctas);
+    list.ready = carver.take<int32_t>(ctas * kConsumerWarpGroups);
+    list.partials = carver.take<float>(ctas * tile.m * tile.n);
+  }
+  list.bytes = carver.used();
+  return list;
+}
+
+cudaError_t make_tile_list(TileListRequest const& request, TileList const& list,
+                           cudaStream_t stream) {
+  Tile const& tile = request.tile;
+  FullGrid const grid = full_grid(request.m, request.n, request.k, tile);
+  int32_t const slots_per_class = request.b.words ? request.b.block / tile.slot_n : grid.slots;
+  Geometry const geometry{grid, slots_per_class, tile.slot_n / kMaskUnit,
+                          tile.slot_n == kMaskUnit ? 0xffffffffu : 0x55555555u};
   return launch_overlapped(tile_list_kernel, {1, kThreads, 0, stream},
                            Arguments{geometry, request, list});
 }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "mask/tile_order.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
@@ -26,7 +27,26 @@ struct alignas(16) TileRecord {
   int32_t k_tiles;          // live K tiles, or kDropped, or kNoMoreTiles
 };
 
+// A run of the live K tiles of one output tile. Where a tile is split among CTAs, the last run's
+// CTA adds up what the others left in memory, in order, and stores.
+struct alignas(16) Piece {
+  TileRecord tile;           // with the K tiles of this run only
+  int32_t k_first = 0;       // live K tiles before this run
+  int32_t partial = kWhole;  // where to leave the sum, or kWhole: store it
+  int32_t add_first = 0;     // partials to add before storing: the first one
+  int32_t add_count = 0;     // and how many
+
+  static constexpr int32_t kWhole = -1;
+};
+
+// Pieces of one CTA.
+struct PieceRange {
+  int32_t begin;
+  int32_t end;
+};
+
 struct alignas(16) TileListHeader {
+  int32_t dealt;  // records that were cut into pieces; the others are taken in turn
   int32_t count;  // records in the list
   int32_t next;   // the first that no CTA has taken yet
 };
@@ -52,23 +72,39 @@ struct TileListRequest {
   Lines b;
   Lines d;
   Tile tile;
-  int32_t ctas;  // of the product; CTA i starts with record i
+  int32_t ctas;  // of the product
+  bool split;    // deal out equal shares of the K tiles first
 };
+
+FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile);
 
 // Most records that a list may have, whatever the masks.
 int64_t max_records(int64_t m, int64_t n, Tile tile);
 
-size_t tile_list_bytes(int64_t m, int64_t n, Tile tile);
-
+// Where everything about the work of one product lies in its workspace.
 struct TileList {
   TileListHeader* header;
   TileRecord* records;
   int32_t* scratch;  // a few values for each line of tiles
+
+  // For split products only:
+  Piece* pieces;       // CTA i's are ranges[i], to be done from the last to the first
+  PieceRange* ranges;  // [ctas]
+  int32_t* ready;      // [ctas, kConsumerWarpGroups], 1 where partial i is complete
+  float* partials;     // [ctas, tile.m * tile.n]
+  size_t bytes;
 };
 
-TileList tile_list_at(void* workspace, int64_t m, int64_t n, Tile tile);
+// Consumer warp groups of a CTA: each adds up, leaves and stores its own 64 rows.
+constexpr int kConsumerWarpGroups = 2;
+
+// Products on more CTAs than this are not split.
+constexpr int32_t kMaxShares = 512;
+
+TileList lay_out(void* workspace, TileListRequest const& request);
 
 // One launch. The product may be launched behind it as a dependent launch.
-cudaError_t make_tile_list(TileListRequest const& request, TileList list, cudaStream_t stream);
+cudaError_t make_tile_list(TileListRequest const& request, TileList const& list,
+                           cudaStream_t stream);
 
 }  // namespace sparsedrop

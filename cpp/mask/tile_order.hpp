@@ -53,4 +53,86 @@ SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, 
   return {first + within % in_group, within / in_group};
 }
 
+// Without a mask on D every line has the same tiles, and where each record stands is a formula.
+struct FullGrid {
+  int32_t lines;
+  int32_t slots;           // along n
+  int32_t slots_per_tile;  // 1 or 2
+  int32_t k_tiles;         // of the problem
+};
+
+struct Place {
+  int32_t position;  // in the order of lines
+  int32_t slot[2];   // the second one is -1 where there is none
+};
+
+// Whole tiles that are given out whole. The others would be a last wave that leaves more than half
+// of the CTAs idle: given out slot by slot, it takes half the time.
+SPARSEDROP_HOST_DEVICE int32_t tiles_kept_whole(int32_t whole, int32_t slots_per_tile,
+                                                int32_t ctas) {
+  int32_t const in_last_wave = whole % ctas;
+  return slots_per_tile > 1 && in_last_wave <= ctas / 2 ? whole - in_last_wave : whole;
+}
+
+SPARSEDROP_HOST_DEVICE int32_t whole_tiles(FullGrid const& grid) {
+  return grid.lines * (grid.slots / grid.slots_per_tile);
+}
+
+SPARSEDROP_HOST_DEVICE int32_t records_of(FullGrid const& grid, int32_t kept_whole) {
+  return kept_whole + (whole_tiles(grid) - kept_whole) * grid.slots_per_tile +
+         grid.slots % grid.slots_per_tile * grid.lines;
+}
+
+// Whole tiles, then split ones slot by slot, then the slots that have no partner in their line.
+SPARSEDROP_HOST_DEVICE Place place_at(FullGrid const& grid, int32_t kept_whole, int32_t index) {
+  int32_t const per_line = grid.slots / grid.slots_per_tile;
+  int32_t const whole = whole_tiles(grid);
+  int32_t const first_single = kept_whole + (whole - kept_whole) * grid.slots_per_tile;
+  if (index >= first_single) {
+    return {index - first_single, {grid.slots - 1, -1}};
+  }
+  int32_t const after_kept = index - kept_whole;
+  bool const is_split = after_kept >= 0;
+  GroupPlace const at = place_in_groups(
+      is_split ? kept_whole + after_kept / grid.slots_per_tile : index, grid.lines, per_line);
+  int32_t const slot = at.tile * grid.slots_per_tile;
+  if (is_split) {
+    return {at.position, {slot + after_kept % grid.slots_per_tile, -1}};
+  }
+  return {at.position, {slot, grid.slots_per_tile > 1 ? slot + 1 : -1}};
+}
+
+// The `wave`-th record of a CTA where records are dealt out in turn: every second wave runs
+// backwards, so that who got the longest tile of one wave gets the shortest of the next.
+SPARSEDROP_HOST_DEVICE int32_t dealt_index(int32_t wave, int32_t cta, int32_t ctas) {
+  return wave * ctas + (wave % 2 == 0 ? cta : ctas - 1 - cta);
+}
+
+// A split product: the first tiles of the list, end to end, are cut into shares of equal weight.
+
+// What an output tile costs besides its K tiles, in K tiles of one slot: filling the pipeline and
+// storing the result.
+constexpr int32_t kTileCost = 4;
+// Runs shorter than this are not worth a partial sum.
+constexpr int32_t kShortestRun = 3;
+
+SPARSEDROP_HOST_DEVICE int32_t tile_weight(int32_t k_tiles, int32_t slots) {
+  return slots * (k_tiles + kTileCost);
+}
+
+// A cut between live K tiles `k - 1` and `k` of a tile; k = 0 stands for the tile's beginning.
+struct Cut {
+  int32_t tile;
+  int32_t k;
+};
+
+// Where the weight `at` within a tile of `k_tiles` falls; close to an end the tile is left whole.
+SPARSEDROP_HOST_DEVICE Cut cut_tile(int32_t tile, int32_t k_tiles, int32_t slots, int32_t at) {
+  int32_t const k = at / slots;
+  if (k < kShortestRun) {
+    return {tile, 0};
+  }
+  return k > k_tiles - kShortestRun ? Cut{tile + 1, 0} : Cut{tile, k};
+}
+
 }  // namespace sparsedrop

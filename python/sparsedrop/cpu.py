@@ -17,10 +17,6 @@ from torch import Tensor
 from sparsedrop import reference, select
 from sparsedrop.block_mask import BlockMask, Masks
 
-CALL_FLOPS = 3e6
-"""What a BLAS call on three views costs in Python, in floating-point operations: some 15 us of two
-cores at 200 GFLOP/s."""
-
 _ACTIVATE = {
     "relu": torch.relu_,
     "gelu": torch.ops.aten.gelu_,
@@ -43,16 +39,18 @@ def masked_mm(
     a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
 ) -> Tensor:
     """The op's implementation for CPU tensors; arguments as for `ops.masked_mm`."""
-    choice = select.decide(select.Request("cpu", a.dtype, a.shape[0], b.shape[1], a.shape[1]))
-    plan = list(rectangles(a.shape, b.shape, masks))
+    choice = select.decide(select.request_for(a, b, masks))
     if choice.path == "dense":
-        a_mask, b_mask, out_mask = masks
         return reference.matmul(
-            a, b, a_mask=a_mask, b_mask=b_mask, out_mask=out_mask,
+            a, b, a_mask=masks[0], b_mask=masks[1], out_mask=masks[2],
             alpha=alpha, bias=bias, activation=activation,
         )  # fmt: skip
+    if a.dtype == torch.float16:
+        # There is no half-precision BLAS: torch's own product is a hundred times slower than this.
+        bias = None if bias is None else bias.float()
+        return masked_mm(a.float(), b.float(), bias, masks, alpha, activation).half()
     out = a.new_empty((a.shape[0], b.shape[1]))
-    for rectangle in plan:
+    for rectangle in rectangles(*a.shape, b.shape[1], masks):
         _compute(rectangle, a, b, bias, alpha, activation, out)
     return out
 
@@ -71,45 +69,70 @@ def _compute(
     if rectangle.k_runs is None:
         part.zero_()
         return
-    start = part if bias is None else bias[cols]
-    beta = 0 if bias is None else 1
     pairs = [(a[rows, slice(*run)], b[slice(*run), cols]) for run in rectangle.k_runs]
     if len(pairs) > 1 and a.dtype == torch.bfloat16:
         # One sum: between two calls it would be rounded to bfloat16.
         a_parts, b_parts = zip(*pairs, strict=True)
-        pairs = [(torch.cat(a_parts, 1), torch.cat(b_parts, 0))]
+        pairs = [(_join(a_parts, 1), _join(b_parts, 0))]
+    # Two threads of MKL fill a wide row-major result at 118 GFLOP/s, a column-major one at 198.
+    wide = part.shape[1] >= 4 * part.shape[0] and a.dtype != torch.bfloat16
+    total = part.new_empty(part.shape[::-1]).t() if wide else part
+    start, beta = (total, 0) if bias is None else (bias[cols], 1)
     for a_part, b_part in pairs:
-        torch.addmm(start, a_part, b_part, beta=beta, alpha=alpha, out=part)
-        start, beta = part, 1
+        torch.addmm(start, a_part, b_part, beta=beta, alpha=alpha, out=total)
+        start, beta = total, 1
     if not pairs:
-        part.copy_(start) if beta else part.zero_()
+        total.copy_(start) if beta else total.zero_()
     if activation is not None:
-        _ACTIVATE[activation](part)
+        _ACTIVATE[activation](total)
+    if wide:
+        part.copy_(total)
 
 
-def rectangles(a_shape: torch.Size, b_shape: torch.Size, masks: Masks) -> Iterator[Rectangle]:
-    """The output cut into rectangles of equal lists of live K blocks."""
+def _join(parts: tuple[Tensor, ...], dim: int) -> Tensor:
+    """torch.cat in the parts' own layout: to turn them on the way takes 40 times as long."""
+    if parts[0].stride(0) == 1:
+        return torch.cat([part.t() for part in parts], 1 - dim).t()
+    return torch.cat(parts, dim)
+
+
+def rectangles(m: int, k: int, n: int, masks: Masks) -> Iterator[Rectangle]:
+    """The output [m, n] cut into rectangles of equal lists of live K blocks."""
     a_mask, b_mask, out_mask = masks
-    rows = _segments(a_shape[0], *(m.block_shape[0] for m in (a_mask, out_mask) if m is not None))
-    cols = _segments(b_shape[1], *(m.block_shape[1] for m in (b_mask, out_mask) if m is not None))
-    ks = _segments(
-        a_shape[1],
-        *([] if a_mask is None else [a_mask.block_shape[1]]),
-        *([] if b_mask is None else [b_mask.block_shape[0]]),
+    if a_mask is not None:
+        yield from _by_rows(m, k, n, a_mask, b_mask, out_mask)
+        return
+    # The lists differ by column only. Cutting those first makes tall rectangles, which are faster.
+    b_lines, out_lines = (None if mask is None else mask.T for mask in (b_mask, out_mask))
+    for cols, rows, k_runs in _by_rows(n, k, m, b_lines, None, out_lines):
+        yield Rectangle(rows, cols, k_runs)
+
+
+def _by_rows(
+    m: int,
+    k: int,
+    n: int,
+    a_mask: BlockMask | None,
+    b_mask: BlockMask | None,
+    out_mask: BlockMask | None,
+) -> Iterator[Rectangle]:
+    """Rows of equal lists first, then the runs of columns in them."""
+    a_rows, a_ks = (None, None) if a_mask is None else a_mask.block_shape
+    b_ks, b_cols = (None, None) if b_mask is None else b_mask.block_shape
+    out_rows, out_cols = (None, None) if out_mask is None else out_mask.block_shape
+    rows, cols, ks = (
+        _segments(m, a_rows, out_rows),
+        _segments(n, b_cols, out_cols),
+        _segments(k, a_ks, b_ks),
     )
     a_bits = _line_bits(a_mask, rows, ks)
     b_bits = _line_bits(None if b_mask is None else b_mask.T, cols, ks)
-    live = None if out_mask is None else out_mask.live.tolist()
+    out_bits = _line_bits(out_mask, rows, cols)
 
     def reach(row: int) -> tuple[int, ...]:
         """For each column segment the set of live K segments, as bits; -1 where it is dropped."""
-        if out_mask is None or live is None:
-            return tuple(a_bits[row] & bits for bits in b_bits)
-        line = live[rows[row][0] // out_mask.block_shape[0]]
-        width = out_mask.block_shape[1]
         return tuple(
-            a_bits[row] & bits if line[start // width] else -1
-            for bits, (start, _) in zip(b_bits, cols, strict=True)
+            a_bits[row] & bits if out_bits[row] >> c & 1 else -1 for c, bits in enumerate(b_bits)
         )
 
     for reached, members in groupby(range(len(rows)), reach):
@@ -119,21 +142,19 @@ def rectangles(a_shape: torch.Size, b_shape: torch.Size, masks: Masks) -> Iterat
             yield Rectangle(row_run, _span(cols, list(places)), k_runs)
 
 
-def _segments(extent: int, *blocks: int) -> list[Run]:
+def _segments(extent: int, *blocks: int | None) -> list[Run]:
     """The pieces that blocks of these extents cut [0, extent) into."""
-    cuts = sorted({0, extent}.union(*(range(0, extent, block) for block in blocks)))
+    cuts = sorted({0, extent}.union(*(range(0, extent, block) for block in blocks if block)))
     return list(zip(cuts[:-1], cuts[1:], strict=True))
 
 
-def _line_bits(mask: BlockMask | None, lines: list[Run], ks: list[Run]) -> list[int]:
-    """For each line the live segments of K, as bits of an integer."""
+def _line_bits(mask: BlockMask | None, lines: list[Run], places: list[Run]) -> list[int]:
+    """For each piece of the rows the live pieces of the columns, as bits of an integer."""
     if mask is None:
-        return [(1 << len(ks)) - 1] * len(lines)
+        return [(1 << len(places)) - 1] * len(lines)
     block_rows, block_cols = mask.block_shape
-    places = [start // block_cols for start, _ in ks]
-    bits = [
-        sum(1 << s for s, place in enumerate(places) if line[place]) for line in mask.live.tolist()
-    ]
+    columns = [start // block_cols for start, _ in places]
+    bits = [sum(1 << i for i, c in enumerate(columns) if line[c]) for line in mask.live.tolist()]
     return [bits[start // block_rows] for start, _ in lines]
 
 

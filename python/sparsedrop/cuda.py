@@ -34,13 +34,22 @@ def masked_mm(
 ) -> Tensor:
     """The op's implementation for CUDA tensors; arguments as for `ops.masked_mm`."""
     a_lies, b_lies = describe(a), describe(b)
-    choice = select.decide(_request(a, b, masks, a_lies, b_lies))
+    capability, tiles = _gpu(a.device.index)
+    request = select.request_for(
+        a,
+        b,
+        masks,
+        a_k_major=a_lies.row_major,
+        b_k_major=not b_lies.row_major,
+        aligned=a_lies.in_place and b_lies.in_place and b.shape[1] % _UNIT == 0,
+        capability=capability,
+        tiles=tiles,
+    )
+    choice = select.decide(request)
     if choice.path == "sm90":
         return _run_kernel(a, b, bias, masks, alpha, activation, a_lies, b_lies, choice)
-    # A mask known to drop nothing costs nothing.
-    a_mask, b_mask, out_mask = (m if m is None or m.keep != 1.0 else None for m in masks)
     return reference.matmul(
-        a, b, a_mask=a_mask, b_mask=b_mask, out_mask=out_mask,
+        a, b, a_mask=masks[0], b_mask=masks[1], out_mask=masks[2],
         alpha=alpha, bias=bias, activation=activation,
     )  # fmt: skip
 
@@ -57,25 +66,6 @@ def describe(matrix: Tensor) -> Operand:
         return Operand(True, cols, False)
     in_place = extent % _UNIT == 0 and ld % _UNIT == 0 and matrix.data_ptr() % 16 == 0
     return Operand(row_major, ld, in_place)
-
-
-def _request(
-    a: Tensor, b: Tensor, masks: Masks, a_lies: Operand, b_lies: Operand
-) -> select.Request:
-    a_mask, b_mask, out_mask = masks
-    n = b.shape[1]
-    return select.Request(
-        "cuda", a.dtype, a.shape[0], n, a.shape[1],
-        None if a_mask is None else a_mask.block_shape,
-        None if b_mask is None else b_mask.block_shape,
-        None if out_mask is None else out_mask.block_shape,
-        None if a_mask is None else a_mask.keep,
-        None if b_mask is None else b_mask.keep,
-        None if out_mask is None else out_mask.keep,
-        a_lies.row_major, not b_lies.row_major,
-        a_lies.in_place and b_lies.in_place and n % _UNIT == 0,
-        *_gpu(a.device.index),
-    )  # fmt: skip
 
 
 @functools.cache

@@ -75,7 +75,12 @@ def balanced_mask(
         keys.random_(generator=generator)
         if _native.runs_on(device):
             _native.C.balanced_live(
-                keys.data_ptr(), rows, columns, keep, live.data_ptr(), *_native.launch_target(device)
+                keys.data_ptr(),
+                rows,
+                columns,
+                keep,
+                live.data_ptr(),
+                *_native.launch_target(device),
             )
         else:
             live.copy_(balanced_live(keys, rows, keep))

@@ -24,6 +24,9 @@ def masked_mm(
     a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
 ) -> Tensor:
     """The operation on checked arguments: a [m, k], b [k, n], bias [n]; differentiable."""
+    # A mask that is known to drop nothing costs nothing.
+    a_mask, b_mask, out_mask = (None if m is None or m.keep == 1.0 else m for m in masks)
+    masks = (a_mask, b_mask, out_mask)
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
         tensors, blocks, keeps = _pack(masks)

@@ -11,9 +11,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+from sparsedrop.block_mask import Masks
 
 Block = tuple[int, int]
 Tile = tuple[int, int, int, int]
@@ -31,6 +34,13 @@ PADDING_PAYS = 2**30
 """m * n * k above which copying operands to aligned ones costs less than it saves."""
 
 INT32_MAX = 2**31 - 1
+
+CPU_CALL = {torch.float64: 2e6, torch.float32: 4e6, torch.bfloat16: 16e6}
+"""What one more BLAS call on views costs on a CPU, in floating-point operations of a large product:
+some 20 us of two cores at 100, 200 and 400 GFLOP/s, and as much again in bfloat16 to gather."""
+
+CPU_ELEMENT = 200.0
+"""What masking one element by `where` costs, likewise: about 1 ns."""
 
 
 class Request(NamedTuple):
@@ -54,6 +64,30 @@ class Request(NamedTuple):
     aligned: bool = True  # operands can be read in place: 16-byte addresses, extents of 8
     capability: tuple[int, int] = (0, 0)
     tiles: tuple[Tile, ...] = ()  # compiled in for this capability; their positions are the ids
+
+
+def request_for(
+    a: Tensor,
+    b: Tensor,
+    masks: Masks,
+    **layout: Any,
+) -> Request:
+    """The request of a product: operands as the op takes them, and what only a GPU asks for."""
+    a_mask, b_mask, out_mask = masks
+    return Request(
+        a.device.type,
+        a.dtype,
+        a.shape[0],
+        b.shape[1],
+        a.shape[1],
+        None if a_mask is None else a_mask.block_shape,
+        None if b_mask is None else b_mask.block_shape,
+        None if out_mask is None else out_mask.block_shape,
+        None if a_mask is None else a_mask.keep,
+        None if b_mask is None else b_mask.keep,
+        None if out_mask is None else out_mask.keep,
+        **layout,
+    )
 
 
 class Choice(NamedTuple):
@@ -191,7 +225,55 @@ def _obey(request: Request, forced: Override) -> Choice:
 
 
 def _choose_cpu(request: Request) -> Choice:
-    return Choice("cpu", reason="products of the live parts")
+    """Live parts only, unless blocks are so small that calls cost more than they save."""
+    a_grid, b_grid, out_grid = _grids(request)
+    if a_grid == b_grid == out_grid == (0, 0):
+        return Choice("dense", reason="no mask")
+    if request.dtype not in CPU_CALL:
+        return Choice("cpu", reason=f"torch's own product in {request.dtype} is no BLAS call")
+    a_keep, b_keep, out_keep = (
+        1.0 if grid == (0, 0) else 0.5 if keep is None else keep
+        for grid, keep in (
+            (a_grid, request.a_keep),
+            (b_grid, request.b_keep),
+            (out_grid, request.out_keep),
+        )
+    )
+    rows = max(a_grid[0], out_grid[0], 1)
+    cols = max(b_grid[1], _runs(out_grid[1], out_keep))
+    calls = rows * cols * _runs(max(a_grid[1], b_grid[0]), a_keep * b_keep)
+    flops = 2.0 * request.m * request.n * request.k
+    live = a_keep * b_keep * out_keep * flops
+    masking = CPU_ELEMENT * sum(
+        extent * other
+        for grid, extent, other in (
+            (a_grid, request.m, request.k),
+            (b_grid, request.k, request.n),
+            (out_grid, request.m, request.n),
+        )
+        if grid != (0, 0)
+    )
+    reason = f"{calls:.0f} calls for {live:.1e} of {flops:.1e} floating-point operations"
+    path = "cpu" if live + calls * CPU_CALL[request.dtype] < flops + masking else "dense"
+    return Choice(path, reason=reason)
+
+
+def _grids(request: Request) -> tuple[tuple[int, int], ...]:
+    """Extents of the grids of blocks over a, b and out; (0, 0) where there is no mask."""
+    m, n, k = request.m, request.n, request.k
+    return tuple(
+        (0, 0) if block is None else (-(-rows // block[0]), -(-cols // block[1]))
+        for block, rows, cols in (
+            (request.a_block, m, k),
+            (request.b_block, k, n),
+            (request.out_block, m, n),
+        )
+    )
+
+
+def _runs(blocks: int, keep: float) -> float:
+    """Expected count of runs of live blocks in a line of so many."""
+    return 1 + max(blocks - 1, 0) * keep * (1 - keep)
 
 
 def _why_no_kernel(request: Request) -> str | None:
@@ -213,10 +295,8 @@ def _why_dense(request: Request) -> str | None:
     why = _why_no_kernel(request)
     if why is not None:
         return why
-    blocks = (request.a_block, request.b_block, request.out_block)
-    keeps = (request.a_keep, request.b_keep, request.out_keep)
-    if all(b is None or keep == 1.0 for b, keep in zip(blocks, keeps, strict=True)):
-        return "nothing is dropped"
+    if request.a_block is request.b_block is request.out_block is None:
+        return "no mask"
     if not request.aligned and request.m * request.n * request.k < PADDING_PAYS:
         return "operands would have to be padded, for a small product"
     return None
