@@ -75,7 +75,7 @@ std::string describe(Problem const& p, Choice choice) {
   std::ostringstream text;
   text << "sparsedrop.matmul with m=" << p.m << ", n=" << p.n << ", k=" << p.k << ", lda=" << p.a.ld
        << ", ldb=" << p.b.ld << ", ldd=" << p.d_ld << ", tile " << choice.tile
-       << (choice.swap ? ", swapped" : "") << (choice.split ? ", split" : "");
+       << (choice.swap ? ", swapped" : "");
   for (auto const& [name, mask] :
        {std::pair("A", p.a_mask), std::pair("B", p.b_mask), std::pair("D", p.d_mask)}) {
     if (mask.row_words != nullptr) {
@@ -109,7 +109,7 @@ void bind_matmul(int dtype, int64_t m, int64_t n, int64_t k, uintptr_t a, int64_
                  bool a_k_major, uintptr_t b, int64_t b_ld, bool b_k_major, uintptr_t d,
                  int64_t d_ld, std::optional<MaskTuple> const& a_mask,
                  std::optional<MaskTuple> const& b_mask, std::optional<MaskTuple> const& out_mask,
-                 float alpha, uintptr_t bias, int activation, int tile, bool swap, bool split,
+                 float alpha, uintptr_t bias, int activation, int tile, bool swap,
                  uintptr_t workspace, int device, uintptr_t stream) {
   Problem problem;
   problem.dtype = DataType(dtype);
@@ -126,7 +126,7 @@ void bind_matmul(int dtype, int64_t m, int64_t n, int64_t k, uintptr_t a, int64_
   problem.bias = at<void const>(bias);
   problem.alpha = alpha;
   problem.activation = Activation(activation);
-  Choice const choice{tile, swap, split};
+  Choice const choice{tile, swap};
   if (char const* reason = refusal(problem, choice)) {
     throw std::runtime_error(describe(problem, choice) + ": " + reason);
   }
@@ -145,11 +145,9 @@ PYBIND11_MODULE(_C, module) {
   module.attr("CUDA_ARCHS") = SPARSEDROP_CUDA_ARCHS;
   module.def("mask_words", &bind_mask_words);
   module.def("balanced_live", &bind_balanced_live);
-  module.def("workspace_bytes",
-             [](int64_t m, int64_t n, int tile, bool swap, bool split, int device) {
-               OnDevice const guard(device);
-               return workspace_bytes(m, n, Choice{tile, swap, split});
-             });
+  module.def("workspace_bytes", [](int64_t m, int64_t n, int tile, bool swap) {
+    return workspace_bytes(m, n, Choice{tile, swap});
+  });
   module.def("matmul", &bind_matmul);
 }
 

@@ -1,4 +1,4 @@
-"""The products that the tests run, as data, and how operands, masks and errors are made from them."""
+"""The products that the tests run, as data, and what makes operands, masks and errors of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsedrop
 from sparsedrop import BlockMask, reference
@@ -161,6 +162,19 @@ def poisoned(matrix: Tensor, mask: BlockMask | None) -> Tensor:
     bad = matrix.clone()
     bad[~mask.expand()] = float("nan")
     return bad
+
+
+class CountProducts(TorchDispatchMode):
+    """Sees the products that are run: `masks` holds the count of masks of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.sparsedrop.masked_mm.default:
+            self.masks.append(len(args[3]) // 3)
+        return func(*args, **(kwargs or {}))
 
 
 def assert_accurate(ours: list[Tensor], torchs: list[Tensor], exact: list[Tensor]) -> None:

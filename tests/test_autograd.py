@@ -2,27 +2,14 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from cases import CASES, build, normal, random_mask, value_and_grads
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import sparsedrop
-from sparsedrop import reference
+from cases import CASES, CountProducts, build, normal, random_mask, value_and_grads
+from sparsedrop import reference, select
 
 SMALL = [case for case in CASES if max(case.m, case.n, case.k) < 128]
-
-
-class CountProducts(TorchDispatchMode):
-    """Counts the products that are run, forward and backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.sparsedrop.masked_mm.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
@@ -59,9 +46,9 @@ def test_only_needed_gradients_are_computed(needed, activation, device):
     mask = random_mask((64, 32), (32, 16), device)
     with CountProducts() as products:
         out = sparsedrop.linear(x, weight, bias, x_mask=mask, activation=activation)
-        assert products.count == 1
+        assert len(products.masks) == 1
         out.backward(torch.randn_like(out))
-    assert products.count == 1 + needed[0] + needed[1]
+    assert len(products.masks) == 1 + needed[0] + needed[1]
     for tensor, need in zip((x, weight, bias), needed, strict=True):
         assert (tensor.grad is not None) == bool(need)
 
@@ -109,7 +96,7 @@ def test_autocast_is_that_of_f_linear(dtype, device):
 
     def theirs(x, weight, bias):
         with torch.autocast(device.type, dtype):
-            return F.linear(reference.keep_live(x, mask), weight, bias)
+            return nn.functional.linear(reference.keep_live(x, mask), weight, bias)
 
     for own, expected in zip(
         value_and_grads(ours, inputs, upstream),
@@ -129,6 +116,22 @@ def test_autocast_mixes_dtypes_and_leaves_float64_alone(device):
         assert sparsedrop.linear(x.double(), weight.double(), x_mask=mask).dtype == torch.float64
         assert sparsedrop.dropout_linear(x, weight).dtype == torch.bfloat16
         assert sparsedrop.dropout_linear(x, weight, training=False).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("path", ["dense", None])
+def test_autocast_around_a_backward_pass_changes_nothing(path, device):
+    inputs = [torch.randn(shape, device=device) for shape in ((128, 64), (96, 64), (96,))]
+    mask, upstream = random_mask((128, 64), (64, 64), device), torch.randn(128, 96, device=device)
+
+    def step(enabled):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = sparsedrop.linear(*leaves, x_mask=mask, activation="gelu")
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            return torch.autograd.grad(out, leaves, upstream)
+
+    with select.override(path=path):
+        for own, expected in zip(step(True), step(False), strict=True):
+            assert torch.equal(own, expected)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import random_mask
 
+from cases import random_mask
 from sparsedrop import BlockMask
 
 SHAPES = [

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cases import random_mask, value_and_grads
 
 import sparsedrop
+from cases import random_mask, value_and_grads
 from sparsedrop import BlockMask
 
 CPU = torch.device("cpu")

@@ -122,7 +122,7 @@ BAD_CALLS = [
     (
         lambda: BlockMask.from_live(torch.ones(2, 2, dtype=torch.bool), (300, 200)),
         ValueError,
-        r"live is \[2, 2\], but a matrix of \[300, 200\] in blocks of \[128, 128\] has a grid of \[3, 2\]",
+        r"live is \[2, 2\], but a matrix of \[300, 200\] in blocks of .* has a grid of \[3, 2\]",
     ),
     (lambda: BlockMask.from_live(torch.ones(2, 2), (256, 256)), TypeError, "not torch.float32"),
     (lambda: BlockMask.from_live([[True]], (2, 2)), TypeError, "a tensor of torch.bool, not list"),
@@ -143,7 +143,7 @@ def test_bad_calls_raise(call, error, sentence):
 def test_dtypes_that_autocast_joins_still_disagree_without_it():
     with torch.autocast("cpu", torch.bfloat16):
         sparsedrop.linear(X, W.half(), x_mask=MASK)
-        with pytest.raises(ValueError, match="x is torch.bfloat16 and weight is torch.float64"):
+        with pytest.raises(ValueError, match=r"x is torch\.bfloat16 and weight is torch.float64"):
             sparsedrop.linear(X, W.double(), x_mask=MASK)
 
 

@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+
+import sparsedrop
 from cases import (
     KERNEL_DTYPES,
     Case,
@@ -17,8 +19,6 @@ from cases import (
     signs,
     value_and_grads,
 )
-
-import sparsedrop
 from sparsedrop import BlockMask, _native, reference, select
 
 pytestmark = pytest.mark.gpu

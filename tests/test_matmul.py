@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+
+import sparsedrop
 from cases import (
     CASES,
     EMPTY,
     WITH_DTYPES,
     Case,
+    CountProducts,
     assert_accurate,
     build,
     matmul_and_grads,
@@ -16,8 +19,6 @@ from cases import (
     random_mask,
     signs,
 )
-
-import sparsedrop
 from sparsedrop import BlockMask, reference, select
 
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=str)
@@ -46,7 +47,7 @@ def test_accurate(case, device, dtype):
 @EACH_CASE
 @WITH_DTYPES
 def test_dropped_blocks_are_never_read(case, device, dtype):
-    """Proves the skip: NaN in every dropped block of a, b and the upstream gradient changes nothing."""
+    """Proves the skip: NaN in every dropped block of a, b and the upstream changes nothing."""
     problem = build(case, normal, dtype, device)
     clean = matmul_and_grads(problem)
     bad = problem._replace(
@@ -144,6 +145,17 @@ def test_result_is_contiguous_and_gradients_lie_as_their_operands(device):
     assert out.is_contiguous()
     assert grad_a.stride() == problem.a.stride()
     assert grad_b.stride() == problem.b.stride()
+
+
+def test_a_mask_known_to_drop_nothing_costs_nothing(device):
+    problem = build(Case(100, 50, 70), normal, torch.float32, device)
+    for sampler in (BlockMask.bernoulli, BlockMask.balanced):
+        mask = sampler((100, 70), 0.0, block_shape=(7, 7), device=device)
+        assert bool(mask.live.all())
+        with CountProducts() as products:
+            out = sparsedrop.matmul(problem.a, problem.b, a_mask=mask)
+        assert products.masks == [0]
+        assert torch.equal(out, problem.a @ problem.b)
 
 
 def test_no_masks_is_the_plain_product(device):

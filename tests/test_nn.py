@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import sparsedrop
@@ -27,7 +26,7 @@ def test_training_is_dropout_linear(device):
 def test_evaluation_is_the_linear_layer(device):
     module = SparseDropLinear(192, 96, device=device).eval()
     x = torch.randn(40, 192, device=device)
-    assert torch.equal(module(x), F.linear(x, module.weight, module.bias))
+    assert torch.equal(module(x), nn.functional.linear(x, module.weight, module.bias))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -73,7 +72,7 @@ def test_p_can_be_set_and_is_checked():
     assert module.p == 0.5
     module.p = 0
     x = torch.randn(3, 12)
-    assert torch.equal(module(x), F.linear(x, module.weight, module.bias))
+    assert torch.equal(module(x), nn.functional.linear(x, module.weight, module.bias))
     with pytest.raises(ValueError, match=r"p is a probability in \[0, 1\], not 1.5"):
         module.p = 1.5
     assert module.p == 0
@@ -104,7 +103,7 @@ def test_it_trains(device):
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for _ in range(60):
-        loss = F.cross_entropy(model(x), target)
+        loss = nn.functional.cross_entropy(model(x), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

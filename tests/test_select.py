@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
-from cases import random_mask
 
 import sparsedrop
+from cases import random_mask
 from sparsedrop import _native, cuda, select
 from sparsedrop.select import Choice, Request
 
@@ -23,37 +23,39 @@ def _only(**blocks):
     return BIG._replace(**{"a_block": None, "a_keep": None, **blocks})
 
 
+LARGE, MEDIUM, SMALL = (Choice("sm90", tile) for tile in range(3))
+TURNED, SMALL_TURNED = LARGE._replace(swap=True), SMALL._replace(swap=True)
+DENSE, LIVE_PARTS = Choice("dense"), Choice("cpu")
+OUT = _only(out_block=(128, 128), out_keep=0.5)
+
 CHOICES = [
-    ("many tiles: the largest", BIG, Choice("sm90", 0, False)),
-    ("b masked: it plays a", _only(b_block=(128, 128)), Choice("sm90", 0, True)),
-    ("slots pair up in either line", _only(out_block=(128, 128), out_keep=0.5), Choice("sm90", 0, False)),
-    (
-        "the longer line has fewer unpaired slots",
-        _only(out_block=(128, 128), out_keep=0.5, m=16384, n=4096),
-        Choice("sm90", 0, True),
-    ),
-    ("both operands masked: tile_n divides b's blocks", BIG._replace(b_block=(128, 128)), Choice("sm90", 1, False)),
-    ("wider blocks of b", BIG._replace(b_block=(128, 256)), Choice("sm90", 0, False)),
-    ("a and out", BIG._replace(out_block=(128, 256), out_keep=0.5), Choice("sm90", 0, False)),
-    ("few tiles: a smaller one", BIG._replace(m=2048, n=2048), Choice("sm90", 1, False)),
-    ("very few tiles: the smallest", BIG._replace(m=512, n=512), Choice("sm90", 2, False)),
-    ("dropped outputs count for nothing", BIG._replace(m=2048, out_block=(128, 128), out_keep=0.3), Choice("sm90", 2, False)),
-    ("blocks of 64", BIG._replace(a_block=(64, 64)), Choice("sm90", 2, True)),
-    ("rows of 64 need the transposed problem", BIG._replace(a_block=(64, 128)), Choice("sm90", 2, True)),
-    ("blocks that no tile divides", BIG._replace(a_block=(128, 32)), Choice("dense")),
-    ("float32", BIG._replace(dtype=torch.float32), Choice("dense")),
-    ("no kernels", BIG._replace(capability=(8, 0), tiles=()), Choice("dense")),
-    ("no mask", _only(), Choice("dense")),
-    ("nothing to multiply", BIG._replace(k=0), Choice("dense")),
-    ("misaligned and large", BIG._replace(k=4097, aligned=False), Choice("sm90", 0, False)),
-    ("misaligned and small", BIG._replace(m=128, n=128, k=65, aligned=False), Choice("dense")),
-    ("CPU: large blocks", CPU, Choice("cpu")),
-    ("CPU: blocks too small", CPU._replace(a_block=(2, 2)), Choice("dense")),
-    ("CPU: hardly anything dropped", CPU._replace(a_keep=0.999, a_block=(1, 64)), Choice("dense")),
-    ("CPU: no mask", CPU._replace(a_block=None), Choice("dense")),
-    ("CPU: no BLAS for half", CPU._replace(dtype=torch.float16, a_block=(2, 2)), Choice("cpu")),
-    ("beyond 32 bits", BIG._replace(m=2**31), Choice("dense")),
-]  # fmt: skip
+    ("many tiles: the largest", BIG, LARGE),
+    ("b masked: it plays a", _only(b_block=(128, 128)), TURNED),
+    ("slots pair up in either line", OUT, LARGE),
+    ("the longer line has fewer unpaired slots", OUT._replace(m=16384), TURNED),
+    ("a and b masked: tile_n divides b's blocks", BIG._replace(b_block=(128, 128)), MEDIUM),
+    ("wider blocks of b", BIG._replace(b_block=(128, 256)), LARGE),
+    ("a and out", BIG._replace(out_block=(128, 256), out_keep=0.5), LARGE),
+    ("few tiles: a smaller one", BIG._replace(m=2048, n=2048), MEDIUM),
+    ("very few tiles: the smallest", BIG._replace(m=512, n=512), SMALL),
+    ("dropped outputs count for nothing", OUT._replace(m=2048, out_keep=0.3), SMALL),
+    ("blocks of 64", BIG._replace(a_block=(64, 64)), SMALL_TURNED),
+    ("rows of 64 need the transposed problem", BIG._replace(a_block=(64, 128)), SMALL_TURNED),
+    ("blocks that no tile divides", BIG._replace(a_block=(128, 32)), DENSE),
+    ("float32", BIG._replace(dtype=torch.float32), DENSE),
+    ("no kernels", BIG._replace(capability=(8, 0), tiles=()), DENSE),
+    ("no mask", _only(), DENSE),
+    ("nothing to multiply", BIG._replace(k=0), DENSE),
+    ("misaligned and large", BIG._replace(k=4097, aligned=False), LARGE),
+    ("misaligned and small", BIG._replace(m=128, n=128, k=65, aligned=False), DENSE),
+    ("extents beyond 32 bits", BIG._replace(m=2**31), DENSE),
+    ("blocks beyond 32 bits", BIG._replace(a_block=(2**31, 128)), DENSE),
+    ("CPU: large blocks", CPU, LIVE_PARTS),
+    ("CPU: blocks too small", CPU._replace(a_block=(2, 2)), DENSE),
+    ("CPU: hardly anything dropped", CPU._replace(a_keep=0.999, a_block=(1, 64)), DENSE),
+    ("CPU: no mask", CPU._replace(a_block=None), DENSE),
+    ("CPU: no BLAS for half", CPU._replace(dtype=torch.float16, a_block=(2, 2)), LIVE_PARTS),
+]
 
 
 @pytest.mark.parametrize(("why", "request_", "expected"), CHOICES, ids=[c[0] for c in CHOICES])
@@ -129,16 +131,13 @@ def test_an_override_that_cannot_be_obeyed_raises(forced, request_, sentence):
 
 
 def test_an_override_to_an_unknown_path_raises():
-    with pytest.raises(ValueError, match="path is one of 'sm90', 'cpu', 'dense', not 'fast'"):
-        with select.override(path="fast"):
-            pass
+    sentence = "path is one of 'sm90', 'cpu', 'dense', not 'fast'"
+    with pytest.raises(ValueError, match=sentence), select.override(path="fast"):
+        pass
 
 
 class Recorder:
     """Stands for `_C`: records what would be launched."""
-
-    TILES = list(TILES)
-    CUDA_ARCHS = "90a"
 
     def __init__(self):
         self.calls = []
@@ -150,10 +149,11 @@ class Recorder:
         self.calls.append(args)
 
 
-NAMES = (
-    "dtype m n k a a_ld a_k_major b b_ld b_k_major d d_ld a_mask b_mask out_mask alpha bias "
-    "activation tile swap workspace device stream"
-).split()
+NAMES = [
+    *("dtype", "m", "n", "k", "a", "a_ld", "a_k_major", "b", "b_ld", "b_k_major", "d", "d_ld"),
+    *("a_mask", "b_mask", "out_mask", "alpha", "bias", "activation"),
+    *("tile", "swap", "workspace", "device", "stream"),
+]
 
 
 @pytest.fixture

@@ -46,6 +46,9 @@ struct Layouts {
   static constexpr Major kD = D;
 };
 
+// Each adds up and stores 64 rows of a tile.
+constexpr int kConsumerWarpGroups = 2;
+
 template <class Element_, class Config_, class Layouts_>
 struct Traits {
   using Element = Element_;
@@ -108,18 +111,18 @@ struct Traits {
 
   using MainloopPipeline = cutlass::PipelineTmaAsync<Config::kStages>;
   using MainloopState = cutlass::PipelineState<Config::kStages>;
-  // Pieces of work on their way from the producer to the consumers.
-  static constexpr int kPieces = 2;
-  using PiecePipeline = cutlass::PipelineAsync<kPieces>;
-  using PieceState = cutlass::PipelineState<kPieces>;
+  // Records on their way from the producer to the consumers.
+  static constexpr int kRecords = 2;
+  using TilePipeline = cutlass::PipelineAsync<kRecords>;
+  using TileState = cutlass::PipelineState<kRecords>;
 
   struct SharedStorage {
     alignas(1024) cute::array<Element, cute::cosize_v<SmemA>> a;
     alignas(1024) cute::array<Element, cute::cosize_v<SmemB>> b;
     alignas(1024) cute::array<Element, cute::cosize_v<SmemD>> d;
     typename MainloopPipeline::SharedStorage mainloop;
-    typename PiecePipeline::SharedStorage piece_pipeline;
-    Piece pieces[kPieces];
+    typename TilePipeline::SharedStorage tiles;
+    TileRecord records[kRecords];
   };
 };
 

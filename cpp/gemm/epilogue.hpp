@@ -113,10 +113,12 @@ struct Epilogue {
     }
   }
 
-  // Stores a consumer warp group's 64 rows of one output tile.
+  // Stores a consumer warp group's 64 rows of one output tile. `buffer` goes round the buffers from
+  // tile to tile: a store may still read the one that was filled last.
   template <class Accumulator>
   CUTLASS_DEVICE static void store(Params const& params, TileRecord const& record,
-                                   Accumulator const& acc, int warp_group, SharedStorage& shared) {
+                                   Accumulator const& acc, int warp_group, int& buffer,
+                                   SharedStorage& shared) {
     using namespace cute;
     constexpr int kSquaresPerSlot = Config::kSlotN / kStore;
     int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
@@ -148,18 +150,13 @@ struct Epilogue {
         }
       }
       activate(params.activation, values);
-      if (record.k_tiles == kDropped) {
-        CUTLASS_PRAGMA_UNROLL
-        for (float& value : values) {
-          value = 0.0f;
-        }
-      }
       Tensor rounded = make_tensor<Element>(fragment_layout);
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < kValues; ++i) {
         rounded(i) = Element(values[i]);
       }
-      store_square(params, rounded, m, n, warp_group, square % Traits::kStoreBuffers, shared);
+      store_square(params, rounded, m, n, warp_group, buffer, shared);
+      buffer = (buffer + 1) % Traits::kStoreBuffers;
     }
   }
 

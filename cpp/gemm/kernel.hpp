@@ -1,6 +1,7 @@
 // The one kernel: a persistent CTA takes tiles from the list until there are no more.
 //
 //   warp group 0, one thread   claims tiles and loads their live K tiles of A and B into the stages
+//   warp group 0, warps 1-3    write zeros to the dropped blocks of D
 //   warp groups 1, 2           multiply, apply the epilogue, store
 
 #pragma once
@@ -11,7 +12,7 @@
 #include "gemm/epilogue.hpp"
 #include "gemm/mainloop.hpp"
 #include "gemm/own_order.hpp"
-#include "gemm/partials.hpp"
+#include "gemm/zero_fill.hpp"
 
 namespace sparsedrop {
 
@@ -19,6 +20,7 @@ template <class Traits>
 struct KernelParams {
   typename Mainloop<Traits>::Params mainloop;
   typename Epilogue<Traits>::Params epilogue;
+  typename ZeroFill<Traits>::Params zero_fill;
   FullGrid grid;
   TileList list;  // without records: the CTA orders its tiles itself
 };
@@ -28,10 +30,10 @@ struct Kernel {
   using Params = KernelParams<Traits>;
   using Mainloop = sparsedrop::Mainloop<Traits>;
   using Epilogue = sparsedrop::Epilogue<Traits>;
+  using Config = typename Traits::Config;
   using MainloopPipeline = typename Traits::MainloopPipeline;
-  using Partials = sparsedrop::Partials<Traits>;
-  using PiecePipeline = typename Traits::PiecePipeline;
-  using PieceState = typename Traits::PieceState;
+  using TilePipeline = typename Traits::TilePipeline;
+  using TileState = typename Traits::TileState;
   using MainloopState = typename Traits::MainloopState;
 
   struct SharedStorage : Traits::SharedStorage {
@@ -39,117 +41,72 @@ struct Kernel {
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
+  static constexpr SlotBits kSlotBits = SlotBits::of(Config::kSlotN, kMaskUnit);
+
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
   static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = 232;
 
-  // One thread hands out the CTA's work, piece by piece, and loads what each needs.
-  CUTLASS_DEVICE static void produce(Params const& params, PiecePipeline& pieces,
+  // One thread hands out the CTA's tiles and loads what each needs.
+  CUTLASS_DEVICE static void produce(Params const& params, TilePipeline& tiles,
                                      MainloopPipeline& pipeline, SharedStorage& shared) {
-    auto piece_write = cutlass::make_producer_start_state<PiecePipeline>();
+    auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
-    auto hand_out = [&](Piece const& piece) {
-      pieces.producer_acquire(piece_write);
-      shared.pieces[piece_write.index()] = piece;
-      pieces.producer_commit(piece_write);
-      ++piece_write;
+    auto hand_out = [&](TileRecord const& record) {
+      tiles.producer_acquire(tile_write);
+      shared.records[tile_write.index()] = record;
+      tiles.producer_commit(tile_write);
+      ++tile_write;
+      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
     };
     if (params.list.records == nullptr) {
-      produce_in_own_order(params, hand_out, pipeline, write, shared);
+      auto count_k_tiles = [&](TileRecord const& record) {
+        return params.mainloop.b_lines.words == nullptr
+                   ? int32_t(shared.own_order.live[record.m])
+                   : Mainloop::k_tiles_of(params.mainloop, record).count();
+      };
+      shared.own_order.deal(params.zero_fill.d_lines, params.grid, Config::kM, kSlotBits,
+                            count_k_tiles, hand_out);
     } else {
-      produce_from_list(params, hand_out, pipeline, write, shared);
+      take_from_list(params.list, hand_out);
     }
-    Piece end;
-    end.tile.k_tiles = kNoMoreTiles;
-    hand_out(end);
+    hand_out(TileRecord{0, {0, kNoSlot}, kNoMoreTiles});
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
   }
 
-  // Every ctas-th tile.
-  template <class HandOut>
-  CUTLASS_DEVICE static void produce_in_own_order(Params const& params, HandOut& hand_out,
-                                                  MainloopPipeline& pipeline, MainloopState& write,
-                                                  SharedStorage& shared) {
-    auto const ctas = int32_t(gridDim.x);
-    int32_t const kept_whole =
-        tiles_kept_whole(whole_tiles(params.grid), params.grid.slots_per_tile, ctas);
-    int32_t const count = records_of(params.grid, kept_whole);
-    for (int32_t wave = 0;; ++wave) {
-      int32_t const index = dealt_index(wave, int32_t(blockIdx.x), ctas);
-      if (index >= count) {
-        break;
-      }
-      Place const at = place_at(params.grid, kept_whole, index);
-      int32_t const line = shared.own_order.order[at.position];
-      int32_t const k_tiles = params.mainloop.b_lines.words == nullptr
-                                  ? shared.own_order.live[line]
-                                  : Mainloop::k_tiles_of(params.mainloop, line, at.slot[0]).count();
-      Piece piece;
-      piece.tile = {line, {at.slot[0], at.slot[1]}, k_tiles};
-      hand_out(piece);
-      write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
-    }
-  }
-
-  // The CTA's share of a split product first, then whole tiles in order of arrival: the first by
-  // the CTA's index, the others by a counter, so that a CTA that got short tiles takes more of
-  // them. A tile is claimed when the last K tile of the one before is under way and not earlier, or
-  // a CTA would sit on work that another is free to do; what is in the stages hides the claim.
-  template <class HandOut>
-  CUTLASS_DEVICE static void produce_from_list(Params const& params, HandOut& hand_out,
-                                               MainloopPipeline& pipeline, MainloopState& write,
-                                               SharedStorage& shared) {
-    TileList const& list = params.list;
-    if (list.ranges != nullptr) {
-      // Backwards: what another CTA waits for, the part of a tile that the share ends in, comes
-      // first.
-      PieceRange const range = list.ranges[blockIdx.x];
-      for (int32_t i = range.end - 1; i >= range.begin; --i) {
-        Piece const piece = list.pieces[i];
-        hand_out(piece);
-        write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
-      }
-    }
+  // In order of arrival: the first record by the CTA's index, the others by a counter, so that a
+  // CTA that got short tiles takes more of them. A tile is claimed when the last K tile of the one
+  // before is under way and not earlier, or a CTA would sit on work that another is free to do;
+  // what is in the stages hides the claim.
+  template <class Take>
+  CUTLASS_DEVICE static void take_from_list(TileList const& list, Take& take) {
     int32_t const count = list.header->count;
-    int32_t index = list.header->dealt + int32_t(blockIdx.x);
-    Piece piece;
-    while (index < count) {
-      piece.tile = list.records[index];
-      hand_out(piece);
-      write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
-      index = atomicAdd(&list.header->next, 1);
+    for (auto i = int32_t(blockIdx.x); i < count; i = atomicAdd(&list.header->next, 1)) {
+      take(list.records[i]);
     }
   }
 
-  CUTLASS_DEVICE static void consume(Params const& params, PiecePipeline& pieces,
+  CUTLASS_DEVICE static void consume(Params const& params, TilePipeline& tiles,
                                      MainloopPipeline& pipeline, int warp_group,
                                      SharedStorage& shared) {
     using namespace cute;
-    bool const first_lane = threadIdx.x % cutlass::NumThreadsPerWarp == 0;
-    PieceState piece_read;
+    int buffer = 0;
+    TileState tile_read;
     typename Traits::MainloopState read;
     Tensor acc = partition_fragment_C(
         typename Traits::TileMma{},
         Shape<typename Traits::TileM, typename Traits::TileN>{});  // (MMA,MMA_M,MMA_N)
     while (true) {
-      pieces.consumer_wait(piece_read);
-      Piece const piece = shared.pieces[piece_read.index()];
-      __syncwarp();
-      if (first_lane) {
-        pieces.consumer_release(piece_read);
-      }
-      ++piece_read;
-      if (piece.tile.k_tiles == kNoMoreTiles) {
+      tiles.consumer_wait(tile_read);
+      TileRecord const record = shared.records[tile_read.index()];
+      tiles.consumer_release(tile_read);
+      ++tile_read;
+      if (record.k_tiles == kNoMoreTiles) {
         break;
       }
-      read = Mainloop::mma(piece.tile, pipeline, read, acc, warp_group, shared);
-      if (piece.partial != Piece::kWhole) {
-        Partials::leave(params.list, piece, acc, warp_group);
-      } else {
-        Partials::add(params.list, piece, acc, warp_group);
-        Epilogue::store(params.epilogue, piece.tile, acc, warp_group, shared);
-      }
+      read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared);
+      Epilogue::store(params.epilogue, record, acc, warp_group, buffer, shared);
     }
     Epilogue::finish();
   }
@@ -164,39 +121,44 @@ struct Kernel {
       Epilogue::prefetch(params.epilogue);
     }
 
-    // Warps, not threads, signal what they have read: one arrival each.
-    constexpr int kConsumers = kConsumerWarpGroups * cutlass::NumWarpsPerWarpGroup;
+    constexpr int kConsumers = kConsumerWarpGroups * cutlass::NumThreadsPerWarpGroup;
     typename MainloopPipeline::Params mainloop_params;
     mainloop_params.transaction_bytes = Traits::kStageBytes;
     mainloop_params.role = warp_group == 0 ? MainloopPipeline::ThreadCategory::Producer
                                            : MainloopPipeline::ThreadCategory::Consumer;
     mainloop_params.is_leader = produces;
-    mainloop_params.num_consumers = kConsumers;
+    // One arrival a warp for each stage.
+    mainloop_params.num_consumers = kConsumers / cutlass::NumThreadsPerWarp;
     MainloopPipeline pipeline(shared.mainloop, mainloop_params,
                               cute::Shape<cute::_1, cute::_1, cute::_1>{});
 
-    typename PiecePipeline::Params piece_params;
-    piece_params.role = warp_group == 0 ? PiecePipeline::ThreadCategory::Producer
-                                        : PiecePipeline::ThreadCategory::Consumer;
-    piece_params.producer_arv_count = 1;
-    piece_params.consumer_arv_count = kConsumers;
-    PiecePipeline pieces(shared.piece_pipeline, piece_params);
+    typename TilePipeline::Params tile_params;
+    tile_params.role = warp_group == 0 ? TilePipeline::ThreadCategory::Producer
+                                       : TilePipeline::ThreadCategory::Consumer;
+    tile_params.producer_arv_count = 1;
+    tile_params.consumer_arv_count = kConsumers;
+    TilePipeline tiles(shared.tiles, tile_params);
     __syncthreads();
 
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     cudaGridDependencySynchronize();
     if (params.list.records == nullptr) {
-      shared.own_order.make(params.mainloop.a_lines, params.grid, Traits::Config::kM);
+      shared.own_order.make(params.mainloop.a_lines, params.zero_fill.d_lines, params.grid,
+                            Config::kM, kSlotBits);
     }
 
     if (warp_group == 0) {
       cutlass::arch::warpgroup_reg_dealloc<kProducerRegisters>();
+      auto const fill_thread = int32_t(threadIdx.x) - cutlass::NumThreadsPerWarp;
       if (produces) {
-        produce(params, pieces, pipeline, shared);
+        produce(params, tiles, pipeline, shared);
+      } else if (fill_thread >= 0 && params.zero_fill.d_lines.words != nullptr) {
+        ZeroFill<Traits>::run(params.zero_fill, params.grid, kSlotBits, fill_thread,
+                              cutlass::NumThreadsPerWarpGroup - cutlass::NumThreadsPerWarp);
       }
     } else {
       cutlass::arch::warpgroup_reg_alloc<kConsumerRegisters>();
-      consume(params, pieces, pipeline, warp_group - 1, shared);
+      consume(params, tiles, pipeline, warp_group - 1, shared);
     }
   }
 };

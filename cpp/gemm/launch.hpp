@@ -40,8 +40,10 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list) {
                                                       static_cast<Element const*>(product.bias),
                                                       product.alpha,
                                                       product.activation};
+  typename ZeroFill<Traits>::Params const zero_fill{static_cast<Element*>(product.d), product.d_ld,
+                                                    m, n, product.d_lines};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue),
+          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill,
           full_grid(product.m, product.n, product.k, Traits::Config::kTile), list};
 }
 

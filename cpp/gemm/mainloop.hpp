@@ -68,16 +68,16 @@ struct Mainloop {
     cute::prefetch_tma_descriptor(params.tma_b.get_tma_descriptor());
   }
 
-  CUTLASS_DEVICE static KTiles k_tiles_of(Params const& params, int32_t line, int32_t slot) {
-    return KTiles(params.a_lines.of(line * Config::kM), params.b_lines.of(slot * Config::kSlotN),
+  CUTLASS_DEVICE static KTiles k_tiles_of(Params const& params, TileRecord const& record) {
+    return KTiles(params.a_lines.of(record.m * Config::kM),
+                  params.b_lines.of(record.slot[0] * Config::kSlotN),
                   (params.k + Config::kK - 1) / Config::kK);
   }
 
-  // One thread issues the loads of one piece of work and returns the state behind them.
-  CUTLASS_DEVICE static State load(Params const& params, Piece const& piece, Pipeline& pipeline,
-                                   State write, SharedStorage& shared) {
+  // One thread issues the loads of one output tile and returns the state behind them.
+  CUTLASS_DEVICE static State load(Params const& params, TileRecord const& record,
+                                   Pipeline& pipeline, State write, SharedStorage& shared) {
     using namespace cute;
-    TileRecord const& record = piece.tile;
     Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
     Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
 
@@ -95,8 +95,7 @@ struct Mainloop {
 
     // A missing second slot reads past the end of n, where the copy engine fills in zeros.
     int32_t const past_end = (params.n + Config::kSlotN - 1) / Config::kSlotN;
-    KTiles k_tiles = k_tiles_of(params, record.m, record.slot[0]);
-    k_tiles.skip(piece.k_first);
+    KTiles k_tiles = k_tiles_of(params, record);
 
     for (int32_t i = 0; i < record.k_tiles; ++i) {
       int32_t const k_tile = k_tiles.next();
@@ -115,7 +114,7 @@ struct Mainloop {
     return write;
   }
 
-  // A consumer warp group adds up its 64 rows of one piece. A tile with one slot multiplies
+  // A consumer warp group adds up its 64 rows of one output tile. A tile with one slot multiplies
   // that slot only, into the first registers of `acc`.
   template <class Accumulator>
   CUTLASS_DEVICE static State mma(TileRecord const& record, Pipeline& pipeline, State read,

@@ -48,25 +48,23 @@ cudaError_t dispatch_layout(int tile, Product const& product, TileList const& li
 }
 
 // What the list of tiles needs to know, on the current device.
-cudaError_t list_request(Product const& product, Choice choice, TileListRequest* request) {
+cudaError_t list_request(Product const& product, Tile tile, TileListRequest* request) {
   int device = 0;
   int sms = 0;
   cudaError_t status = cudaGetDevice(&device);
   if (status == cudaSuccess) {
     status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
   }
-  Tile const t = tile(choice.tile);
-  bool const split = choice.split && sms <= kMaxShares;
-  int64_t const records = max_records(product.m, product.n, t);
-  auto const ctas = int32_t(split || records > sms ? sms : records);
-  *request = {product.m, product.n, product.k, product.a_lines, product.b_lines, product.d_lines,
-              t,         ctas,      split};
+  int64_t const records = max_records(product.m, product.n, tile);
+  auto const ctas = int32_t(records > sms ? sms : records);
+  *request = {product.m,       product.n,       product.k, product.a_lines,
+              product.b_lines, product.d_lines, tile,      ctas};
   return status;
 }
 
-bool needs_list(Product const& product, TileListRequest const& request) {
-  FullGrid const grid = full_grid(product.m, product.n, product.k, request.tile);
-  return request.split || !OwnOrder::suits(product.d_lines, grid);
+bool needs_list(Product const& product, Tile tile) {
+  FullGrid const grid = full_grid(product.m, product.n, product.k, tile);
+  return !OwnOrder::suits(product.b_lines, product.d_lines, grid);
 }
 
 }  // namespace
@@ -105,12 +103,11 @@ char const* refusal(Problem const& problem, Choice choice) {
 }
 
 size_t workspace_bytes(int64_t m, int64_t n, Choice choice) {
-  Problem problem;
-  problem.m = m;
-  problem.n = n;
   TileListRequest request{};
-  cudaError_t const status = list_request(orient(problem, choice.swap), choice, &request);
-  return status == cudaSuccess ? lay_out(nullptr, request).bytes : 0;
+  request.m = choice.swap ? n : m;
+  request.n = choice.swap ? m : n;
+  request.tile = tile(choice.tile);
+  return lay_out(nullptr, request).bytes;
 }
 
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream) {
@@ -119,12 +116,12 @@ cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaS
   }
   Product const product = orient(problem, choice.swap);
   TileListRequest request{};
-  cudaError_t status = list_request(product, choice, &request);
+  cudaError_t status = list_request(product, tile(choice.tile), &request);
   if (status != cudaSuccess) {
     return status;
   }
   TileList list{};
-  if (needs_list(product, request)) {
+  if (needs_list(product, request.tile)) {
     list = lay_out(workspace, request);
     status = make_tile_list(request, list, stream);
     if (status != cudaSuccess) {

@@ -2,12 +2,11 @@
 // several that are each a little faster.
 //
 //   order    lines with the most live K tiles first, so that no long tile starts last
-//   write    eight lines at a time, walking along n in step so that they share operands in L2; then
-//            the dropped tiles, which cost a store only and fill the tail
+//   write    eight lines at a time, walking along n in step so that they share operands in L2
 
 #include "mask/tile_list.hpp"
 
-#include "mask/shares.cuh"
+#include "mask/slots.hpp"
 #include "mask/tile_order.hpp"
 #include "overlap.hpp"
 
@@ -26,8 +25,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Geometry {
   FullGrid grid;
   int32_t slots_per_class;  // neighbouring slots that share their list of K tiles
-  int32_t units_per_slot;   // mask units
-  uint32_t slot_bits;       // the first unit of each slot in a word of D's mask
+  SlotBits slot_bits;
 };
 
 struct Arguments {
@@ -36,7 +34,7 @@ struct Arguments {
   TileList list;
 };
 
-constexpr int kScratchValues = 6;
+constexpr int kScratchValues = 5;
 
 // One value of each kind for each line of tiles.
 struct Scratch {
@@ -45,15 +43,13 @@ struct Scratch {
   int32_t* start;    // whole tiles in the lines before, by position in `order`
   int32_t* whole;    // by line
   int32_t* partial;  // by line; then, in the lines before
-  int32_t* dropped;  // by line; then, in the lines before
 
   __device__ Scratch(int32_t* base, int32_t lines)
       : k_tiles(base),
         order(base + lines),
         start(base + 2 * lines),
         whole(base + 3 * lines),
-        partial(base + 4 * lines),
-        dropped(base + 5 * lines) {}
+        partial(base + 4 * lines) {}
 };
 
 // A kernel this short is bound by fetching its instructions: loops stay loops, and what is used
@@ -142,41 +138,28 @@ __device__ int32_t count_k_tiles(Arguments const& args, Scratch const& scratch, 
       .count();
 }
 
-// The record of one slot of a whole tile; the first slot writes it where the tile stays whole.
+// What one slot of a whole tile contributes to the list. Where the tile is given out whole, each of
+// its slots writes a part of the record that is its own.
 __device__ void write_slot(Arguments const& args, TileRecord const& record, int32_t tile,
                            int32_t kept_whole, int32_t place) {
   TileRecord* records = args.list.records;
-  if (tile >= kept_whole) {
-    int32_t const per_tile = args.geometry.grid.slots_per_tile;
+  int32_t const per_tile = args.geometry.grid.slots_per_tile;
+  if (tile >= kept_whole || per_tile == 1) {
     records[kept_whole + (tile - kept_whole) * per_tile + place] = record;
+  } else if (place == 0) {
+    records[tile].m = record.m;
+    records[tile].slot[0] = record.slot[0];
+    records[tile].k_tiles = record.k_tiles;
   } else {
-    if (place == 0) {
-      records[tile] = record;
-    }
-    __syncwarp(__activemask());
-    if (place != 0) {
-      records[tile].slot[place] = record.slot[0];
-    }
+    records[tile].slot[place] = record.slot[0];
   }
 }
 
-// Split products have better means against a bad last wave.
-__device__ int32_t kept_whole_of(int32_t whole, Arguments const& args) {
-  return args.request.split
-             ? whole
-             : tiles_kept_whole(whole, args.geometry.grid.slots_per_tile, args.request.ctas);
-}
-
-// Records in the list: the live ones come first.
-struct Totals {
-  int32_t live;
-  int32_t dropped;
-};
-
 // Without a mask on D one thread writes each record.
-__device__ Totals write_all_live(Arguments const& args, Scratch const& scratch) {
+__device__ int32_t write_all_live(Arguments const& args, Scratch const& scratch) {
   FullGrid const& grid = args.geometry.grid;
-  int32_t const kept_whole = kept_whole_of(whole_tiles(grid), args);
+  int32_t const kept_whole =
+      tiles_kept_whole(whole_tiles(grid), grid.slots_per_tile, args.request.ctas);
   int32_t const count = records_of(grid, kept_whole);
 #pragma unroll 1
   for (int32_t i = threadIdx.x; i < count; i += kThreads) {
@@ -185,113 +168,76 @@ __device__ Totals write_all_live(Arguments const& args, Scratch const& scratch) 
     args.list.records[i] = {
         line, {at.slot[0], at.slot[1]}, count_k_tiles(args, scratch, line, at.slot[0])};
   }
-  return {count, 0};
+  return count;
 }
-
-// Live slots of D's line among [first, last).
-__device__ int32_t count_live(uint32_t const* d_line, int32_t first, int32_t last,
-                              Geometry const& g) {
-  int32_t const begin = first * g.units_per_slot;
-  int32_t const end = last * g.units_per_slot;
-  int32_t live = 0;
-#pragma unroll 1
-  for (int32_t w = begin / 32; 32 * w < end; ++w) {
-    uint32_t const before = tiles_in_word(begin, w);
-    live += __popc(d_line[w] & tiles_in_word(end, w) & ~before & g.slot_bits);
-  }
-  return live;
-}
-
-// Tiles of each kind that `live` slots and `dropped` ones make.
-struct Counts {
-  int32_t whole = 0;    // every slot live
-  int32_t partial = 0;  // live slots without a partner
-  int32_t dropped = 0;  // slots to be written as zeros
-
-  __device__ void add(int32_t live_slots, int32_t dropped_slots, int32_t per_tile) {
-    whole += live_slots / per_tile;
-    partial += live_slots % per_tile != 0;
-    dropped += (dropped_slots + per_tile - 1) / per_tile;
-  }
-};
 
 __device__ void count_by_mask(Arguments const& args, Scratch const& scratch) {
   Geometry const& g = args.geometry;
 #pragma unroll 1
   for (int32_t line = threadIdx.x; line < g.grid.lines; line += kThreads) {
     uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
-    Counts counts;
+    int32_t whole = 0;
+    int32_t partial = 0;
 #pragma unroll 1
     for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
       int32_t const last = min(first + g.slots_per_class, g.grid.slots);
-      int32_t const live = count_live(d_line, first, last, g);
-      counts.add(live, last - first - live, g.grid.slots_per_tile);
+      int32_t const live = g.slot_bits.count(d_line, first, last);
+      whole += live / g.grid.slots_per_tile;
+      partial += live % g.grid.slots_per_tile;
     }
-    scratch.whole[line] = counts.whole;
-    scratch.partial[line] = counts.partial;
-    scratch.dropped[line] = counts.dropped;
+    scratch.whole[line] = whole;
+    scratch.partial[line] = partial;
   }
   __syncthreads();
 }
 
-// Records before which the tiles of each kind are listed.
-struct Firsts {
-  int32_t partial;
-  int32_t dropped;
-  int32_t kept_whole;
-};
-
-// A warp pairs up the live slots, and the dropped ones, of the line at `position`.
-__device__ void write_line(Arguments const& args, Scratch const& scratch, Firsts const& firsts,
-                           int32_t position) {
+// A warp pairs up the live slots of the line at `position`. Records of slots that have no partner
+// start at `first_partial`.
+__device__ void write_line(Arguments const& args, Scratch const& scratch, int32_t kept_whole,
+                           int32_t first_partial, int32_t position) {
   Geometry const& g = args.geometry;
   int32_t const per_tile = g.grid.slots_per_tile;
   int32_t const line = scratch.order[position];
   uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
-  Counts before;  // of the classes before
+  int32_t whole_before = 0;  // in the classes before
+  int32_t partial_before = 0;
 #pragma unroll 1
   for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
     int32_t const last = min(first + g.slots_per_class, g.grid.slots);
-    int32_t const live_in_class = count_live(d_line, first, last, g);
+    int32_t const live_in_class = g.slot_bits.count(d_line, first, last);
     int32_t const live_in_whole = live_in_class / per_tile * per_tile;
 #pragma unroll 1
     for (int32_t slot = first + lane_id(); slot < last; slot += kWarp) {
-      int32_t const live_rank = count_live(d_line, first, slot, g);
-      bool const live = count_live(d_line, slot, slot + 1, g) != 0;
-      TileRecord record{line, {slot, kNoSlot}, kDropped};
-      if (live) {
-        record.k_tiles = count_k_tiles(args, scratch, line, slot);
-      }
-      if (live && live_rank >= live_in_whole) {
-        args.list.records[firsts.partial + scratch.partial[line] + before.partial] = record;
+      if (!g.slot_bits.is_live(d_line, slot)) {
         continue;
       }
-      // Dropped tiles are never split: for them every tile is kept whole.
-      int32_t const rank = live ? live_rank : slot - first - live_rank;
-      int32_t const tile = (live ? before.whole : before.dropped) + rank / per_tile;
-      int32_t const index = live ? record_index(scratch.order, scratch.whole, scratch.start,
-                                                g.grid.lines, position, tile)
-                                 : firsts.dropped + scratch.dropped[line] + tile;
-      write_slot(args, record, index, live ? firsts.kept_whole : INT32_MAX, rank % per_tile);
+      int32_t const rank = g.slot_bits.count(d_line, first, slot);
+      TileRecord const record{line, {slot, kNoSlot}, count_k_tiles(args, scratch, line, slot)};
+      if (rank >= live_in_whole) {
+        args.list.records[first_partial + scratch.partial[line] + partial_before] = record;
+      } else {
+        int32_t const index = record_index(scratch.order, scratch.whole, scratch.start,
+                                           g.grid.lines, position, whole_before + rank / per_tile);
+        write_slot(args, record, index, kept_whole, rank % per_tile);
+      }
     }
-    before.add(live_in_class, last - first - live_in_class, per_tile);
+    whole_before += live_in_whole / per_tile;
+    partial_before += live_in_class - live_in_whole;
   }
 }
 
-__device__ Totals write_by_mask(Arguments const& args, Scratch const& scratch) {
-  Geometry const& g = args.geometry;
+__device__ int32_t write_by_mask(Arguments const& args, Scratch const& scratch) {
+  FullGrid const& grid = args.geometry.grid;
   count_by_mask(args, scratch);
-  int32_t const whole = exclusive_sums(g.grid.lines, scratch.start, scratch.whole, scratch.order);
-  int32_t const partial = exclusive_sums(g.grid.lines, scratch.partial, scratch.partial, nullptr);
-  int32_t const dropped = exclusive_sums(g.grid.lines, scratch.dropped, scratch.dropped, nullptr);
-  int32_t const kept_whole = kept_whole_of(whole, args);
-  int32_t const first_partial = kept_whole + (whole - kept_whole) * g.grid.slots_per_tile;
-  Firsts const firsts{first_partial, first_partial + partial, kept_whole};
+  int32_t const whole = exclusive_sums(grid.lines, scratch.start, scratch.whole, scratch.order);
+  int32_t const partial = exclusive_sums(grid.lines, scratch.partial, scratch.partial, nullptr);
+  int32_t const kept_whole = tiles_kept_whole(whole, grid.slots_per_tile, args.request.ctas);
+  int32_t const first_partial = kept_whole + (whole - kept_whole) * grid.slots_per_tile;
 #pragma unroll 1
-  for (int32_t position = warp_id(); position < g.grid.lines; position += kWarps) {
-    write_line(args, scratch, firsts, position);
+  for (int32_t position = warp_id(); position < grid.lines; position += kWarps) {
+    write_line(args, scratch, kept_whole, first_partial, position);
   }
-  return {firsts.dropped, dropped};
+  return first_partial + partial;
 }
 
 __global__ void __launch_bounds__(kThreads) tile_list_kernel(Arguments const args) {
@@ -303,18 +249,10 @@ __global__ void __launch_bounds__(kThreads) tile_list_kernel(Arguments const arg
   int32_t const lines = args.geometry.grid.lines;
   Scratch const scratch(lines <= kFastLines ? fast_scratch : args.list.scratch, lines);
   order_lines(args, scratch);
-  Totals const totals = args.request.d.words == nullptr ? write_all_live(args, scratch)
+  int32_t const count = args.request.d.words == nullptr ? write_all_live(args, scratch)
                                                         : write_by_mask(args, scratch);
-  int32_t dealt = 0;
-  if (args.request.split) {
-    __syncthreads();
-    dealt = deal_out(args.request, args.list, totals.live, [](int32_t count, int32_t* values) {
-      return exclusive_sums(count, values, values, nullptr);
-    });
-  }
   if (threadIdx.x == 0) {
-    *args.list.header =
-        TileListHeader{dealt, totals.live + totals.dropped, dealt + args.request.ctas};
+    *args.list.header = TileListHeader{count, args.request.ctas};
   }
 }
 
@@ -356,13 +294,6 @@ TileList lay_out(void* workspace, TileListRequest const& request) {
   list.header = carver.take<TileListHeader>(1);
   list.records = carver.take<TileRecord>(max_records(request.m, request.n, tile));
   list.scratch = carver.take<int32_t>(kScratchValues * ceil_div(request.m, tile.m));
-  if (request.split) {
-    int64_t const ctas = request.ctas;
-    list.pieces = carver.take<Piece>(3 * ctas);  // below 2 c tiles in c shares
-    list.ranges = carver.take<PieceRange>(ctas);
-    list.ready = carver.take<int32_t>(ctas * kConsumerWarpGroups);
-    list.partials = carver.take<float>(ctas * tile.m * tile.n);
-  }
   list.bytes = carver.used();
   return list;
 }
@@ -372,8 +303,7 @@ cudaError_t make_tile_list(TileListRequest const& request, TileList const& list,
   Tile const& tile = request.tile;
   FullGrid const grid = full_grid(request.m, request.n, request.k, tile);
   int32_t const slots_per_class = request.b.words ? request.b.block / tile.slot_n : grid.slots;
-  Geometry const geometry{grid, slots_per_class, tile.slot_n / kMaskUnit,
-                          tile.slot_n == kMaskUnit ? 0xffffffffu : 0x55555555u};
+  Geometry const geometry{grid, slots_per_class, SlotBits::of(tile.slot_n, kMaskUnit)};
   return launch_overlapped(tile_list_kernel, {1, kThreads, 0, stream},
                            Arguments{geometry, request, list});
 }

@@ -44,6 +44,45 @@ struct GroupPlace {
   int32_t tile;
 };
 
+// The inverse of record_index. `tiles[position]` counts a line's tiles, and `group_start[g]` sums
+// those of the groups before.
+SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines,
+                                                  uint16_t const* tiles,
+                                                  int32_t const* group_start) {
+  int32_t group = 0;
+  while ((group + 1) * kLinesPerGroup < lines && group_start[group + 1] <= index) {
+    ++group;
+  }
+  int32_t const first = group * kLinesPerGroup;
+  int32_t const in_group = lines - first < kLinesPerGroup ? lines - first : kLinesPerGroup;
+  // Records of the first `rounds` tiles of all lines.
+  auto records_before = [&](int32_t rounds) {
+    int32_t sum = 0;
+    for (int32_t i = 0; i < in_group; ++i) {
+      sum += tiles[first + i] < rounds ? tiles[first + i] : rounds;
+    }
+    return sum;
+  };
+  int32_t const within = index - group_start[group];
+  int32_t low = 0;
+  int32_t high = within;  // a round has at least one record
+  while (low < high) {
+    int32_t const middle = (low + high + 1) / 2;
+    if (records_before(middle) <= within) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  int32_t skip = within - records_before(low);
+  int32_t position = first;
+  while (tiles[position] <= low || skip > 0) {
+    skip -= tiles[position] > low ? 1 : 0;
+    ++position;
+  }
+  return {position, low};
+}
+
 // The inverse of record_index where every line has the same number of tiles.
 SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, int32_t tiles) {
   int32_t const first = index / (kLinesPerGroup * tiles) * kLinesPerGroup;
@@ -78,9 +117,13 @@ SPARSEDROP_HOST_DEVICE int32_t whole_tiles(FullGrid const& grid) {
   return grid.lines * (grid.slots / grid.slots_per_tile);
 }
 
+// Slots that have no partner in their line.
+SPARSEDROP_HOST_DEVICE int32_t singles_of(FullGrid const& grid) {
+  return grid.slots % grid.slots_per_tile * grid.lines;
+}
+
 SPARSEDROP_HOST_DEVICE int32_t records_of(FullGrid const& grid, int32_t kept_whole) {
-  return kept_whole + (whole_tiles(grid) - kept_whole) * grid.slots_per_tile +
-         grid.slots % grid.slots_per_tile * grid.lines;
+  return kept_whole + (whole_tiles(grid) - kept_whole) * grid.slots_per_tile + singles_of(grid);
 }
 
 // Whole tiles, then split ones slot by slot, then the slots that have no partner in their line.
@@ -106,33 +149,6 @@ SPARSEDROP_HOST_DEVICE Place place_at(FullGrid const& grid, int32_t kept_whole, 
 // backwards, so that who got the longest tile of one wave gets the shortest of the next.
 SPARSEDROP_HOST_DEVICE int32_t dealt_index(int32_t wave, int32_t cta, int32_t ctas) {
   return wave * ctas + (wave % 2 == 0 ? cta : ctas - 1 - cta);
-}
-
-// A split product: the first tiles of the list, end to end, are cut into shares of equal weight.
-
-// What an output tile costs besides its K tiles, in K tiles of one slot: filling the pipeline and
-// storing the result.
-constexpr int32_t kTileCost = 4;
-// Runs shorter than this are not worth a partial sum.
-constexpr int32_t kShortestRun = 3;
-
-SPARSEDROP_HOST_DEVICE int32_t tile_weight(int32_t k_tiles, int32_t slots) {
-  return slots * (k_tiles + kTileCost);
-}
-
-// A cut between live K tiles `k - 1` and `k` of a tile; k = 0 stands for the tile's beginning.
-struct Cut {
-  int32_t tile;
-  int32_t k;
-};
-
-// Where the weight `at` within a tile of `k_tiles` falls; close to an end the tile is left whole.
-SPARSEDROP_HOST_DEVICE Cut cut_tile(int32_t tile, int32_t k_tiles, int32_t slots, int32_t at) {
-  int32_t const k = at / slots;
-  if (k < kShortestRun) {
-    return {tile, 0};
-  }
-  return k > k_tiles - kShortestRun ? Cut{tile + 1, 0} : Cut{tile, k};
 }
 
 }  // namespace sparsedrop

@@ -18,13 +18,13 @@ class BlockMask:
     Two masks are equal only if they are the same object.
 
     Attributes:
-        live: bool `[R, C]`, R = ceil(rows / block_rows), C = ceil(cols / block_cols). The last block
-            row and column are ragged where the block does not divide the matrix.
+        live: bool `[R, C]`, R = ceil(rows / block_rows), C = ceil(cols / block_cols). The last
+            block row and column are ragged where the block does not divide the matrix.
         shape: (rows, cols) of the matrix.
         block_shape: (block_rows, block_cols).
-        row_words: int32 `[R, words]`, what the kernels read: bit u % 32 of word u // 32 of row r says
-            whether the columns [64u, 64u + 64) of block row r are live. Empty `[0, 0]` on the CPU and
-            where a block extent is no multiple of 64.
+        row_words: int32 `[R, words]`, what the kernels read: bit u % 32 of word u // 32 of row r
+            says whether the columns [64u, 64u + 64) of block row r are live. Empty `[0, 0]` where
+            no kernel reads them: off the GPU, and where a block extent is no multiple of 64.
         col_words: int32 `[C, words]`, the same for the block columns over the rows.
         keep: the expected live share where the host knows it (1 - p for the samplers), else None.
     """
@@ -50,7 +50,7 @@ class BlockMask:
         Args:
             shape: (rows, cols) of the matrix.
             p: drop probability in [0, 1].
-            block_shape: (block_rows, block_cols), each at least 1. The GPU kernels take multiples of 64.
+            block_shape: (block_rows, block_cols), each at least 1.
             device: where the mask lives; None is torch's default device.
             generator: of that device; None is torch's default one.
 
@@ -73,12 +73,12 @@ class BlockMask:
         device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> BlockMask:
-        """Keeps the same number n of blocks in every block row, and in every block column to within one.
+        """Keeps equally many blocks in every block row, and in every block column to within one.
 
-        n is (1 - p) * C, rounded up or down at random on the host where that is no integer, so that
-        every block is dropped with probability exactly p. The rounding draws from the generator where
-        that is a CPU one, from its state where it is a GPU's, else from torch's default CPU generator;
-        a CUDA graph therefore replays one n.
+        That count is (1 - p) * C, rounded up or down at random on the host where it is no integer,
+        so that every block is dropped with probability exactly p. The rounding draws from torch's
+        default CPU generator, or else from the generator given: from its state where it is a GPU's.
+        A CUDA graph therefore replays one count.
 
         Args, Raises: as for `bernoulli`.
         """
@@ -95,7 +95,7 @@ class BlockMask:
     def from_live(
         live: Tensor, shape: tuple[int, int], *, block_shape: tuple[int, int] = (128, 128)
     ) -> BlockMask:
-        """The user's own grid: `live` is bool `[R, C]`, on the device of the operands. It is copied.
+        """The user's own grid: `live` is bool `[R, C]`, on the operands' device. It is copied.
 
         Raises:
             TypeError: where `live` is no bool tensor, or a shape is not two integers.

@@ -1,14 +1,14 @@
 """The operation on the CPU: BLAS products of the live parts, read and written in place.
 
 The output is cut into rectangles whose elements share one list of live K blocks, and neighbouring
-blocks are merged: for a mask on a these are whole block rows, for a mask on b block columns, for one on
-the output runs of live blocks. A rectangle sums one product for each run of live K blocks.
+blocks are merged: for a mask on a these are whole block rows, for a mask on b block columns, for
+one on the output runs of live blocks. A rectangle sums a product for each run of live K blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsedrop import reference, select
 from sparsedrop.block_mask import BlockMask, Masks
 
-_ACTIVATE = {
+_ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "gelu": torch.ops.aten.gelu_,
     "silu": torch.ops.aten.silu_,
@@ -39,18 +39,15 @@ def masked_mm(
     a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
 ) -> Tensor:
     """The op's implementation for CPU tensors; arguments as for `ops.masked_mm`."""
-    choice = select.decide(select.request_for(a, b, masks))
+    choice = select.decide(select.request_for("cpu", a, b, masks))
     if choice.path == "dense":
-        return reference.matmul(
-            a, b, a_mask=masks[0], b_mask=masks[1], out_mask=masks[2],
-            alpha=alpha, bias=bias, activation=activation,
-        )  # fmt: skip
+        return reference.masked_mm(a, b, bias, masks, alpha, activation)
     if a.dtype == torch.float16:
         # There is no half-precision BLAS: torch's own product is a hundred times slower than this.
         bias = None if bias is None else bias.float()
         return masked_mm(a.float(), b.float(), bias, masks, alpha, activation).half()
     out = a.new_empty((a.shape[0], b.shape[1]))
-    for rectangle in rectangles(*a.shape, b.shape[1], masks):
+    for rectangle in rectangles(a.shape[0], a.shape[1], b.shape[1], masks):
         _compute(rectangle, a, b, bias, alpha, activation, out)
     return out
 
@@ -145,7 +142,7 @@ def _by_rows(
 def _segments(extent: int, *blocks: int | None) -> list[Run]:
     """The pieces that blocks of these extents cut [0, extent) into."""
     cuts = sorted({0, extent}.union(*(range(0, extent, block) for block in blocks if block)))
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def _line_bits(mask: BlockMask | None, lines: list[Run], places: list[Run]) -> list[int]:

@@ -36,6 +36,7 @@ def masked_mm(
     a_lies, b_lies = describe(a), describe(b)
     capability, tiles = _gpu(a.device.index)
     request = select.request_for(
+        "cuda",
         a,
         b,
         masks,
@@ -48,10 +49,7 @@ def masked_mm(
     choice = select.decide(request)
     if choice.path == "sm90":
         return _run_kernel(a, b, bias, masks, alpha, activation, a_lies, b_lies, choice)
-    return reference.matmul(
-        a, b, a_mask=masks[0], b_mask=masks[1], out_mask=masks[2],
-        alpha=alpha, bias=bias, activation=activation,
-    )  # fmt: skip
+    return reference.masked_mm(a, b, bias, masks, alpha, activation)
 
 
 def describe(matrix: Tensor) -> Operand:
@@ -87,8 +85,8 @@ def _run_kernel(
     choice: select.Choice,
 ) -> Tensor:
     (m, k), n = a.shape, b.shape[1]
-    # The extents that are contiguous in memory grow to whole units, in every operand alike: a zero of
-    # the padding then meets a zero, and never a NaN.
+    # The extents that are contiguous in memory grow to whole units, in every operand alike: a zero
+    # of the padding then meets a zero, and never a NaN.
     k_pad = _round_up(k) if a_lies.row_major or not b_lies.row_major else k
     m_pad, n_pad = m if a_lies.row_major else _round_up(m), _round_up(n)
     a, a_lies = _fit(a, a_lies, m_pad, k_pad)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedrop import _native, ops, reference
 from sparsedrop.block_mask import BlockMask, check_block_shape, check_p
@@ -24,22 +23,25 @@ def matmul(
     out_mask: BlockMask | None = None,
     alpha: float = 1.0,
 ) -> Tensor:
-    """The product alpha * (a ∘ a_mask) (b ∘ b_mask), its dropped blocks exactly 0; differentiable in a and b.
+    """The product alpha * (a ∘ a_mask) (b ∘ b_mask), its own dropped blocks exactly 0.
 
-    Work on dropped blocks is skipped, and what stands in them, NaN included, is never read into the
-    result or a gradient. Under autocast a and b are cast as by `torch.mm`.
+    Differentiable in a and b. Work on dropped blocks is skipped, and what stands in them, NaN
+    included, never reaches the result or a gradient. Under autocast operands are cast as by
+    `torch.mm`.
 
     Args:
         a: `[M, K]`, float16, bfloat16, float32 or float64, of any strides.
         b: `[K, N]`, of the same dtype and device.
-        a_mask, b_mask, out_mask: masks of a, of b and of the result.
+        a_mask: mask of a.
+        b_mask: mask of b.
+        out_mask: mask of the result.
         alpha: factor of the product.
 
     Returns:
         `[M, N]`, contiguous, of the dtype of a.
 
     Raises:
-        TypeError: for an operand that is no tensor of one of these dtypes, or a mask that is no BlockMask.
+        TypeError: for an operand that is no tensor of these dtypes, or a mask that is no BlockMask.
         ValueError: where extents, dtypes, devices or a mask disagree.
         RuntimeError: for CUDA tensors in a build without CUDA kernels; where differentiated twice.
     """
@@ -67,15 +69,18 @@ def linear(
 ) -> Tensor:
     """act(alpha * (x ∘ x_mask) (weight ∘ weight_mask)ᵀ + bias), its dropped blocks exactly 0.
 
-    `F.linear`'s layout, differentiable in x, weight and bias. The leading extents of x are flattened:
-    masks speak of x as `[M, K]`, of weight as `[N, K]` and of the result as `[M, N]`. What stands in
-    dropped blocks, NaN included, is never read. Under autocast operands are cast as by `F.linear`.
+    `F.linear`'s layout, differentiable in x, weight and bias. The leading extents of x are
+    flattened: masks speak of x as `[M, K]`, of weight as `[N, K]` and of the result as `[M, N]`.
+    What stands in dropped blocks, NaN included, never reaches the result or a gradient. Under
+    autocast operands are cast as by `F.linear`.
 
     Args:
         x: `[..., K]`, rank 1 or more, float16, bfloat16, float32 or float64.
         weight: `[N, K]`, of the same dtype and device.
         bias: `[N]` or None.
-        x_mask, weight_mask, out_mask: masks of x, of weight and of the result.
+        x_mask: mask of x.
+        weight_mask: mask of weight.
+        out_mask: mask of the result, applied last.
         alpha: factor of the product, not of the bias.
         activation: None, "relu", "gelu" (the exact one) or "silu".
 
@@ -117,11 +122,11 @@ def dropout_linear(
     block_shape: tuple[int, int] = (128, 128),
     sampler: str = "bernoulli",
 ) -> Tensor:
-    """`F.linear(dropout(x, p), weight, bias)`, dropping blocks of x and skipping their work (Lo 2024).
+    """`F.linear(dropout(x, p), weight, bias)`, where blocks of x are dropped and skipped (Lo 2024).
 
-    The mask is drawn from torch's default generator of the device of x, and live blocks are scaled by
-    1 / (1 - p). With `training=False` or p = 0 this is `F.linear` and draws nothing; with p = 1 the
-    result is the bias.
+    The mask is drawn from torch's default generator of the device of x, and live blocks are scaled
+    by 1 / (1 - p). With `training=False` or p = 0 this is `F.linear` and draws nothing; with p = 1
+    the result is the bias.
 
     Args:
         x: `[..., K]`; its blocks are those of x flattened to `[M, K]`.
@@ -129,9 +134,9 @@ def dropout_linear(
         bias: `[N]` or None.
         p: drop probability in [0, 1].
         training: False for evaluation.
-        block_shape: rows and columns of a block. The GPU kernels take multiples of 128 rows and 64
-            columns at most speed; any other shape is right, and slower.
-        sampler: "bernoulli" (each block on its own) or "balanced" (equal counts in every block row).
+        block_shape: rows and columns of a block. On a GPU multiples of 128 rows and 64 columns are
+            skipped by the kernels; blocks of other shapes are right, and save less or nothing.
+        sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
 
     Raises: as `linear`, and ValueError for p, a block shape or a sampler that is none.
     """
@@ -139,7 +144,7 @@ def dropout_linear(
     check_sampler(sampler)
     _check_linear(x, weight, bias)
     if not training or p == 0.0:
-        return F.linear(x, weight, bias)
+        return nn.functional.linear(x, weight, bias)
     _native.require_build_for(x.device)
     shape = (math.prod(x.shape[:-1]), x.shape[-1])
     mask = SAMPLERS[sampler](shape, p, block_shape=block_shape, device=x.device)
@@ -176,7 +181,8 @@ def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         _check_operand("bias", bias, 1)
         if bias.shape[0] != weight.shape[0]:
             raise ValueError(
-                f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: outer extents differ"
+                f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: "
+                "outer extents differ"
             )
 
 
@@ -191,7 +197,8 @@ def _cast(
     for name, tensor in named[1:]:
         if tensor.device != a.device:
             raise ValueError(f"{a_name} is on {a.device} and {name} is on {tensor.device}")
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    # Asking about a device that has no autocast, such as meta, is an error.
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         # As torch's own autocast: float64 is left alone.
         named = [(name, t if t.dtype == torch.float64 else t.to(dtype)) for name, t in named]

@@ -111,7 +111,8 @@ def _host_generator(generator: torch.Generator | None) -> torch.Generator | None
 def _empty_words(live: Tensor, *grid: int) -> tuple[Tensor, Tensor]:
     rows, cols, block_rows, block_cols = grid
     shapes = [(0, 0), (0, 0)]
-    if block_rows % K_TILE == 0 and block_cols % K_TILE == 0 and _native.runs_on(live.device):
+    in_tiles = block_rows % K_TILE == 0 and block_cols % K_TILE == 0
+    if in_tiles and max(block_rows, block_cols) < 2**31 and _native.runs_on(live.device):
         bits_per_word = 32 * K_TILE
         grid_rows, grid_cols = live.shape
         shapes = [
@@ -151,10 +152,12 @@ def _register() -> torch.library.Library:
     plain = (torch.Tag.pt2_compliant_tag,)
     for schema, tags, kernel, fake in (
         (f"mask_words(Tensor live, {grid}) -> (Tensor, Tensor)", plain, mask_words, _empty_words),
-        (f"bernoulli_mask({grid}, *, float p, {drawn}", random, bernoulli_mask, _fake_bernoulli_mask),
-        ("balanced_count(SymInt columns, *, float p, Generator? generator=None) -> Tensor",
-         random, balanced_count, _fake_balanced_count),
-        (f"balanced_mask(Tensor count, {grid}, *, {drawn}", random, balanced_mask, _fake_balanced_mask),
+        (f"bernoulli_mask({grid}, *, float p, {drawn}", random,
+         bernoulli_mask, _fake_bernoulli_mask),
+        ("balanced_count(SymInt columns, *, float p, Generator? generator=None) -> Tensor", random,
+         balanced_count, _fake_balanced_count),
+        (f"balanced_mask(Tensor count, {grid}, *, {drawn}", random,
+         balanced_mask, _fake_balanced_mask),
     ):  # fmt: skip
         name = schema.partition("(")[0]
         library.define(schema, tags=tags)

@@ -35,7 +35,7 @@ def masked_mm(
 
 
 class _MaskedMM(torch.autograd.Function):
-    """Masks travel flat, as tensors and numbers: autograd saves tensors only, dynamo traces both."""
+    """Masks travel flat, as tensors and numbers: autograd saves tensors, and dynamo traces both."""
 
     @staticmethod
     def forward(
@@ -83,7 +83,7 @@ class _MaskedMM(torch.autograd.Function):
                 grad_bias = _sum_live_rows(grad, out_mask)
         grads = (grad_a, grad_b, grad_bias)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # Under create_graph: what these gradients depend on is not recorded, so say so when asked.
+            # Under create_graph: what these gradients depend on is not recorded, and says so.
             grads = _Once.apply(torch.ones((), requires_grad=True), *grads)
         return (*grads, None, None, None, None, *(None for _ in mask_tensors))
 
@@ -98,8 +98,8 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
-            "a sparsedrop product can be differentiated once, not twice: compute the loss that needs "
-            "second derivatives with sparsedrop.reference"
+            "a sparsedrop product can be differentiated once, not twice: "
+            "compute what needs second derivatives with sparsedrop.reference"
         )
 
 
@@ -149,7 +149,7 @@ def _sum_live_rows(grad: Tensor, mask: BlockMask | None) -> Tensor:
 
 
 def _pack(masks: Masks) -> tuple[list[Tensor], list[int], list[float]]:
-    """Masks as the op takes them: three tensors each, blocks of [0, 0] for none, a keep of -1 for unknown."""
+    """Masks as the op takes them, three tensors each; blocks of 0: none, a keep of -1: unknown."""
     tensors: list[Tensor] = []
     blocks: list[int] = []
     keeps: list[float] = []

@@ -7,14 +7,19 @@ taken out by `where` and not by a product, since 0 * NaN is NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparsedrop.block_mask import BlockMask
+from sparsedrop.block_mask import BlockMask, Masks
 
-ACTIVATIONS = {None: lambda x: x, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda x: x,
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+}
 
 
 def matmul(
@@ -72,6 +77,19 @@ def dropout_linear(
 def dropout_scale(p: float) -> float:
     """What the live elements are multiplied by. At p = 1 there are none."""
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0
+
+
+def masked_mm(
+    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+) -> Tensor:
+    """`matmul` with the arguments of `ops.masked_mm`: the dense path."""
+    a_mask, b_mask, out_mask = masks
+    # The dtypes are settled: autocast around a backward pass may not change them again.
+    with torch.autocast(a.device.type, enabled=False):
+        return matmul(
+            a, b, a_mask=a_mask, b_mask=b_mask, out_mask=out_mask,
+            alpha=alpha, bias=bias, activation=activation,
+        )  # fmt: skip
 
 
 def keep_live(matrix: Tensor, mask: BlockMask | None) -> Tensor:

@@ -44,7 +44,7 @@ CPU_ELEMENT = 200.0
 
 
 class Request(NamedTuple):
-    """All that the choice depends on. Extents and blocks are those of a [m, k], b [k, n], out [m, n]."""
+    """All that the choice depends on, for a [m, k], b [k, n] and out [m, n]."""
 
     device: str
     dtype: torch.dtype
@@ -54,28 +54,24 @@ class Request(NamedTuple):
     a_block: Block | None = None
     b_block: Block | None = None
     out_block: Block | None = None
-    a_keep: float | None = (
-        None  # expected live shares; None where there is no mask or none is known
-    )
+    # Expected live shares; None where there is no mask, or its share is not known to the host.
+    a_keep: float | None = None
     b_keep: float | None = None
     out_keep: float | None = None
     a_k_major: bool = True
     b_k_major: bool = False
-    aligned: bool = True  # operands can be read in place: 16-byte addresses, extents of 8
+    # Operands can be read in place: addresses of 16 bytes, extents and strides of 8 elements.
+    aligned: bool = True
     capability: tuple[int, int] = (0, 0)
-    tiles: tuple[Tile, ...] = ()  # compiled in for this capability; their positions are the ids
+    # Compiled in for this capability; their positions are the ids.
+    tiles: tuple[Tile, ...] = ()
 
 
-def request_for(
-    a: Tensor,
-    b: Tensor,
-    masks: Masks,
-    **layout: Any,
-) -> Request:
+def request_for(device: str, a: Tensor, b: Tensor, masks: Masks, **layout: Any) -> Request:
     """The request of a product: operands as the op takes them, and what only a GPU asks for."""
     a_mask, b_mask, out_mask = masks
     return Request(
-        a.device.type,
+        device,
         a.dtype,
         a.shape[0],
         b.shape[1],
@@ -91,7 +87,7 @@ def request_for(
 
 
 class Choice(NamedTuple):
-    """path "sm90" (the block-sparse kernels), "cpu" (live parts only) or "dense" (masked operands)."""
+    """path: "sm90" (block-sparse kernels), "cpu" (live parts only) or "dense" (masked operands)."""
 
     path: str
     tile: int = 0
@@ -150,15 +146,12 @@ def choose(request: Request) -> Choice:
         if live >= ENOUGH_WAVES * SMS:
             reason = f"{_name(request, choice)}: {live:.0f} live tiles for {SMS} SMs"
             return choice._replace(reason=reason)
-    smallest = min(
-        legal, key=lambda choice: _area(request, choice)
-    )  # the first, so the best, of them
+    smallest = min(legal, key=functools.partial(_area, request))  # the first of them is the best
     return smallest._replace(reason=f"{_name(request, smallest)}: the most tiles that there are")
 
 
 def candidates(request: Request) -> list[Choice]:
-    """Every tile in both orientations, best first for a problem of many tiles: large tiles, then the
-    orientation whose tiles waste least."""
+    """Every tile in both orientations, large tiles first, then by what the orientation wastes."""
     choices = [
         Choice("sm90", tile, swap) for tile in range(len(request.tiles)) for swap in (False, True)
     ]
@@ -285,8 +278,9 @@ def _why_no_kernel(request: Request) -> str | None:
     extents = (request.m, request.n, request.k)
     if min(extents) == 0:
         return f"nothing to multiply: m, n, k = {extents}"
-    if max(extents) > INT32_MAX - 8:
-        return f"extents above {INT32_MAX}: m, n, k = {extents}"
+    blocks = (request.a_block, request.b_block, request.out_block)
+    if max(*extents, *(max(block) for block in blocks if block is not None)) > INT32_MAX - 8:
+        return f"extents above {INT32_MAX}: m, n, k = {extents}, blocks of {_blocks(request)}"
     return None
 
 
@@ -303,12 +297,12 @@ def _why_dense(request: Request) -> str | None:
 
 
 def _orientation_cost(request: Request, choice: Choice) -> tuple[float, ...]:
-    """Smaller is better: padding of the last tiles, unpaired slots, then the masked operand as A."""
+    """Smaller is better: padding of the last tiles, unpaired slots, b playing a for nothing."""
     tile_m, tile_n, _, slot_n = request.tiles[choice.tile]
     m, n = (request.n, request.m) if choice.swap else (request.m, request.n)
     waste = -(-m // tile_m) * tile_m * -(-n // tile_n) * tile_n
-    # Slots pair up along a line of blocks; an odd count of live ones leaves half a tile empty, which
-    # weighs less the more blocks there are in the line.
+    # Slots pair up along a line of blocks; an odd count of live ones leaves half a tile empty,
+    # which weighs less the more blocks there are in the line.
     unpaired = 0.0
     if request.out_block is not None and tile_n > slot_n:
         unpaired = 1.0 / -(-n // request.out_block[0 if choice.swap else 1])

@@ -109,10 +109,11 @@ TEST(Workspace, HoldsTheLongestList) {
   for (int id = 0; id < tile_count(); ++id) {
     Tile const t = tile(id);
     for (int64_t n : {1, 64, 300, 4096}) {
-      int64_t const slots = (n + t.slot_n - 1) / t.slot_n;
       // Every slot alone in its tile is the worst that masks on B and D together can do.
+      int64_t const slots = (n + t.slot_n - 1) / t.slot_n;
       int64_t const lines = (1000 + t.m - 1) / t.m;
-      EXPECT_GE(max_records(1000, n, t), lines * slots);
+      EXPECT_EQ(max_records(1000, n, t), lines * slots);
+      EXPECT_GT(workspace_bytes(1000, n, {id, false}), sizeof(TileRecord) * size_t(lines * slots));
       EXPECT_EQ(workspace_bytes(1000, n, {id, false}), workspace_bytes(n, 1000, {id, true}));
     }
   }

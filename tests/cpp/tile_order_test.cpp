@@ -60,7 +60,7 @@ TEST(RecordIndex, ShortLinesLeaveNoGaps) {
   EXPECT_EQ(order.index(1, 2), 3);
 }
 
-TEST(PlaceInGroups, InvertsRecordIndex) {
+TEST(PlaceInGroups, InvertsRecordIndexForEqualLines) {
   for (int32_t lines : {1, 7, 8, 9, 21}) {
     for (int32_t tiles : {1, 2, 5}) {
       std::vector<int32_t> lines_in_order(static_cast<size_t>(lines));
@@ -72,6 +72,63 @@ TEST(PlaceInGroups, InvertsRecordIndex) {
       }
     }
   }
+}
+
+TEST(PlaceInGroups, InvertsRecordIndexForAnyLines) {
+  std::mt19937 random(13);
+  for (int round = 0; round < 100; ++round) {
+    size_t const lines = 1 + random() % 40;
+    std::vector<int32_t> lines_in_order(lines), tiles(lines);
+    std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
+    for (auto& count : tiles) count = int32_t(random() % 9);
+    Order const order(lines_in_order, tiles);
+    std::vector<uint16_t> const by_position(tiles.begin(), tiles.end());
+    std::vector<int32_t> group_start;
+    for (size_t first = 0; first < lines; first += kLinesPerGroup) {
+      group_start.push_back(order.start[first]);
+    }
+    for (int32_t i = 0; i < order.total; ++i) {
+      GroupPlace const place =
+          place_in_groups(i, int32_t(lines), by_position.data(), group_start.data());
+      ASSERT_EQ(order.index(place.position, place.tile), i);
+    }
+  }
+}
+
+TEST(FullGrid, GivesOutEverySlotOnce) {
+  for (int32_t slots_per_tile : {1, 2}) {
+    for (int32_t slots : {1, 2, 7, 32}) {
+      for (int32_t ctas : {1, 4, 132}) {
+        FullGrid const grid{11, slots, slots_per_tile, 64};
+        int32_t const kept = tiles_kept_whole(whole_tiles(grid), slots_per_tile, ctas);
+        std::vector<int> taken(size_t(grid.lines * slots), 0);
+        for (int32_t i = 0; i < records_of(grid, kept); ++i) {
+          Place const at = place_at(grid, kept, i);
+          ++taken[at.position * slots + at.slot[0]];
+          if (at.slot[1] >= 0) ++taken[at.position * slots + at.slot[1]];
+        }
+        EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
+      }
+    }
+  }
+}
+
+TEST(FullGrid, SplitsAPoorLastWave) {
+  EXPECT_EQ(tiles_kept_whole(264, 2, 132), 264);
+  EXPECT_EQ(tiles_kept_whole(268, 2, 132), 264);
+  EXPECT_EQ(tiles_kept_whole(263, 2, 132), 263);  // nearly full: left whole
+  EXPECT_EQ(tiles_kept_whole(268, 1, 132), 268);  // one slot cannot be split
+}
+
+TEST(DealtIndex, EveryRecordGoesToOneCta) {
+  std::vector<int> taken(100, 0);
+  for (int32_t cta = 0; cta < 7; ++cta) {
+    for (int32_t wave = 0; dealt_index(wave, cta, 7) < 100; ++wave) {
+      ++taken[dealt_index(wave, cta, 7)];
+    }
+  }
+  EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
+  EXPECT_EQ(dealt_index(1, 0, 7), 13);  // the second wave runs backwards
 }
 
 TEST(RecordIndex, EveryPlaceIsTakenOnce) {

@@ -96,20 +96,16 @@ int tile_count();
 Tile tile(int id);
 
 // How to run a problem: which tile, and in which orientation. With `swap`, the transposed problem
-// Dᵀ = Bᵀ Aᵀ is run, so that tile.m runs along n and tile.n along m. With `split`, tiles are cut
-// along k where that gives every CTA the same work; it pays where there are only a few tiles for
-// each CTA. Results repeat bit for bit either way, but the two ways round differently.
+// Dᵀ = Bᵀ Aᵀ is run, so that tile.m runs along n and tile.n along m.
 struct Choice {
   int tile = 0;
   bool swap = false;
-  bool split = false;
 };
 
 // Null where the kernels can run the problem this way, else the reason why not.
 char const* refusal(Problem const& problem, Choice choice);
 
-// Bytes of device memory that matmul() needs on the current device: the list of output tiles, and
-// the partial sums of split ones.
+// Bytes of device memory that matmul() needs: the list of output tiles.
 size_t workspace_bytes(int64_t m, int64_t n, Choice choice);
 
 // Launches the product. `workspace` is 16-byte aligned and free to reuse once the stream has

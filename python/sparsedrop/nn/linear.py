@@ -21,7 +21,7 @@ class SparseDropLinear(nn.Linear):
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
         p: drop probability in [0, 1]; may be set later.
         block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`.
-        sampler: "bernoulli" (each block on its own) or "balanced" (equal counts in every block row).
+        sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
 
     Raises:
         ValueError, TypeError: for p, a block shape or a sampler that is none.
@@ -50,7 +50,8 @@ class SparseDropLinear(nn.Linear):
 
         Args:
             linear: any nn.Linear.
-            p, options: p, `block_shape` and `sampler` as for the constructor.
+            p: as for the constructor.
+            **options: `block_shape` and `sampler`, likewise.
 
         Raises:
             TypeError: where `linear` is no nn.Linear.
@@ -91,4 +92,5 @@ class SparseDropLinear(nn.Linear):
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, p={self.p}, block_shape={self.block_shape}, sampler={self.sampler!r}"
+        own = f"p={self.p}, block_shape={self.block_shape}, sampler={self.sampler!r}"
+        return f"{super().extra_repr()}, {own}"

@@ -1,0 +1,57 @@
+// Zeros in the dropped blocks of D, written by warps that have nothing else to do while others
+// multiply: memory is idle then, and the tensor cores are not kept waiting by a store.
+
+#pragma once
+
+#include "gemm/config.hpp"
+#include "mask/slots.hpp"
+
+namespace sparsedrop {
+
+template <class Traits>
+struct ZeroFill {
+  using Element = typename Traits::Element;
+  using Config = typename Traits::Config;
+  static constexpr int kVector = 16 / sizeof(Element);  // contiguous extents are multiples of it
+  static constexpr bool kNMajor = Traits::Layouts::kD == Major::K;
+
+  struct Params {
+    Element* d;
+    int64_t ld;
+    int32_t m;
+    int32_t n;
+    Lines d_lines;
+  };
+
+  // By `threads` threads of each CTA: every ctas-th slot of every line of tiles.
+  CUTLASS_DEVICE static void run(Params const& params, FullGrid const& grid, SlotBits slots,
+                                 int32_t thread, int32_t threads) {
+    for (auto i = int64_t(blockIdx.x); i < int64_t(grid.lines) * grid.slots; i += gridDim.x) {
+      auto const line = int32_t(i / grid.slots);
+      auto const slot = int32_t(i % grid.slots);
+      int32_t const m = line * Config::kM;
+      int32_t const n = slot * Config::kSlotN;
+      if (!slots.is_live(params.d_lines.of(m), slot)) {
+        int32_t const rows = min(Config::kM, params.m - m);
+        int32_t const columns = min(Config::kSlotN, params.n - n);
+        if (kNMajor) {
+          fill(params.d + m * params.ld + n, params.ld, rows, columns, thread, threads);
+        } else {
+          fill(params.d + n * params.ld + m, params.ld, columns, rows, thread, threads);
+        }
+      }
+    }
+  }
+
+ private:
+  CUTLASS_DEVICE static void fill(Element* corner, int64_t ld, int32_t rows, int32_t contiguous,
+                                  int32_t thread, int32_t threads) {
+    int32_t const vectors = contiguous / kVector;
+    for (int32_t i = thread; i < rows * vectors; i += threads) {
+      auto* const at = corner + i / vectors * ld + i % vectors * kVector;
+      *reinterpret_cast<uint4*>(at) = make_uint4(0, 0, 0, 0);
+    }
+  }
+};
+
+}  // namespace sparsedrop

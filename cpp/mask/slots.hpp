@@ -1,0 +1,48 @@
+// The slots of one line of D's mask: 64 or 128 neighbouring columns, all live or all dropped.
+
+#pragma once
+
+#include "mask/k_tiles.hpp"
+
+namespace sparsedrop {
+
+struct SlotBits {
+  int32_t units_per_slot;  // mask units: 1 or 2
+  uint32_t firsts;         // in a word, the first unit of each slot
+
+  SPARSEDROP_HOST_DEVICE static constexpr SlotBits of(int32_t slot_n, int32_t unit) {
+    return slot_n == unit ? SlotBits{1, 0xffffffffu} : SlotBits{2, 0x55555555u};
+  }
+
+  SPARSEDROP_HOST_DEVICE bool is_live(uint32_t const* line, int32_t slot) const {
+    int32_t const unit = slot * units_per_slot;
+    return (line[unit / 32] >> (unit % 32)) & 1u;
+  }
+
+  // Live slots among [first, last).
+  SPARSEDROP_HOST_DEVICE int32_t count(uint32_t const* line, int32_t first, int32_t last) const {
+    int32_t const begin = first * units_per_slot;
+    int32_t const end = last * units_per_slot;
+    int32_t live = 0;
+    for (int32_t w = begin / 32; 32 * w < end; ++w) {
+      live += count_bits(line[w] & tiles_in_word(end, w) & ~tiles_in_word(begin, w) & firsts);
+    }
+    return live;
+  }
+
+  // The live slot that has `rank` live ones before it; there must be one.
+  SPARSEDROP_HOST_DEVICE int32_t nth_live(uint32_t const* line, int32_t rank) const {
+    int32_t w = 0;
+    uint32_t word = line[0] & firsts;
+    while (rank >= count_bits(word)) {
+      rank -= count_bits(word);
+      word = line[++w] & firsts;
+    }
+    for (; rank > 0; --rank) {
+      word &= word - 1;
+    }
+    return (32 * w + lowest_bit(word)) / units_per_slot;
+  }
+};
+
+}  // namespace sparsedrop
