@@ -127,6 +127,8 @@ def build(x: Tensor, w: Tensor, dy: Tensor, p: float, sampler: str) -> list[Prod
     (m, k), n = x.shape, w.shape[0]
     draw = getattr(BlockMask, sampler)
     mask = draw((m, k), p, block_shape=(BLOCK, BLOCK), device="cuda")
+    if p == 0:  # as the user's own grid: the library would not even look at a mask of rate 0
+        mask = BlockMask.from_live(mask.live, (m, k), block_shape=(BLOCK, BLOCK))
     live = mask.density()
     x_live = torch.where(mask.expand(), x, 0)
     few_k, few_m = (max(BLOCK, round(extent * (1 - p) / BLOCK) * BLOCK) for extent in (k, m))

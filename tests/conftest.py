@@ -5,6 +5,10 @@ import torch
 
 from sparsedrop import select
 
+# The products are small: where other processes keep the cores busy, threads that wait for one
+# another take ten times as long as one thread alone.
+torch.set_num_threads(1)
+
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
