@@ -29,9 +29,14 @@ def main(wheel: Path) -> None:
         ):
             if wanted not in names:
                 sys.exit(f"{wheel.name} lacks {wanted}")
-        module = next(name for name in names if re.match(r"sparsedrop/_C\..*\.so$", name))
+        modules = [name for name in names if re.match(r"sparsedrop/_C\..*\.so$", name)]
+        if len(modules) != 1:
+            sys.exit(f"{wheel.name} has {len(modules)} modules sparsedrop/_C, and should have one")
+        module = modules[0]
         path = archive.extract(module, folder)
-        dynamic = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True)
+        dynamic = subprocess.run(
+            ["readelf", "-d", path], capture_output=True, text=True, check=True
+        )
     needed = re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic.stdout)
     extra = [name for name in needed if not ALLOWED.match(name)]
     if extra:

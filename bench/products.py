@@ -167,17 +167,18 @@ def build(x: Tensor, w: Tensor, dy: Tensor, p: float, sampler: str) -> list[Prod
     ]
     if p > 0:
         out_mask = draw((m, n), p, block_shape=(BLOCK, 2 * BLOCK), device="cuda")
-        w_half = w_few[: n // 2]
-        y_half = torch.empty((m, n // 2), device="cuda", dtype=x.dtype)
+        few_n = max(BLOCK, round(n * (1 - p) / BLOCK) * BLOCK)
+        w_corner = w_few[:few_n]
+        y_few = torch.empty((m, few_n), device="cuda", dtype=x.dtype)
         products.append(
             Product(
                 "both",
                 lambda: sparsedrop.matmul(x, w.t(), a_mask=mask, out_mask=out_mask),
                 lambda: torch.mm(x, w.t(), out=y),
-                lambda: torch.mm(x_few, w_half.t(), out=y_half),
+                lambda: torch.mm(x_few, w_corner.t(), out=y_few),
                 lambda: torch.where(out_mask.expand(), x_live @ w.t(), 0),
                 live * out_mask.density(),
-                few_k / k / 2,
+                few_k / k * few_n / n,
             )
         )
     return products

@@ -60,11 +60,14 @@ def machine() -> dict[str, Any]:
         "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=12"),
     }
     if torch.cuda.is_available():
-        clocks = "clocks.sm,clocks.max.sm,power.limit,driver_version"
+        query = "clocks.max.sm,power.limit,driver_version"
+        index = str(torch.cuda.current_device())
         facts |= {
             "gpu": torch.cuda.get_device_name(),
             "cuda": torch.version.cuda,
-            clocks: _output("nvidia-smi", f"--query-gpu={clocks}", "--format=csv,noheader"),
+            "max SM clock, power limit, driver": _output(
+                "nvidia-smi", "-i", index, f"--query-gpu={query}", "--format=csv,noheader"
+            ),
         }
     else:
         facts |= {

@@ -6,6 +6,7 @@
 
 #include <cutlass/bfloat16.h>
 #include <cutlass/half.h>
+#include <cutlass/version.h>
 #include <cutlass/gemm/collective/builders/sm90_common.inl>
 #include <cutlass/pipeline/sm90_pipeline.hpp>
 
@@ -13,6 +14,9 @@
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
+
+// Before 4.2, PipelineTmaAsync counted consumers in warp groups and not one by one.
+static_assert(CUTLASS_VERSION >= 420, "CUTLASS 4.2 or later is needed");
 
 using cute::GMMA::Major;
 
@@ -28,11 +32,12 @@ struct TileConfig {
   static constexpr Tile kTile{kM, kN, kK, kSlotN};
 
   static_assert(kSlots * SlotN == N && kSlots <= kMaxSlots, "a tile record has room for two slots");
-  static_assert(SlotN % 64 == 0, "the epilogue stores squares of 64, and none may cross a slot");
+  static_assert(SlotN == kMaskUnit || SlotN == 2 * kMaskUnit, "SlotBits reads slots of 64 or 128");
 };
 
-// The support matrix, in the order of tile ids. Stages fill the 227 KB of shared memory that a CTA
-// may have, less 33 KB for the epilogue: 48, 32 and 24 KB each.
+// The support matrix, in the order of tile ids. Stages of 48, 32 and 24 KB fill the 227 KB of
+// shared memory that a CTA may have, less 32 KB for the epilogue and 3 KB for barriers and the
+// order of tiles: there is no room for more.
 using TileConfigs = cute::tuple<TileConfig<256, 128, 4>,  //
                                 TileConfig<128, 64, 6>,   //
                                 TileConfig<64, 64, 8>>;

@@ -84,7 +84,7 @@ struct Epilogue {
                                           int32_t n, int warp_group, int buffer,
                                           SharedStorage& shared) {
     using namespace cute;
-    using TransposedStore =
+    using StoreMatrix =
         conditional_t<Layouts::kD == Major::MN, SM90_U16x8_STSM_T, SM90_U32x4_STSM_N>;
     int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
     bool const issues = thread == 0;
@@ -97,7 +97,7 @@ struct Epilogue {
     }
     cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
 
-    auto copy_to_smem = make_tiled_copy_C(Copy_Atom<TransposedStore, Element>{}, square_mma());
+    auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
     auto thread_copy = copy_to_smem.get_slice(thread);
     copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(sD(_, _, slice)));
 

@@ -1,4 +1,4 @@
-// The one kernel: a persistent CTA takes tiles from the list until there are no more.
+// The one kernel: a persistent CTA works through its output tiles.
 //
 //   warp group 0, one thread   claims tiles and loads their live K tiles of A and B into the stages
 //   warp group 0, warps 1-3    write zeros to the dropped blocks of D
@@ -34,7 +34,6 @@ struct Kernel {
   using MainloopPipeline = typename Traits::MainloopPipeline;
   using TilePipeline = typename Traits::TilePipeline;
   using TileState = typename Traits::TileState;
-  using MainloopState = typename Traits::MainloopState;
 
   struct SharedStorage : Traits::SharedStorage {
     OwnOrder own_order;
@@ -47,6 +46,9 @@ struct Kernel {
   static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = 232;
 
+  // The barriers' assembly does not tell the compiler that it orders memory accesses.
+  CUTLASS_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
+
   // One thread hands out the CTA's tiles and loads what each needs.
   CUTLASS_DEVICE static void produce(Params const& params, TilePipeline& tiles,
                                      MainloopPipeline& pipeline, SharedStorage& shared) {
@@ -55,6 +57,7 @@ struct Kernel {
     auto hand_out = [&](TileRecord const& record) {
       tiles.producer_acquire(tile_write);
       shared.records[tile_write.index()] = record;
+      keep_order();
       tiles.producer_commit(tile_write);
       ++tile_write;
       write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
@@ -99,7 +102,9 @@ struct Kernel {
         Shape<typename Traits::TileM, typename Traits::TileN>{});  // (MMA,MMA_M,MMA_N)
     while (true) {
       tiles.consumer_wait(tile_read);
+      keep_order();
       TileRecord const record = shared.records[tile_read.index()];
+      keep_order();
       tiles.consumer_release(tile_read);
       ++tile_read;
       if (record.k_tiles == kNoMoreTiles) {

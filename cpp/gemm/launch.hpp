@@ -8,7 +8,7 @@
 
 namespace sparsedrop {
 
-template <Major M, class Traits>
+template <Major M>
 auto stride_of(int64_t ld) {
   if constexpr (M == Major::MN) {
     return cute::make_stride(cute::_1{}, ld);
@@ -25,16 +25,16 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list) {
   auto const n = int32_t(product.n);
   auto const k = int32_t(product.k);
   typename Mainloop<Traits>::Arguments const mainloop{static_cast<Element const*>(product.a.data),
-                                                      stride_of<Layouts::kA, Traits>(product.a.ld),
+                                                      stride_of<Layouts::kA>(product.a.ld),
                                                       static_cast<Element const*>(product.b.data),
-                                                      stride_of<Layouts::kB, Traits>(product.b.ld),
+                                                      stride_of<Layouts::kB>(product.b.ld),
                                                       m,
                                                       n,
                                                       k,
                                                       product.a_lines,
                                                       product.b_lines};
   typename Epilogue<Traits>::Arguments const epilogue{static_cast<Element*>(product.d),
-                                                      stride_of<Layouts::kD, Traits>(product.d_ld),
+                                                      stride_of<Layouts::kD>(product.d_ld),
                                                       m,
                                                       n,
                                                       static_cast<Element const*>(product.bias),
@@ -60,6 +60,23 @@ cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
   }
   return launch_overlapped(kernel, {unsigned(ctas), Traits::kThreads, kSmem, stream},
                            make_params<Traits>(product, list));
+}
+
+constexpr Major major_of(bool is_contiguous) { return is_contiguous ? Major::K : Major::MN; }
+
+// Walks the list of configs for the one of this id.
+template <class Element, bool AKMajor, bool BKMajor, bool NMajor>
+cudaError_t launch_tile(int tile, Product const& product, TileList const& list, int32_t ctas,
+                        cudaStream_t stream) {
+  using ThisLayouts = Layouts<major_of(AKMajor), major_of(BKMajor), major_of(NMajor)>;
+  cudaError_t status = cudaErrorInvalidValue;
+  int id = 0;
+  cute::for_each(TileConfigs{}, [&](auto config) {
+    if (id++ == tile) {
+      status = launch<Traits<Element, decltype(config), ThisLayouts>>(product, list, ctas, stream);
+    }
+  });
+  return status;
 }
 
 }  // namespace sparsedrop

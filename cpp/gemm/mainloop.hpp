@@ -71,7 +71,7 @@ struct Mainloop {
   CUTLASS_DEVICE static KTiles k_tiles_of(Params const& params, TileRecord const& record) {
     return KTiles(params.a_lines.of(record.m * Config::kM),
                   params.b_lines.of(record.slot[0] * Config::kSlotN),
-                  (params.k + Config::kK - 1) / Config::kK);
+                  int32_t(ceil_div(params.k, Config::kK)));
   }
 
   // One thread issues the loads of one output tile and returns the state behind them.
@@ -94,7 +94,7 @@ struct Mainloop {
                                       group_modes<0, 2>(gB));  // (TMA,n,k), (TMA,SLOT*PIPE)
 
     // A missing second slot reads past the end of n, where the copy engine fills in zeros.
-    int32_t const past_end = (params.n + Config::kSlotN - 1) / Config::kSlotN;
+    auto const past_end = int32_t(ceil_div(params.n, Config::kSlotN));
     KTiles k_tiles = k_tiles_of(params, record);
 
     for (int32_t i = 0; i < record.k_tiles; ++i) {

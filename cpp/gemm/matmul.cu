@@ -1,7 +1,5 @@
 // The entry points: what can run, and the dispatch to the instance that runs it.
 
-#include <type_traits>
-
 #include "gemm/config.hpp"
 #include "gemm/own_order.hpp"
 #include "gemm/product.hpp"
@@ -18,9 +16,15 @@ constexpr auto list_tiles(cute::index_sequence<I...>) {
 
 constexpr auto kTileList = list_tiles(cute::make_index_sequence<kTiles>{});
 
-bool aligned(void const* data, int64_t ld) {
-  // The copy engine takes 16-byte aligned addresses and strides.
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld % 8 == 0;
+// What the copy engine and the epilogue's vectors need of a matrix.
+char const* matrix_refusal(void const* data, int64_t ld, int64_t contiguous) {
+  if (data == nullptr || reinterpret_cast<uintptr_t>(data) % 16 != 0) {
+    return "a matrix is null or not 16-byte aligned";
+  }
+  if (ld < contiguous || ld % 8 != 0 || ld >= int64_t(1) << 39) {
+    return "a leading dimension is no multiple of 8, or out of range";
+  }
+  return contiguous % 8 != 0 ? "a contiguous extent is no multiple of 8" : nullptr;
 }
 
 bool lines_fit(Lines const& lines, int32_t tile_extent) {
@@ -47,24 +51,28 @@ cudaError_t dispatch_layout(int tile, Product const& product, TileList const& li
   }
 }
 
-// What the list of tiles needs to know, on the current device.
-cudaError_t list_request(Product const& product, Tile tile, TileListRequest* request) {
+cudaError_t count_sms(int32_t* sms) {
   int device = 0;
-  int sms = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess) {
-    status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  }
-  int64_t const records = max_records(product.m, product.n, tile);
-  auto const ctas = int32_t(records > sms ? sms : records);
-  *request = {product.m,       product.n,       product.k, product.a_lines,
-              product.b_lines, product.d_lines, tile,      ctas};
-  return status;
+  cudaError_t const status = cudaGetDevice(&device);
+  return status != cudaSuccess
+             ? status
+             : cudaDeviceGetAttribute(sms, cudaDevAttrMultiProcessorCount, device);
 }
 
-bool needs_list(Product const& product, Tile tile) {
+// Makes the list, where the kernel cannot do without one.
+cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, void* workspace,
+                       TileList* list, cudaStream_t stream) {
   FullGrid const grid = full_grid(product.m, product.n, product.k, tile);
-  return !OwnOrder::suits(product.b_lines, product.d_lines, grid);
+  if (OwnOrder::suits(product.b_lines, product.d_lines, grid)) {
+    return cudaSuccess;
+  }
+  if (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 16 != 0) {
+    return cudaErrorInvalidValue;
+  }
+  TileListRequest const request{product.m,       product.n,       product.k, product.a_lines,
+                                product.b_lines, product.d_lines, tile,      ctas};
+  *list = lay_out(workspace, request);
+  return make_tile_list(request, *list, stream);
 }
 
 }  // namespace
@@ -77,15 +85,29 @@ char const* refusal(Problem const& problem, Choice choice) {
   if (choice.tile < 0 || choice.tile >= kTiles) {
     return "there is no tile of this id";
   }
+  // Tiles reach past the last row, and rows are counted in 32 bits.
   int64_t const extents[] = {problem.m, problem.n, problem.k};
   for (int64_t const extent : extents) {
     if (extent < 1 || extent > INT32_MAX - 256) {
-      return "an extent is below 1 or does not fit 32 bits";
+      return "an extent is below 1 or above 2^31 - 257";
     }
   }
-  if (!aligned(problem.a.data, problem.a.ld) || !aligned(problem.b.data, problem.b.ld) ||
-      !aligned(problem.d, problem.d_ld)) {
-    return "a base pointer is not 16-byte aligned or a leading dimension is no multiple of 8";
+  if (problem.dtype != DataType::bf16 && problem.dtype != DataType::fp16) {
+    return "the data type is unknown";
+  }
+  if (problem.activation < Activation::none || problem.activation > Activation::silu) {
+    return "the activation is unknown";
+  }
+  Matrix const& a = problem.a;
+  Matrix const& b = problem.b;
+  char const* const of_matrices[] = {
+      matrix_refusal(a.data, a.ld, a.order == Order::row_major ? problem.k : problem.m),
+      matrix_refusal(b.data, b.ld, b.order == Order::row_major ? problem.n : problem.k),
+      matrix_refusal(problem.d, problem.d_ld, problem.n)};
+  for (char const* const reason : of_matrices) {
+    if (reason != nullptr) {
+      return reason;
+    }
   }
   if (!block_fits(problem.a_mask) || !block_fits(problem.b_mask) || !block_fits(problem.d_mask)) {
     return "a block extent is no multiple of 64";
@@ -115,24 +137,24 @@ cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaS
     return cudaErrorInvalidValue;
   }
   Product const product = orient(problem, choice.swap);
-  TileListRequest request{};
-  cudaError_t status = list_request(product, tile(choice.tile), &request);
+  Tile const chosen = tile(choice.tile);
+  int32_t sms = 0;
+  cudaError_t status = count_sms(&sms);
   if (status != cudaSuccess) {
     return status;
   }
+  int64_t const records = max_records(product.m, product.n, chosen);
+  auto const ctas = int32_t(records > sms ? sms : records);
   TileList list{};
-  if (needs_list(product, request.tile)) {
-    list = lay_out(workspace, request);
-    status = make_tile_list(request, list, stream);
-    if (status != cudaSuccess) {
-      return status;
-    }
+  status = list_tiles(product, chosen, ctas, workspace, &list, stream);
+  if (status != cudaSuccess) {
+    return status;
   }
   switch (problem.dtype) {
     case DataType::bf16:
-      return dispatch_layout<cutlass::bfloat16_t>(choice.tile, product, list, request.ctas, stream);
+      return dispatch_layout<cutlass::bfloat16_t>(choice.tile, product, list, ctas, stream);
     case DataType::fp16:
-      return dispatch_layout<cutlass::half_t>(choice.tile, product, list, request.ctas, stream);
+      return dispatch_layout<cutlass::half_t>(choice.tile, product, list, ctas, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -4,13 +4,15 @@
 #pragma once
 
 #include "gemm/config.hpp"
+#include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
 
 namespace sparsedrop {
 
 // Lines that fit the shared memory which the stages leave: one warp sums up their groups.
 constexpr int32_t kMaxOwnLines = 256;
-static_assert(kMaxOwnLines <= 32 * kLinesPerGroup, "one lane a group");
+constexpr int32_t kGroups = kMaxOwnLines / kLinesPerGroup;
+static_assert(kGroups == 32, "one lane of a warp sums up a group");
 
 struct OwnOrder {
   // By line
@@ -20,7 +22,7 @@ struct OwnOrder {
   // With a mask on D, by position: tiles of live slots only, and whether a live slot is left over
   uint16_t whole[kMaxOwnLines];
   uint32_t left_over[kMaxOwnLines / 32];
-  int32_t group_start[kMaxOwnLines / kLinesPerGroup + 1];
+  int32_t group_start[kGroups + 1];
 
   // Whether a product can do without a list.
   static bool suits(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid) {
@@ -44,18 +46,19 @@ struct OwnOrder {
     bool const has_mask = d_lines.words != nullptr;
     auto const ctas = int32_t(gridDim.x);
     auto const cta = int32_t(blockIdx.x);
-    int32_t const whole = has_mask ? group_start[32] : whole_tiles(grid);
-    int32_t const kept_whole = tiles_kept_whole(whole, grid.slots_per_tile, ctas);
-    int32_t const first_single = kept_whole + (whole - kept_whole) * grid.slots_per_tile;
-    int32_t const count = first_single + (has_mask ? count_left_over() : singles_of(grid));
-    for (int32_t wave = 0, index = cta; index < count; index = dealt_index(++wave, cta, ctas)) {
-      TileRecord record{0, {kNoSlot, kNoSlot}, 0};
-      if (has_mask) {
-        record = masked_record(d_lines, grid, tile_m, slots, kept_whole, first_single, index);
-      } else {
-        Place const at = place_at(grid, kept_whole, index);
-        record = {order[at.position], {at.slot[0], at.slot[1]}, 0};
-      }
+    Records const records =
+        has_mask ? Records(group_start[kGroups], count_left_over(), grid.slots_per_tile, ctas)
+                 : records_of(grid, ctas);
+    for (int32_t wave = 0, index = cta; index < records.count();
+         index = dealt_index(++wave, cta, ctas)) {
+      Records::Part const part = records.at(index);
+      GroupPlace const at = has_mask ? masked_place(grid, part) : place_in_grid(grid, part);
+      int32_t const line = order[at.position];
+      int32_t const rank = at.tile * grid.slots_per_tile + part.place;
+      auto slot_at = [&](int32_t live_rank) {
+        return has_mask ? slots.nth_live(d_lines.of(line * tile_m), live_rank) : live_rank;
+      };
+      TileRecord record{line, {slot_at(rank), part.slots > 1 ? slot_at(rank + 1) : kNoSlot}, 0};
       record.k_tiles = count_k_tiles(record);
       take(record);
     }
@@ -90,28 +93,12 @@ struct OwnOrder {
     return count;
   }
 
-  CUTLASS_DEVICE TileRecord masked_record(Lines const& d_lines, FullGrid const& grid,
-                                          int32_t tile_m, SlotBits slots, int32_t kept_whole,
-                                          int32_t first_single, int32_t index) const {
-    bool const is_single = index >= first_single;
-    bool const is_split = !is_single && index >= kept_whole;
-    int32_t const after_kept = index - kept_whole;
-    GroupPlace at{};
-    if (is_single) {
-      at.position = SlotBits{1, 0xffffffffu}.nth_live(left_over, index - first_single);
-      at.tile = whole[at.position];
-    } else {
-      at = place_in_groups(is_split ? kept_whole + after_kept / grid.slots_per_tile : index,
-                           grid.lines, whole, group_start);
+  CUTLASS_DEVICE GroupPlace masked_place(FullGrid const& grid, Records::Part const& part) const {
+    if (part.is_single) {
+      int32_t const position = SlotBits::of(1, 1).nth_live(left_over, part.number);
+      return {position, whole[position]};
     }
-    int32_t const line = order[at.position];
-    uint32_t const* d_line = d_lines.of(line * tile_m);
-    int32_t const rank = at.tile * grid.slots_per_tile;
-    if (is_single || is_split || grid.slots_per_tile == 1) {
-      int32_t const place = is_split ? after_kept % grid.slots_per_tile : 0;
-      return {line, {slots.nth_live(d_line, rank + place), kNoSlot}, 0};
-    }
-    return {line, {slots.nth_live(d_line, rank), slots.nth_live(d_line, rank + 1)}, 0};
+    return place_in_groups(part.number, grid.lines, whole, group_start);
   }
 
   CUTLASS_DEVICE void count_tiles(Lines const& d_lines, FullGrid const& grid, int32_t tile_m,
@@ -129,12 +116,12 @@ struct OwnOrder {
       }
     }
     __syncthreads();
-    if (position < 32) {
+    if (position < kGroups) {
       int32_t sum = 0;
       for (int32_t i = 0; i < kLinesPerGroup; ++i) {
         sum += whole[position * kLinesPerGroup + i];
       }
-      for (int offset = 1; offset < 32; offset *= 2) {
+      for (int offset = 1; offset < kGroups; offset *= 2) {
         int32_t const lower = __shfl_up_sync(0xffffffffu, sum, offset);
         sum += position >= offset ? lower : 0;
       }

@@ -1,5 +1,7 @@
 #include "gemm/product.hpp"
 
+#include <utility>
+
 namespace sparsedrop {
 namespace {
 
@@ -10,20 +12,30 @@ Lines lines(uint32_t const* words, int64_t extent, int32_t block) {
 }  // namespace
 
 Product orient(Problem const& p, bool swap) {
-  bool const a_k_major = p.a.order == Order::row_major;
-  bool const b_k_major = p.b.order == Order::col_major;
   Lines const a_rows = lines(p.a_mask.row_words, p.k, p.a_mask.block_rows);
   Lines const b_cols = lines(p.b_mask.col_words, p.k, p.b_mask.block_cols);
   Lines const d_rows = lines(p.d_mask.row_words, p.n, p.d_mask.block_rows);
   Lines const d_cols = lines(p.d_mask.col_words, p.m, p.d_mask.block_cols);
-  Operand const a{p.a.data, p.a.ld, a_k_major};
-  Operand const b{p.b.data, p.b.ld, b_k_major};
+  Product product{p.m,
+                  p.n,
+                  p.k,
+                  {p.a.data, p.a.ld, p.a.order == Order::row_major},
+                  {p.b.data, p.b.ld, p.b.order == Order::col_major},
+                  p.d,
+                  p.d_ld,
+                  !swap,
+                  a_rows,
+                  b_cols,
+                  swap ? d_cols : d_rows,
+                  p.bias,
+                  p.alpha,
+                  p.activation};
   if (swap) {
-    return {p.dtype, p.n,    p.m,    p.k,    b,      a,       p.d,         p.d_ld,
-            false,   b_cols, a_rows, d_cols, p.bias, p.alpha, p.activation};
+    std::swap(product.m, product.n);
+    std::swap(product.a, product.b);
+    std::swap(product.a_lines, product.b_lines);
   }
-  return {p.dtype, p.m,    p.n,    p.k,    a,      b,       p.d,         p.d_ld,
-          true,    a_rows, b_cols, d_rows, p.bias, p.alpha, p.activation};
+  return product;
 }
 
 }  // namespace sparsedrop

@@ -7,15 +7,13 @@
 
 namespace sparsedrop {
 
-// Which extent of an operand is contiguous: k, or the other one.
 struct Operand {
   void const* data;
   int64_t ld;
-  bool k_major;
+  bool k_major;  // which extent is contiguous: k, or the other one
 };
 
 struct Product {
-  DataType dtype;
   int64_t m;
   int64_t n;
   int64_t k;
@@ -34,7 +32,7 @@ struct Product {
 
 Product orient(Problem const& problem, bool swap);
 
-// Defined once for each element type and layout, in instance.cu.
+// Defined in launch.hpp, and instantiated once for each element type and layout in instance.cu.
 template <class Element, bool AKMajor, bool BKMajor, bool NMajor>
 cudaError_t launch_tile(int tile, Product const& product, TileList const& list, int32_t ctas,
                         cudaStream_t stream);

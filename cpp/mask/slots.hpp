@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "mask/k_tiles.hpp"
+#include "mask/bits.hpp"
 
 namespace sparsedrop {
 

@@ -6,6 +6,7 @@
 
 #include "mask/tile_list.hpp"
 
+#include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
 #include "mask/tile_order.hpp"
 #include "overlap.hpp"
@@ -19,8 +20,6 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kBins = kThreads;   // of K tile counts, one a thread
 constexpr int kFastLines = 1024;  // as many keep their scratch values in shared memory
 constexpr unsigned kAllLanes = 0xffffffffu;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Geometry {
   FullGrid grid;
@@ -41,15 +40,15 @@ struct Scratch {
   int32_t* k_tiles;  // live ones in A's line
   int32_t* order;    // lines in the order in which they are written
   int32_t* start;    // whole tiles in the lines before, by position in `order`
-  int32_t* whole;    // by line
-  int32_t* partial;  // by line; then, in the lines before
+  int32_t* whole;    // tiles of live slots only, by line
+  int32_t* singles;  // live slots without a partner, by line; then, in the lines before
 
   __device__ Scratch(int32_t* base, int32_t lines)
       : k_tiles(base),
         order(base + lines),
         start(base + 2 * lines),
         whole(base + 3 * lines),
-        partial(base + 4 * lines) {}
+        singles(base + 4 * lines) {}
 };
 
 // A kernel this short is bound by fetching its instructions: loops stay loops, and what is used
@@ -138,37 +137,37 @@ __device__ int32_t count_k_tiles(Arguments const& args, Scratch const& scratch, 
       .count();
 }
 
-// What one slot of a whole tile contributes to the list. Where the tile is given out whole, each of
-// its slots writes a part of the record that is its own.
-__device__ void write_slot(Arguments const& args, TileRecord const& record, int32_t tile,
-                           int32_t kept_whole, int32_t place) {
-  TileRecord* records = args.list.records;
-  int32_t const per_tile = args.geometry.grid.slots_per_tile;
-  if (tile >= kept_whole || per_tile == 1) {
-    records[kept_whole + (tile - kept_whole) * per_tile + place] = record;
-  } else if (place == 0) {
-    records[tile].m = record.m;
-    records[tile].slot[0] = record.slot[0];
-    records[tile].k_tiles = record.k_tiles;
-  } else {
-    records[tile].slot[place] = record.slot[0];
-  }
-}
-
 // Without a mask on D one thread writes each record.
 __device__ int32_t write_all_live(Arguments const& args, Scratch const& scratch) {
   FullGrid const& grid = args.geometry.grid;
-  int32_t const kept_whole =
-      tiles_kept_whole(whole_tiles(grid), grid.slots_per_tile, args.request.ctas);
-  int32_t const count = records_of(grid, kept_whole);
+  Records const records = records_of(grid, args.request.ctas);
 #pragma unroll 1
-  for (int32_t i = threadIdx.x; i < count; i += kThreads) {
-    Place const at = place_at(grid, kept_whole, i);
+  for (int32_t i = threadIdx.x; i < records.count(); i += kThreads) {
+    Records::Part const part = records.at(i);
+    GroupPlace const at = place_in_grid(grid, part);
     int32_t const line = scratch.order[at.position];
-    args.list.records[i] = {
-        line, {at.slot[0], at.slot[1]}, count_k_tiles(args, scratch, line, at.slot[0])};
+    int32_t const slot = at.tile * grid.slots_per_tile + part.place;
+    args.list.records[i] = {line,
+                            {slot, part.slots > 1 ? slot + 1 : kNoSlot},
+                            count_k_tiles(args, scratch, line, slot)};
   }
-  return count;
+  return records.count();
+}
+
+// What one slot of a whole tile contributes to the list. Where the tile is given out whole, each of
+// its slots writes a part of the record that is its own.
+__device__ void write_slot(TileRecord* list, Records const& records, TileRecord const& record,
+                           int32_t tile, int32_t place) {
+  TileRecord& out = list[records.index_of(tile, place)];
+  if (tile >= records.kept_whole || records.slots_per_tile == 1) {
+    out = record;
+  } else if (place == 0) {
+    out.m = record.m;
+    out.slot[0] = record.slot[0];
+    out.k_tiles = record.k_tiles;
+  } else {
+    out.slot[place] = record.slot[0];
+  }
 }
 
 __device__ void count_by_mask(Arguments const& args, Scratch const& scratch) {
@@ -177,30 +176,29 @@ __device__ void count_by_mask(Arguments const& args, Scratch const& scratch) {
   for (int32_t line = threadIdx.x; line < g.grid.lines; line += kThreads) {
     uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
     int32_t whole = 0;
-    int32_t partial = 0;
+    int32_t singles = 0;
 #pragma unroll 1
     for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
       int32_t const last = min(first + g.slots_per_class, g.grid.slots);
       int32_t const live = g.slot_bits.count(d_line, first, last);
       whole += live / g.grid.slots_per_tile;
-      partial += live % g.grid.slots_per_tile;
+      singles += live % g.grid.slots_per_tile;
     }
     scratch.whole[line] = whole;
-    scratch.partial[line] = partial;
+    scratch.singles[line] = singles;
   }
   __syncthreads();
 }
 
-// A warp pairs up the live slots of the line at `position`. Records of slots that have no partner
-// start at `first_partial`.
-__device__ void write_line(Arguments const& args, Scratch const& scratch, int32_t kept_whole,
-                           int32_t first_partial, int32_t position) {
+// A warp pairs up the live slots of the line at `position`.
+__device__ void write_line(Arguments const& args, Scratch const& scratch, Records const& records,
+                           int32_t position) {
   Geometry const& g = args.geometry;
   int32_t const per_tile = g.grid.slots_per_tile;
   int32_t const line = scratch.order[position];
   uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
   int32_t whole_before = 0;  // in the classes before
-  int32_t partial_before = 0;
+  int32_t singles_before = 0;
 #pragma unroll 1
   for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
     int32_t const last = min(first + g.slots_per_class, g.grid.slots);
@@ -214,15 +212,16 @@ __device__ void write_line(Arguments const& args, Scratch const& scratch, int32_
       int32_t const rank = g.slot_bits.count(d_line, first, slot);
       TileRecord const record{line, {slot, kNoSlot}, count_k_tiles(args, scratch, line, slot)};
       if (rank >= live_in_whole) {
-        args.list.records[first_partial + scratch.partial[line] + partial_before] = record;
+        int32_t const before = scratch.singles[line] + singles_before;
+        args.list.records[records.first_single() + before] = record;
       } else {
-        int32_t const index = record_index(scratch.order, scratch.whole, scratch.start,
-                                           g.grid.lines, position, whole_before + rank / per_tile);
-        write_slot(args, record, index, kept_whole, rank % per_tile);
+        int32_t const tile = record_index(scratch.order, scratch.whole, scratch.start, g.grid.lines,
+                                          position, whole_before + rank / per_tile);
+        write_slot(args.list.records, records, record, tile, rank % per_tile);
       }
     }
     whole_before += live_in_whole / per_tile;
-    partial_before += live_in_class - live_in_whole;
+    singles_before += live_in_class - live_in_whole;
   }
 }
 
@@ -230,14 +229,13 @@ __device__ int32_t write_by_mask(Arguments const& args, Scratch const& scratch) 
   FullGrid const& grid = args.geometry.grid;
   count_by_mask(args, scratch);
   int32_t const whole = exclusive_sums(grid.lines, scratch.start, scratch.whole, scratch.order);
-  int32_t const partial = exclusive_sums(grid.lines, scratch.partial, scratch.partial, nullptr);
-  int32_t const kept_whole = tiles_kept_whole(whole, grid.slots_per_tile, args.request.ctas);
-  int32_t const first_partial = kept_whole + (whole - kept_whole) * grid.slots_per_tile;
+  int32_t const singles = exclusive_sums(grid.lines, scratch.singles, scratch.singles, nullptr);
+  Records const records(whole, singles, grid.slots_per_tile, args.request.ctas);
 #pragma unroll 1
   for (int32_t position = warp_id(); position < grid.lines; position += kWarps) {
-    write_line(args, scratch, kept_whole, first_partial, position);
+    write_line(args, scratch, records, position);
   }
-  return first_partial + partial;
+  return records.count();
 }
 
 __global__ void __launch_bounds__(kThreads) tile_list_kernel(Arguments const args) {

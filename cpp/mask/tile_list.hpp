@@ -7,17 +7,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "mask/lines.hpp"
 #include "mask/tile_order.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
 
-constexpr int kMaxSlots = 2;
-
 // Instead of a count of K tiles: there is no more work.
 constexpr int32_t kNoMoreTiles = -1;
-// Instead of a slot: the line had no further slot to pair with.
-constexpr int32_t kNoSlot = -1;
 
 struct alignas(16) TileRecord {
   int32_t m;                // in tiles
@@ -28,19 +25,6 @@ struct alignas(16) TileRecord {
 struct alignas(16) TileListHeader {
   int32_t count;  // records in the list
   int32_t next;   // the first that no CTA has taken yet
-};
-
-// Bit words of the masks as one orientation of the problem reads them. Null words: all live.
-// a: bits along k for lines of m; b: bits along k for lines of n; d: bits along n for lines of m.
-struct Lines {
-  uint32_t const* words = nullptr;
-  int64_t words_per_line = 0;
-  int32_t block = 0;  // elements of one line
-
-  // The words of the line that holds element `index`, or null.
-  __host__ __device__ uint32_t const* of(int32_t index) const {
-    return words == nullptr ? nullptr : words + index / block * words_per_line;
-  }
 };
 
 struct TileListRequest {

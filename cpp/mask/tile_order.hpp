@@ -5,9 +5,14 @@
 
 #include <cstdint>
 
-#include "mask/k_tiles.hpp"
+#include "mask/bits.hpp"
 
 namespace sparsedrop {
+
+constexpr int kMaxSlots = 2;
+
+// Instead of a slot: the line had no further slot to pair with.
+constexpr int32_t kNoSlot = -1;
 
 constexpr int32_t kLinesPerGroup = 8;  // lines of tiles that walk along n together
 
@@ -92,57 +97,69 @@ SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, 
   return {first + within % in_group, within / in_group};
 }
 
-// Without a mask on D every line has the same tiles, and where each record stands is a formula.
+// The records of a product, whatever its masks: whole tiles, then split ones slot by slot, then the
+// slots that have no partner in their line.
+struct Records {
+  int32_t whole;    // tiles of live slots only
+  int32_t singles;  // live slots without a partner
+  int32_t slots_per_tile;
+  // Whole tiles that are given out whole. The others would be a last wave that leaves more than
+  // half of the CTAs idle: given out slot by slot, it takes half the time.
+  int32_t kept_whole;
+
+  SPARSEDROP_HOST_DEVICE Records(int32_t whole_, int32_t singles_, int32_t slots_per_tile_,
+                                 int32_t ctas)
+      : whole(whole_), singles(singles_), slots_per_tile(slots_per_tile_), kept_whole(whole_) {
+    int32_t const in_last_wave = whole % ctas;
+    if (slots_per_tile > 1 && in_last_wave <= ctas / 2) {
+      kept_whole -= in_last_wave;
+    }
+  }
+
+  // Record of the slot at `place` of whole tile `tile`; that of the tile where it is kept whole.
+  SPARSEDROP_HOST_DEVICE int32_t index_of(int32_t tile, int32_t place) const {
+    return tile < kept_whole ? tile : kept_whole + (tile - kept_whole) * slots_per_tile + place;
+  }
+
+  SPARSEDROP_HOST_DEVICE int32_t first_single() const { return index_of(whole, 0); }
+  SPARSEDROP_HOST_DEVICE int32_t count() const { return first_single() + singles; }
+
+  struct Part {
+    bool is_single;
+    int32_t number;  // of the single, or of the whole tile
+    int32_t place;   // the first slot of the tile that is meant
+    int32_t slots;   // and how many
+  };
+
+  SPARSEDROP_HOST_DEVICE Part at(int32_t index) const {
+    if (index >= first_single()) {
+      return {true, index - first_single(), 0, 1};
+    }
+    int32_t const after_kept = index - kept_whole;
+    return after_kept < 0 ? Part{false, index, 0, slots_per_tile}
+                          : Part{false, kept_whole + after_kept / slots_per_tile,
+                                 after_kept % slots_per_tile, 1};
+  }
+};
+
 struct FullGrid {
-  int32_t lines;
+  int32_t lines;           // of tiles, along m
   int32_t slots;           // along n
   int32_t slots_per_tile;  // 1 or 2
   int32_t k_tiles;         // of the problem
 };
 
-struct Place {
-  int32_t position;  // in the order of lines
-  int32_t slot[2];   // the second one is -1 where there is none
-};
-
-// Whole tiles that are given out whole. The others would be a last wave that leaves more than half
-// of the CTAs idle: given out slot by slot, it takes half the time.
-SPARSEDROP_HOST_DEVICE int32_t tiles_kept_whole(int32_t whole, int32_t slots_per_tile,
-                                                int32_t ctas) {
-  int32_t const in_last_wave = whole % ctas;
-  return slots_per_tile > 1 && in_last_wave <= ctas / 2 ? whole - in_last_wave : whole;
+// Without a mask on D every line has the same tiles.
+SPARSEDROP_HOST_DEVICE Records records_of(FullGrid const& grid, int32_t ctas) {
+  return Records(grid.lines * (grid.slots / grid.slots_per_tile),
+                 grid.lines * (grid.slots % grid.slots_per_tile), grid.slots_per_tile, ctas);
 }
 
-SPARSEDROP_HOST_DEVICE int32_t whole_tiles(FullGrid const& grid) {
-  return grid.lines * (grid.slots / grid.slots_per_tile);
-}
-
-// Slots that have no partner in their line.
-SPARSEDROP_HOST_DEVICE int32_t singles_of(FullGrid const& grid) {
-  return grid.slots % grid.slots_per_tile * grid.lines;
-}
-
-SPARSEDROP_HOST_DEVICE int32_t records_of(FullGrid const& grid, int32_t kept_whole) {
-  return kept_whole + (whole_tiles(grid) - kept_whole) * grid.slots_per_tile + singles_of(grid);
-}
-
-// Whole tiles, then split ones slot by slot, then the slots that have no partner in their line.
-SPARSEDROP_HOST_DEVICE Place place_at(FullGrid const& grid, int32_t kept_whole, int32_t index) {
+// And where a record stands is a formula.
+SPARSEDROP_HOST_DEVICE GroupPlace place_in_grid(FullGrid const& grid, Records::Part const& part) {
   int32_t const per_line = grid.slots / grid.slots_per_tile;
-  int32_t const whole = whole_tiles(grid);
-  int32_t const first_single = kept_whole + (whole - kept_whole) * grid.slots_per_tile;
-  if (index >= first_single) {
-    return {index - first_single, {grid.slots - 1, -1}};
-  }
-  int32_t const after_kept = index - kept_whole;
-  bool const is_split = after_kept >= 0;
-  GroupPlace const at = place_in_groups(
-      is_split ? kept_whole + after_kept / grid.slots_per_tile : index, grid.lines, per_line);
-  int32_t const slot = at.tile * grid.slots_per_tile;
-  if (is_split) {
-    return {at.position, {slot + after_kept % grid.slots_per_tile, -1}};
-  }
-  return {at.position, {slot, grid.slots_per_tile > 1 ? slot + 1 : -1}};
+  return part.is_single ? GroupPlace{part.number, per_line}
+                        : place_in_groups(part.number, grid.lines, per_line);
 }
 
 // The `wave`-th record of a CTA where records are dealt out in turn: every second wave runs

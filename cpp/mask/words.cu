@@ -1,5 +1,6 @@
 // A grid of booleans -> bit words in both orientations.
 
+#include "mask/bits.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
@@ -47,8 +48,6 @@ __global__ void mask_words_kernel(uint8_t const* live, WordsOf rows, WordsOf col
     }
   }
 }
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

@@ -51,18 +51,34 @@ TEST(Refusal, TakesAPlainProblemEitherWay) {
   }
 }
 
+template <class Change>
+std::string reason_after(Change change) {
+  Problem p = problem(256, 512, 128);
+  change(p);
+  return reason(p, {0, false});
+}
+
 TEST(Refusal, NamesWhatIsWrong) {
+  EXPECT_EQ(reason_after([](Problem&) {}), "");
   EXPECT_NE(reason(problem(256, 512, 128), {tile_count(), false}), "");
   EXPECT_NE(reason(problem(256, 512, 128), {-1, false}), "");
   EXPECT_NE(reason(problem(0, 512, 128), {0, false}), "");
   EXPECT_NE(reason(problem(int64_t(1) << 31, 512, 128), {0, false}), "");
-  EXPECT_NE(reason(problem(256, 513, 128), {0, false}), "");  // rows of B and D start unaligned
-  Problem p = problem(256, 512, 128);
-  p.a.data = kMemory + 8;
-  EXPECT_NE(reason(p, {0, false}), "");
-  p = problem(256, 512, 128);
-  p.a_mask = mask(100, 128);
-  EXPECT_NE(reason(p, {0, false}), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.a.data = kMemory + 8; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.a.data = nullptr; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.d = nullptr; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.a.ld = 120; }), "");  // shorter than a row
+  EXPECT_NE(reason_after([](Problem& p) { p.b.ld = 513; }), "");  // rows start unaligned
+  EXPECT_NE(reason_after([](Problem& p) { p.b.ld = int64_t(1) << 40; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.n = 505; }), "");  // although ld = 512
+  EXPECT_NE(reason_after([](Problem& p) { p.a_mask = mask(100, 128); }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.a_mask = mask(0, 128); }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.dtype = DataType(9); }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.activation = Activation(9); }), "");
+}
+
+TEST(Matmul, RefusesBeforeItTouchesTheGpu) {
+  EXPECT_EQ(matmul(problem(256, 513, 128), {0, false}, nullptr, nullptr), cudaErrorInvalidValue);
 }
 
 // A tile is 128 along m; along n it is 256, 128 or 64, made of slots of 128, 64 or 64.

@@ -95,17 +95,19 @@ TEST(PlaceInGroups, InvertsRecordIndexForAnyLines) {
   }
 }
 
-TEST(FullGrid, GivesOutEverySlotOnce) {
+TEST(Records, GiveOutEverySlotOfAGridOnce) {
   for (int32_t slots_per_tile : {1, 2}) {
     for (int32_t slots : {1, 2, 7, 32}) {
       for (int32_t ctas : {1, 4, 132}) {
         FullGrid const grid{11, slots, slots_per_tile, 64};
-        int32_t const kept = tiles_kept_whole(whole_tiles(grid), slots_per_tile, ctas);
+        Records const records = records_of(grid, ctas);
         std::vector<int> taken(size_t(grid.lines * slots), 0);
-        for (int32_t i = 0; i < records_of(grid, kept); ++i) {
-          Place const at = place_at(grid, kept, i);
-          ++taken[at.position * slots + at.slot[0]];
-          if (at.slot[1] >= 0) ++taken[at.position * slots + at.slot[1]];
+        for (int32_t i = 0; i < records.count(); ++i) {
+          Records::Part const part = records.at(i);
+          GroupPlace const at = place_in_grid(grid, part);
+          for (int32_t s = 0; s < part.slots; ++s) {
+            ++taken[at.position * slots + at.tile * slots_per_tile + part.place + s];
+          }
         }
         EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
       }
@@ -113,11 +115,24 @@ TEST(FullGrid, GivesOutEverySlotOnce) {
   }
 }
 
-TEST(FullGrid, SplitsAPoorLastWave) {
-  EXPECT_EQ(tiles_kept_whole(264, 2, 132), 264);
-  EXPECT_EQ(tiles_kept_whole(268, 2, 132), 264);
-  EXPECT_EQ(tiles_kept_whole(263, 2, 132), 263);  // nearly full: left whole
-  EXPECT_EQ(tiles_kept_whole(268, 1, 132), 268);  // one slot cannot be split
+TEST(Records, IndexOfIsTheInverseOfAt) {
+  Records const records(270, 5, 2, 132);
+  for (int32_t i = 0; i < records.first_single(); ++i) {
+    Records::Part const part = records.at(i);
+    EXPECT_EQ(records.index_of(part.number, part.place), i);
+  }
+  for (int32_t i = 0; i < 5; ++i) {
+    Records::Part const part = records.at(records.first_single() + i);
+    EXPECT_TRUE(part.is_single);
+    EXPECT_EQ(part.number, i);
+  }
+}
+
+TEST(Records, SplitAPoorLastWave) {
+  EXPECT_EQ(Records(264, 0, 2, 132).kept_whole, 264);
+  EXPECT_EQ(Records(268, 0, 2, 132).kept_whole, 264);
+  EXPECT_EQ(Records(263, 0, 2, 132).kept_whole, 263);  // nearly full: left whole
+  EXPECT_EQ(Records(268, 0, 1, 132).kept_whole, 268);  // one slot cannot be split
 }
 
 TEST(DealtIndex, EveryRecordGoesToOneCta) {

@@ -64,7 +64,8 @@ struct Matrix {
 };
 
 // One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
-// Base pointers are 16-byte aligned; contiguous extents and leading dimensions are multiples of 8.
+// Base pointers are 16-byte aligned; n, the contiguous extents of A and B, and all leading
+// dimensions are multiples of 8; extents are below 2^31 - 256.
 struct Problem {
   DataType dtype = DataType::bf16;
   int64_t m = 0;
@@ -91,7 +92,7 @@ struct Tile {
   int32_t slot_n;
 };
 
-// The tiles that are compiled in, in the order of their ids.
+// The tiles that are compiled in, in the order of their ids: 0 <= id < tile_count().
 int tile_count();
 Tile tile(int id);
 
@@ -109,7 +110,7 @@ char const* refusal(Problem const& problem, Choice choice);
 size_t workspace_bytes(int64_t m, int64_t n, Choice choice);
 
 // Launches the product. `workspace` is 16-byte aligned and free to reuse once the stream has
-// passed. cudaErrorInvalidValue where refusal() has a reason.
+// passed. cudaErrorInvalidValue where refusal() has a reason, or the workspace is none.
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream);
 
 }  // namespace sparsedrop

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("IMAGES", "UNITS"),
         help=f"what SparseDropLinear drops at once; {_defaults('block_shape')}",
     )
-    add("--sampler", choices=SAMPLERS, default="bernoulli", help="default: bernoulli, the paper's")
+    add("--sampler", choices=SAMPLERS, help=_defaults("sampler"))
     add("--lr", type=float, default=1e-3, help="learning rate of Adam; default: 0.001")
     out = Path("study-results")
     add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
@@ -115,7 +115,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         epochs=args.epochs or source.epochs,
         batch_size=args.batch_size or source.batch_size,
         block_shape=(block_images, block_units),
-        sampler=args.sampler,
+        sampler=args.sampler or source.sampler,
         lr=args.lr,
         device=device,
         dtype=DTYPES[dtype],

@@ -27,22 +27,30 @@ class Dataset(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where images come from, and the size of a study of them unless the user says otherwise."""
+    """Where images come from, and how a study of them is made unless the user says otherwise."""
 
     epochs: int
     batch_size: int
     block_shape: tuple[int, int]
+    sampler: str
     address: str | None  # where the IDX files are to be had; None for what scikit-learn ships
 
 
-# (Fashion-)MNIST has the paper's batch and block.
+# (Fashion-)MNIST has the paper's batch, block and sampler. Of the 898 digits a batch that large leaves
+# one step an epoch, so theirs is smaller. It is one block high: lower blocks were slower and no more
+# accurate. With a single block row the share that "bernoulli" keeps changes much from step to step, and
+# the scale does not follow: over 10 seeds at p = 0.3, blocks 128x32, its loss was 0.083, that of
+# "balanced" 0.080. Blocks of 64 units lost 0.1 % of accuracy to those of 32, which lost none to 16.
 SOURCES = {
-    "digits": Source(40, 128, (32, 128), None),
-    "mnist": Source(20, 1024, (128, 128), "https://ossci-datasets.s3.amazonaws.com/mnist/"),
+    "digits": Source(60, 128, (128, 32), "balanced", None),
+    "mnist": Source(
+        20, 1024, (128, 128), "bernoulli", "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    ),
     "fashion-mnist": Source(
         20,
         1024,
         (128, 128),
+        "bernoulli",
         "https://github.com/zalandoresearch/fashion-mnist/tree/master/data/fashion",
     ),
 }

@@ -1,0 +1,25 @@
+// Masks as one orientation of a problem reads them.
+
+#pragma once
+
+#include <cstdint>
+
+#include "mask/bits.hpp"
+
+namespace sparsedrop {
+
+// The bit words of one mask, line by line. Null words: all live.
+//   a: bits along k for lines of m    b: bits along k for lines of n    d: bits along n for lines
+//   of m
+struct Lines {
+  uint32_t const* words = nullptr;
+  int64_t words_per_line = 0;
+  int32_t block = 0;  // elements of one line
+
+  // The words of the line that holds element `index`, or null.
+  SPARSEDROP_HOST_DEVICE uint32_t const* of(int32_t index) const {
+    return words == nullptr ? nullptr : words + index / block * words_per_line;
+  }
+};
+
+}  // namespace sparsedrop
