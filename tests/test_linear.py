@@ -73,10 +73,10 @@ def test_accurate(shape, sides, activation, device, dtype):
     exact = _run(reference.linear, [x.double() for x in inputs], upstream.double(), **kwargs)
     # relu's gradient jumps where a sum of almost 0 changes its sign: test_exact has it.
     compared = 1 if activation == "relu" else len(ours)
-    assert_accurate(ours[:compared], torchs[:compared], exact[:compared])
+    assert_accurate(ours[:compared], exact[:compared], torchs[:compared])
     with torch.no_grad():  # then every activation is fused
         fused = sparsedrop.linear(*inputs, **kwargs)
-    assert_accurate([fused], torchs[:1], exact[:1])
+    assert_accurate([fused], exact[:1], torchs[:1])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -135,7 +135,7 @@ def test_dropout_linear_is_linear_under_the_mask_it_draws(p, sampler, device, dt
 
     torchs = _run(own, inputs, upstream)
     exact = _run(own, [t.double() for t in inputs], upstream.double())
-    assert_accurate(ours, torchs, exact)
+    assert_accurate(ours, exact, torchs)
 
 
 @pytest.mark.parametrize("kwargs", [{"p": 0.0}, {"training": False}, {"p": 1.0, "training": False}])

@@ -87,18 +87,20 @@ def test_a_given_generator_is_the_only_source(sampler, p, device):
     assert not torch.equal(draw(8), first)
 
 
-def test_balanced_on_a_gpu_generator_rounds_both_ways(device):
-    generator = torch.Generator(device).manual_seed(0)
-    counts = [
-        int(
-            BlockMask.balanced(
-                (1, 5), 0.5, block_shape=(1, 1), device=device, generator=generator
-            ).live.sum()
-        )
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("columns", [1, 5])
+def test_balanced_rounds_both_ways(columns, given, device):
+    generator = torch.Generator(device).manual_seed(0) if given else None
+    lives = [
+        BlockMask.balanced(
+            (1, columns), 0.5, block_shape=(1, 1), device=device, generator=generator
+        ).live.sum()
         for _ in range(400)
     ]
-    assert set(counts) == {2, 3}
-    assert abs(counts.count(2) - 200) < 5 * 10  # five sigma
+    counts = torch.stack(lives).tolist()
+    below = columns // 2
+    assert set(counts) == {below, below + 1}
+    assert abs(counts.count(below) - 200) < 5 * 10  # five sigma
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -120,8 +122,9 @@ def test_balanced_kernel_follows_the_definition(grid):
     for keep in {1, columns // 2, columns - 1}:
         bands = -(-rows * math.gcd(keep, columns) // columns)
         torch.manual_seed(keep)
-        count = torch.tensor(keep, dtype=torch.int32)
-        live, _, _ = mask_ops.balanced_mask(count, *grid, 1, 1, device=torch.device("cuda", 0))
+        live, _, _ = mask_ops.balanced_mask(
+            *grid, 1, 1, p=1.0 - keep / columns, device=torch.device("cuda", 0)
+        )
         torch.manual_seed(keep)
         keys = torch.empty((bands, columns), dtype=torch.int32, device="cuda").random_()
         assert torch.equal(live, mask_ops.balanced_live(keys, rows, keep))

@@ -49,6 +49,8 @@ CHOICES = [
     ("misaligned and large", BIG._replace(k=4097, aligned=False), LARGE),
     ("misaligned and small", BIG._replace(m=128, n=128, k=65, aligned=False), DENSE),
     ("extents beyond 32 bits", BIG._replace(m=2**31), DENSE),
+    ("the first extent too large for whole tiles", BIG._replace(m=2**31 - 264), DENSE),
+    ("the last extent that is not", BIG._replace(m=2**31 - 265), LARGE),
     ("blocks beyond 32 bits", BIG._replace(a_block=(2**31, 128)), DENSE),
     ("CPU: large blocks", CPU, LIVE_PARTS),
     ("CPU: blocks too small", CPU._replace(a_block=(2, 2)), DENSE),

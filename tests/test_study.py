@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,38 @@ def test_labels_that_cannot_be_the_images_are_refused(tmp_path, labels):
 # Runs
 
 
+def train_alone(method: train.Method, seed: int = 0, epochs: int = 2) -> train.Result:
+    run = train.Run(method, data.load("digits", None), settings(epochs=epochs), seed)
+    for _ in range(epochs):
+        run.train_epoch()
+    return run.result()
+
+
+def test_runs_that_take_turns_do_not_change_each_other(capsys):
+    in_turn = train.run_all(data.load("digits", None), settings(seeds=2))
+    for method, results in in_turn.items():
+        assert [run[:4] for run in results] == [train_alone(method, seed)[:4] for seed in (0, 1)]
+
+
+def test_all_methods_see_the_same_batches(monkeypatch):
+    seen: list[list[torch.Tensor]] = []
+    batches = train._batches
+
+    def recorded(images: data.Images, size: int) -> Iterator[data.Images]:
+        for batch in batches(images, size):
+            seen[-1].append(batch.pixels)
+            yield batch
+
+    monkeypatch.setattr(train, "_batches", recorded)
+    for method in settings().methods():
+        seen.append([])
+        train_alone(method)
+    first, *others = (torch.cat(pixels) for pixels in seen)
+    assert first.shape == (2 * (898 // 128) * 128, 64)
+    assert all(torch.equal(first, other) for other in others)
+    assert not torch.equal(first[: len(first) // 2], first[len(first) // 2 :])
+
+
 def test_all_methods_begin_with_the_same_weights():
     states = []
     for method in settings().methods():
@@ -234,17 +267,15 @@ def test_all_methods_begin_with_the_same_weights():
 
 
 def test_a_run_repeats_itself_and_another_seed_differs():
-    images = data.load("digits", None)
     method = train.Method(train.SPARSEDROP, 0.3)
-    first, again, other = (train.train(method, images, settings(), seed) for seed in (0, 0, 1))
+    first, again, other = (train_alone(method, seed=seed) for seed in (0, 0, 1))
     assert first[:4] == again[:4]
     assert first.loss != other.loss
 
 
 @pytest.mark.parametrize("name", [train.DENSE, train.DROPOUT, train.SPARSEDROP])
 def test_every_method_learns_the_digits(name):
-    images = data.load("digits", None)
-    result = train.train(train.Method(name, 0.3), images, settings(epochs=8), seed=0)
+    result = train_alone(train.Method(name, 0.3), epochs=8)
     assert result.accuracy > 0.9
     assert result.loss < 0.4
 
@@ -252,8 +283,7 @@ def test_every_method_learns_the_digits(name):
 def test_a_run_reports_its_epoch_of_least_validation_loss(monkeypatch):
     losses = iter([(0.5, 0.1), (0.2, 0.7), (0.3, 0.9)])
     monkeypatch.setattr(train, "evaluate", lambda *_: next(losses))
-    images = data.load("digits", None)
-    result = train.train(train.Method(train.DENSE, 0.0), images, settings(epochs=3), seed=0)
+    result = train_alone(train.Method(train.DENSE, 0.0), epochs=3)
     assert (result.epoch, result.loss, result.accuracy) == (2, 0.2, 0.7)
 
 

@@ -12,7 +12,7 @@ namespace sparsedrop {
 // Lines that fit the shared memory which the stages leave: one warp sums up their groups.
 constexpr int32_t kMaxOwnLines = 256;
 constexpr int32_t kGroups = kMaxOwnLines / kLinesPerGroup;
-static_assert(kGroups == 32, "one lane of a warp sums up a group");
+static_assert(kGroups <= 32, "one lane of a warp sums up a group");
 
 struct OwnOrder {
   // By line
@@ -116,16 +116,18 @@ struct OwnOrder {
       }
     }
     __syncthreads();
-    if (position < kGroups) {
+    if (position < 32) {
       int32_t sum = 0;
-      for (int32_t i = 0; i < kLinesPerGroup; ++i) {
+      for (int32_t i = 0; i < kLinesPerGroup && position < kGroups; ++i) {
         sum += whole[position * kLinesPerGroup + i];
       }
-      for (int offset = 1; offset < kGroups; offset *= 2) {
+      for (int offset = 1; offset < 32; offset *= 2) {
         int32_t const lower = __shfl_up_sync(0xffffffffu, sum, offset);
         sum += position >= offset ? lower : 0;
       }
-      group_start[position + 1] = sum;
+      if (position < kGroups) {
+        group_start[position + 1] = sum;
+      }
       if (position == 0) {
         group_start[0] = 0;
       }

@@ -41,7 +41,8 @@ def runs_on(device: torch.device) -> bool:
 
 def launch_target(device: torch.device) -> tuple[int, int]:
     """Device index and address of torch's current stream there, as every launch takes them."""
-    return device.index, torch.cuda.current_stream(device).cuda_stream
+    # The address alone: torch.cuda.current_stream() makes a Stream object around it.
+    return device.index, torch._C._cuda_getCurrentRawStream(device.index)
 
 
 def require_build_for(device: torch.device) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparsedrop.mask_ops import grid_shape
+from sparsedrop import mask_ops
+from sparsedrop.mask_ops import grid_shape, is_plain
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,11 +60,8 @@ class BlockMask:
             ValueError: for p outside [0, 1] or an extent that is no matrix extent or block extent.
             TypeError: for a shape or block shape that is not two integers.
         """
-        shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
-        tensors = torch.ops.sparsedrop.bernoulli_mask(
-            *shape, *block_shape, p=p, device=_device(device), generator=generator
-        )
-        return _from_tensors(tensors, shape, block_shape, 1.0 - p)
+        draw = mask_ops.bernoulli_mask if is_plain() else torch.ops.sparsedrop.bernoulli_mask
+        return _drawn(draw, shape, p, block_shape, device, generator)
 
     @staticmethod
     def balanced(
@@ -76,20 +75,14 @@ class BlockMask:
         """Keeps equally many blocks in every block row, and in every block column to within one.
 
         That count is (1 - p) * C, rounded up or down at random on the host where it is no integer,
-        so that every block is dropped with probability exactly p. The rounding draws from torch's
-        default CPU generator, or else from the generator given: from its state where it is a GPU's.
-        A CUDA graph therefore replays one count.
+        so that every block is dropped with probability exactly p. The rounding comes from the
+        generator that draws the mask: on a GPU from its state, which does not wait. A CUDA graph,
+        that of torch.compile(mode="reduce-overhead") too, replays one count, the nearest.
 
         Args, Raises: as for `bernoulli`.
         """
-        shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
-        count = torch.ops.sparsedrop.balanced_count(
-            -(-shape[1] // block_shape[1]), p=p, generator=generator
-        )
-        tensors = torch.ops.sparsedrop.balanced_mask(
-            count, *shape, *block_shape, device=_device(device), generator=generator
-        )
-        return _from_tensors(tensors, shape, block_shape, 1.0 - p)
+        draw = mask_ops.balanced_mask if is_plain() else torch.ops.sparsedrop.balanced_mask
+        return _drawn(draw, shape, p, block_shape, device, generator)
 
     @staticmethod
     def from_live(
@@ -184,7 +177,7 @@ def expand_live(live: Tensor, block_shape: tuple[int, int], shape: tuple[int, in
 
 def check_p(p: float) -> float:
     """p as a float; ValueError where it is no probability."""
-    if isinstance(p, torch.Tensor) or not isinstance(p, (int, float, torch.SymFloat)):
+    if not isinstance(p, (int, float, torch.SymFloat)):
         raise TypeError(f"p must be a number in [0, 1], not {type(p).__name__}")
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p is a probability in [0, 1], not {p}")
@@ -210,8 +203,9 @@ def check_shape(shape: tuple[int, int]) -> tuple[int, int]:
 def _two_ints(name: str, pair: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name} must be two integers, not {pair!r}")
-    if not all(isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool) for n in pair):
-        raise TypeError(f"{name} must be two integers, not {pair!r}")
+    for n in pair:
+        if not isinstance(n, (int, torch.SymInt)) or isinstance(n, bool):
+            raise TypeError(f"{name} must be two integers, not {pair!r}")
     return (pair[0], pair[1])
 
 
@@ -221,6 +215,20 @@ def _device(device: torch.device | str | None) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def _drawn(
+    draw: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    shape: tuple[int, int],
+    p: float,
+    block_shape: tuple[int, int],
+    device: torch.device | str | None,
+    generator: torch.Generator | None,
+) -> BlockMask:
+    """The mask that a sampler's op or implementation draws, its arguments checked first."""
+    shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
+    tensors = draw(*shape, *block_shape, p=p, device=_device(device), generator=generator)
+    return _from_tensors(tensors, shape, block_shape, 1.0 - p)
 
 
 def _from_tensors(

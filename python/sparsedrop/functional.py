@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop import _native, ops, reference
-from sparsedrop.block_mask import BlockMask, check_block_shape, check_p
+from sparsedrop.block_mask import BlockMask, Masks, check_block_shape, check_p
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAMPLERS = {"bernoulli": BlockMask.bernoulli, "balanced": BlockMask.balanced}
@@ -93,23 +93,13 @@ def linear(
         known = ", ".join(repr(name) for name in reference.ACTIVATIONS)
         raise ValueError(f"activation is one of {known}, not {activation!r}")
     _check_linear(x, weight, bias)
-    x, weight, bias = _cast("x", x, "weight", weight, bias)
-    rows = math.prod(x.shape[:-1])
     n, k = weight.shape
+    rows = math.prod(x.shape[:-1])
     masks = (x_mask, weight_mask, out_mask)
     _check_masks(
         ("x_mask", "weight_mask", "out_mask"), masks, ((rows, k), (n, k), (rows, n)), x.device
     )
-    b_mask = None if weight_mask is None else weight_mask.T
-    out = ops.masked_mm(
-        x if x.dim() == 2 else x.reshape(rows, k),
-        weight.t(),
-        bias,
-        (x_mask, b_mask, out_mask),
-        _number("alpha", alpha),
-        activation,
-    )
-    return out if x.dim() == 2 else out.reshape(*x.shape[:-1], n)
+    return _linear(x, weight, bias, masks, _number("alpha", alpha), activation)
 
 
 def dropout_linear(
@@ -148,7 +138,7 @@ def dropout_linear(
     _native.require_build_for(x.device)
     shape = (math.prod(x.shape[:-1]), x.shape[-1])
     mask = SAMPLERS[sampler](shape, p, block_shape=block_shape, device=x.device)
-    return linear(x, weight, bias, x_mask=mask, alpha=reference.dropout_scale(p))
+    return _linear(x, weight, bias, (mask, None, None), reference.dropout_scale(p), None)
 
 
 def check_sampler(sampler: str) -> str:
@@ -157,6 +147,25 @@ def check_sampler(sampler: str) -> str:
         known = ", ".join(repr(name) for name in SAMPLERS)
         raise ValueError(f"sampler is one of {known}, not {sampler!r}")
     return sampler
+
+
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    masks: Masks,
+    alpha: float,
+    activation: str | None,
+) -> Tensor:
+    """`linear` on checked arguments."""
+    x, weight, bias = _cast("x", x, "weight", weight, bias)
+    x_mask, weight_mask, out_mask = masks
+    masks = (x_mask, None if weight_mask is None else weight_mask.T, out_mask)
+    if x.dim() == 2:
+        return ops.masked_mm(x, weight.t(), bias, masks, alpha, activation)
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    out = ops.masked_mm(flat, weight.t(), bias, masks, alpha, activation)
+    return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:

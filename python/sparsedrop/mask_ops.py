@@ -6,16 +6,30 @@ kernel of ours and the generator's state are nothing that a graph could look int
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from math import gcd
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedrop import _native
 
 K_TILE = 64
 """Depth of the kernels' K tile: one bit of a word stands for this many columns (or rows)."""
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """True in eager mode where nobody watches: an op's implementation may then be called itself.
+
+    The dispatcher and its lists cost the host as much as a launch, and they are there for
+    torch.compile, dispatch modes, functorch's transforms and tensor subclasses only.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors)
+    )
 
 
 def grid_shape(rows: int, cols: int, block_rows: int, block_cols: int) -> tuple[int, int]:
@@ -44,36 +58,26 @@ def bernoulli_mask(
     return (live, *mask_words(live, *grid))
 
 
-def balanced_count(columns: int, *, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """Blocks to keep in each row: (1 - p) * columns, rounded at random; a CPU int32 scalar."""
-    exact = (1.0 - p) * columns
-    count = round(exact)
-    # p is a rounded number: 0.7 * 10 is no integer in floating point, but is meant as one.
-    if abs(exact - count) > 1e-9 * columns:
-        draw = torch.rand((), dtype=torch.float64, generator=_host_generator(generator))
-        count = int(exact) + int(draw.item() < exact - int(exact))
-    return torch.tensor(count, dtype=torch.int32)
-
-
 def balanced_mask(
-    count: Tensor, *grid: int, device: torch.device, generator: torch.Generator | None = None
+    *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """live, row_words, col_words of a mask which keeps `count` blocks in every block row.
+    """live, row_words, col_words of a mask which keeps equally many blocks in every block row.
 
-    The block rows come in bands of L = C / gcd(count, C). Row j of a band keeps the arc of `count`
-    places from place j * count on, modulo C, of that band's own random permutation of the columns.
+    The block rows come in bands of L = C / gcd(keep, C). Row j of a band keeps the arc of `keep`
+    places from place j * keep on, modulo C, of that band's own random permutation of the columns.
     Over a whole band the arcs cover every place equally often, over a part of one to within one.
     """
     rows, columns = grid_shape(*grid)
-    keep = int(count)
     live = torch.empty((rows, columns), dtype=torch.bool, device=device)
-    if keep in (0, columns):
-        live.fill_(keep == columns)
-    elif rows:
+    if live.numel():
+        keep = _balanced_count(columns, p, device, generator)
         bands = -(-rows * gcd(keep, columns) // columns)
+        # Drawn even where they decide nothing, so that the next rounding is another one.
         keys = torch.empty((bands, columns), dtype=torch.int32, device=device)
         keys.random_(generator=generator)
-        if _native.runs_on(device):
+        if keep in (0, columns):
+            live.fill_(keep == columns)
+        elif _native.runs_on(device):
             _native.C.balanced_live(
                 keys.data_ptr(),
                 rows,
@@ -87,6 +91,28 @@ def balanced_mask(
     return (live, *mask_words(live, *grid))
 
 
+def _balanced_count(
+    columns: int, p: float, device: torch.device, generator: torch.Generator | None
+) -> int:
+    """Blocks to keep in each row: (1 - p) * columns, rounded up or down at random."""
+    exact = (1.0 - p) * columns
+    nearest = round(exact)
+    # p is a rounded number: 0.7 * 10 is no integer in floating point, but is meant as one.
+    if abs(exact - nearest) <= 1e-9 * columns:
+        return nearest
+    if device.type != "cuda":
+        draw = torch.rand((), dtype=torch.float64, generator=generator).item()
+    elif torch.cuda.is_current_stream_capturing():
+        return nearest  # there is no state to read, and the graph replays one count anyhow
+    else:
+        # Not drawn from the GPU, which would wait for it. The state, seed and offset, lies on the
+        # host, so that whatever replays a GPU's draws replays this one too.
+        generator = generator or torch.cuda.default_generators[device.index]
+        digest = hashlib.blake2b(bytes(generator.get_state().tolist()), digest_size=8).digest()
+        draw = int.from_bytes(digest, "little") / 2**64
+    return int(exact) + int(draw < exact - int(exact))
+
+
 def balanced_live(keys: Tensor, rows: int, keep: int) -> Tensor:
     """What `_C.balanced_live` computes: a column's place is the rank of its key, ties by index."""
     columns = keys.shape[1]
@@ -95,17 +121,6 @@ def balanced_live(keys: Tensor, rows: int, keep: int) -> Tensor:
     band_rows = columns // gcd(keep, columns)
     start = row % band_rows * keep  # [R]
     return (place[row // band_rows] - start[:, None]) % columns < keep
-
-
-def _host_generator(generator: torch.Generator | None) -> torch.Generator | None:
-    """A CPU generator for the host's draw that repeats whenever `generator` does.
-
-    A GPU's generator cannot be drawn from without waiting for the GPU, but its state (seed and
-    offset) lies on the host: it seeds the host's.
-    """
-    if generator is None or generator.device.type == "cpu":
-        return generator
-    return torch.Generator().manual_seed(zlib.crc32(bytes(generator.get_state().tolist())))
 
 
 def _empty_words(live: Tensor, *grid: int) -> tuple[Tensor, Tensor]:
@@ -123,42 +138,26 @@ def _empty_words(live: Tensor, *grid: int) -> tuple[Tensor, Tensor]:
     return row_words, col_words
 
 
-def _fake_bernoulli_mask(
+def _fake_drawn(
     *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     live = torch.empty(grid_shape(*grid), dtype=torch.bool, device=device)
     return (live, *_empty_words(live, *grid))
 
 
-def _fake_balanced_mask(
-    count: Tensor, *grid: int, device: torch.device, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_bernoulli_mask(*grid, p=0.0, device=device)
-
-
-def _fake_balanced_count(
-    columns: int, *, p: float, generator: torch.Generator | None = None
-) -> Tensor:
-    return torch.empty((), dtype=torch.int32)
-
-
 def _register() -> torch.library.Library:
     """Defines the ops; the library must outlive them, so the module keeps it."""
     grid = "SymInt rows, SymInt cols, SymInt block_rows, SymInt block_cols"
-    drawn = "Device device, Generator? generator=None) -> (Tensor, Tensor, Tensor)"
+    drawn = "float p, Device device, Generator? generator=None) -> (Tensor, Tensor, Tensor)"
     library = torch.library.Library("sparsedrop", "FRAGMENT")
     # Tagged, so that compiled graphs neither merge two draws nor repeat one.
     random = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
     plain = (torch.Tag.pt2_compliant_tag,)
     for schema, tags, kernel, fake in (
         (f"mask_words(Tensor live, {grid}) -> (Tensor, Tensor)", plain, mask_words, _empty_words),
-        (f"bernoulli_mask({grid}, *, float p, {drawn}", random,
-         bernoulli_mask, _fake_bernoulli_mask),
-        ("balanced_count(SymInt columns, *, float p, Generator? generator=None) -> Tensor", random,
-         balanced_count, _fake_balanced_count),
-        (f"balanced_mask(Tensor count, {grid}, *, {drawn}", random,
-         balanced_mask, _fake_balanced_mask),
-    ):  # fmt: skip
+        (f"bernoulli_mask({grid}, *, {drawn}", random, bernoulli_mask, _fake_drawn),
+        (f"balanced_mask({grid}, *, {drawn}", random, balanced_mask, _fake_drawn),
+    ):
         name = schema.partition("(")[0]
         library.define(schema, tags=tags)
         library.impl(name, kernel, "CompositeExplicitAutograd")

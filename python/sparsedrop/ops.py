@@ -16,8 +16,14 @@ from torch import Tensor
 
 from sparsedrop import cpu, cuda, reference
 from sparsedrop.block_mask import BlockMask, Masks, expand_live
+from sparsedrop.mask_ops import is_plain
 
 _aten = torch.ops.aten
+
+_IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
+    "cpu": cpu.masked_mm,
+    "cuda": cuda.masked_mm,
+}
 
 
 def masked_mm(
@@ -61,7 +67,7 @@ class _MaskedMM(torch.autograd.Function):
             *mask_tensors,
         )
         ctx.shapes, ctx.blocks, ctx.keeps = (a.shape, b.shape), blocks, keeps
-        ctx.column_major = _is_column_major(a), _is_column_major(b)
+        ctx.turned = _is_column_major(a), _is_column_major(b)
         ctx.alpha, ctx.activation = alpha, activation
         return out if fused == activation else reference.ACTIVATIONS[activation](out)
 
@@ -70,15 +76,25 @@ class _MaskedMM(torch.autograd.Function):
         a, b, out, *mask_tensors = ctx.saved_tensors
         a_mask, b_mask, out_mask = _unpack(mask_tensors, ctx.blocks, ctx.keeps, *ctx.shapes)
         need_a, need_b, need_bias = ctx.needs_input_grad[:3]
+        a_turned, b_turned = ctx.turned
+        alpha = ctx.alpha
         grad_a = grad_b = grad_bias = None
         with torch.no_grad():
             grad = _ACTIVATION_GRADS[ctx.activation](grad, out)
-            if need_a:
+            # A gradient lies as its operand does, with no copy: a product's result is row-major,
+            # so the gradient of a column-major operand is the transposed product, turned.
+            if need_a and a_turned:
+                masks = (b_mask, _transposed(out_mask), _transposed(a_mask))
+                grad_a = _product(b, grad.t(), None, masks, alpha, None).t()
+            elif need_a:
                 masks = (out_mask, _transposed(b_mask), a_mask)
-                grad_a = _product_as(ctx.column_major[0], grad, b.t(), masks, ctx.alpha)
-            if need_b:
+                grad_a = _product(grad, b.t(), None, masks, alpha, None)
+            if need_b and b_turned:
+                masks = (_transposed(out_mask), a_mask, _transposed(b_mask))
+                grad_b = _product(grad.t(), a, None, masks, alpha, None).t()
+            elif need_b:
                 masks = (_transposed(a_mask), out_mask, b_mask)
-                grad_b = _product_as(ctx.column_major[1], a.t(), grad, masks, ctx.alpha)
+                grad_b = _product(a.t(), grad, None, masks, alpha, None)
             if need_bias:
                 grad_bias = _sum_live_rows(grad, out_mask)
         grads = (grad_a, grad_b, grad_bias)
@@ -114,16 +130,10 @@ _ACTIVATION_GRADS: dict[str | None, Callable[[Tensor, Tensor], Tensor]] = {
 def _product(
     a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
 ) -> Tensor:
+    if is_plain(a, b) and a.device.type in _IMPLEMENTATIONS:
+        return _IMPLEMENTATIONS[a.device.type](a, b, bias, masks, alpha, activation)
     tensors, blocks, keeps = _pack(masks)
-    return torch.ops.sparsedrop.masked_mm(a, b, bias, tensors, blocks, keeps, alpha, activation)
-
-
-def _product_as(column_major: bool, a: Tensor, b: Tensor, masks: Masks, alpha: float) -> Tensor:
-    """The product in the asked layout: a gradient lies as its operand does, with no copy."""
-    if not column_major:
-        return _product(a, b, None, masks, alpha, None)
-    a_mask, b_mask, out_mask = (_transposed(mask) for mask in masks)
-    return _product(b.t(), a.t(), None, (b_mask, a_mask, out_mask), alpha, None).t()
+    return _OP(a, b, bias, tensors, blocks, keeps, alpha, activation)
 
 
 def _is_column_major(matrix: Tensor) -> bool:
@@ -215,10 +225,11 @@ def _register() -> torch.library.Library:
         "float[] keeps, float alpha, str? activation) -> Tensor",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
-    library.impl("masked_mm", _kernel(cpu.masked_mm), "CPU")
-    library.impl("masked_mm", _kernel(cuda.masked_mm), "CUDA")
+    for device, run in _IMPLEMENTATIONS.items():
+        library.impl("masked_mm", _kernel(run), device.upper())
     torch.library.register_fake("sparsedrop::masked_mm", _fake, lib=library)
     return library
 
 
 _library = _register()
+_OP = torch.ops.sparsedrop.masked_mm.default

@@ -33,7 +33,9 @@ ENOUGH_WAVES = 1.5
 PADDING_PAYS = 2**30
 """m * n * k above which copying operands to aligned ones costs less than it saves."""
 
-INT32_MAX = 2**31 - 1
+MOST = 2**31 - 1 - 256 - 8
+"""The largest extent: the kernels count to 2**31 - 1 in whole tiles, of 256 at most, and operands
+may have been padded to multiples of 8 before."""
 
 CPU_CALL = {torch.float64: 2e6, torch.float32: 4e6, torch.bfloat16: 16e6}
 """What one more BLAS call on views costs on a CPU, in floating-point operations of a large product:
@@ -279,8 +281,8 @@ def _why_no_kernel(request: Request) -> str | None:
     if min(extents) == 0:
         return f"nothing to multiply: m, n, k = {extents}"
     blocks = (request.a_block, request.b_block, request.out_block)
-    if max(*extents, *(max(block) for block in blocks if block is not None)) > INT32_MAX - 8:
-        return f"extents above {INT32_MAX}: m, n, k = {extents}, blocks of {_blocks(request)}"
+    if max(*extents, *(max(block) for block in blocks if block is not None)) > MOST:
+        return f"extents above {MOST}: m, n, k = {extents}, blocks of {_blocks(request)}"
     return None
 
 

@@ -11,7 +11,7 @@ method alike.
 
 What a block is follows from the batch: its rows are images of one step, its columns hidden units,
 and the images of a block row lose the same units together. A block as high as the batch is the
-hardest regularisation and the fastest; the lower it is, the nearer to nn.Dropout.
+fastest, since a step then leaves out the same units for all its images.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from sparsedrop import _native
 from sparsedrop.cli import UserError, device_name
 from sparsedrop.functional import SAMPLERS
+from sparsedrop.mask_ops import K_TILE
 from sparsedrop.study import data
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         nargs=2,
         metavar=("IMAGES", "UNITS"),
-        help=f"what SparseDropLinear drops at once; {_defaults('block_shape')}",
+        help=f"what SparseDropLinear drops at once; {_defaults('block_shape')}; "
+        f"on a GPU at least {K_TILE} units, as its kernels need",
     )
     add("--sampler", choices=SAMPLERS, help=_defaults("sampler"))
     add("--lr", type=float, default=1e-3, help="learning rate of Adam; default: 0.001")
@@ -109,6 +111,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         ("bfloat16" if device.type == "cuda" else "float32") if args.dtype == "auto" else args.dtype
     )
     block_images, block_units = args.block_shape or source.block_shape
+    if device.type == "cuda" and args.block_shape is None:
+        block_units = max(block_units, K_TILE)  # narrower blocks are nothing to the kernels
     return Settings(
         rates=tuple(dict.fromkeys(args.rates)),
         seeds=args.seeds,
@@ -148,8 +152,13 @@ def _title(source: str, images: data.Dataset, settings: Settings) -> str:
 
 
 def _defaults(field: str) -> str:
-    values = {name: getattr(source, field) for name, source in data.SOURCES.items()}
-    texts = (f"{value} for {name}" for name, value in values.items())
+    """The default of each source, for a help text."""
+    texts = []
+    for name, source in data.SOURCES.items():
+        value = getattr(source, field)
+        texts.append(
+            f"{' '.join(map(str, value)) if isinstance(value, tuple) else value} for {name}"
+        )
     return "default: " + ", ".join(texts)
 
 

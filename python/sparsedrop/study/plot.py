@@ -48,7 +48,7 @@ def _draw_spreads(axes: Axes, rows: list[Row], spreads: list[Spread], digits: in
             text, (spread.mean, y), (0, 6), textcoords="offset points", ha="center", fontsize=8
         )
     axes.grid(axis="x", alpha=0.3)
-    axes.margins(x=0.15)
+    axes.margins(x=0.25)
 
 
 def _draw_runs(axes: Axes, values: list[float], y: int) -> None:
@@ -68,4 +68,4 @@ def _draw_times(axes: Axes, rows: list[Row]) -> None:
             va="center",
             fontsize=8,
         )
-    axes.margins(x=0.3)
+    axes.margins(x=0.4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,46 +58,61 @@ class Result(NamedTuple):
 def run_all(data: Dataset, settings: Settings) -> dict[Method, list[Result]]:
     """Trains every method once per seed, with a progress bar.
 
-    Seeds are the outer loop, so that a slow minute of the machine falls on every method alike.
+    The methods take turns epoch by epoch, so that a slow moment of the machine falls on all alike.
     """
     data = Dataset(*(Images(*(t.to(settings.device) for t in part)) for part in data))
     methods = settings.methods()
     results: dict[Method, list[Result]] = {method: [] for method in methods}
-    with tqdm(total=settings.seeds * len(methods) * settings.epochs, unit="epoch") as bar:
+    with tqdm(total=settings.seeds * settings.epochs * len(methods), unit="epoch") as bar:
         for seed in range(settings.seeds):
-            for method in methods:
-                bar.set_description(f"seed {seed}, {method.name}, p = {method.p:g}")
-                results[method].append(train(method, data, settings, seed, bar.update))
+            runs = [Run(method, data, settings, seed) for method in methods]
+            for _ in range(settings.epochs):
+                for run in runs:
+                    bar.set_description(f"seed {seed}, {run.method.name}, p = {run.method.p:g}")
+                    run.train_epoch()
+                    bar.update()
+            for run in runs:
+                results[run.method].append(run.result())
     return results
 
 
-def train(
-    method: Method,
-    data: Dataset,
-    settings: Settings,
-    seed: int,
-    after_epoch: Callable[[], object] = lambda: None,
-) -> Result:
-    """Trains one network. The seed decides its weights, its batches and what it drops."""
-    torch.manual_seed(seed)
-    model = build_model(method, data.train.pixels.shape[1], settings).to(settings.device)
-    # Fused, so that a step's time is the network's rather than the optimiser's.
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
-    # A generator of its own: what a method draws for its masks must not reorder the batches.
-    order = torch.Generator().manual_seed(seed)
-    clock = StepClock(settings.device)
-    best = (float("inf"), 0.0, 0)
-    for epoch in range(1, settings.epochs + 1):
-        model.train()
-        for batch in _batches(data.train, settings.batch_size, order):
-            with clock:
-                optimizer.zero_grad()
-                _loss(_logits(model, batch.pixels, settings), batch.labels).backward()
-                optimizer.step()
-        best = min(best, (*evaluate(model, data.validation, settings), epoch))
-        after_epoch()
-    loss, accuracy, epoch = best
-    return Result(seed, epoch, accuracy, loss, clock.median_ms())
+class Run:
+    """The training of one network. The seed decides its weights, its batches and what it drops.
+
+    The data must be on the settings' device.
+    """
+
+    def __init__(self, method: Method, data: Dataset, settings: Settings, seed: int) -> None:
+        self.method = method
+        self._data, self._settings, self._seed = data, settings, seed
+        torch.manual_seed(seed)
+        model = build_model(method, data.train.pixels.shape[1], settings)
+        self._model = model.to(settings.device)
+        # Fused, so that a step's time is the network's rather than the optimiser's.
+        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=settings.lr, fused=True)
+        self._clock = StepClock(settings.device)
+        self._epochs = 0
+        self._best = (float("inf"), 0.0, 0)  # loss, accuracy, epoch
+
+    def train_epoch(self) -> None:
+        """One pass over the training images in random order, then the validation."""
+        self._epochs += 1
+        # An epoch draws the same whichever runs had their turns before it, and its batches first: they
+        # are the same for every method.
+        torch.manual_seed(self._seed * self._settings.epochs + self._epochs)
+        self._model.train()
+        for batch in _batches(self._data.train, self._settings.batch_size):
+            with self._clock:
+                self._optimizer.zero_grad()
+                logits = _logits(self._model, batch.pixels, self._settings)
+                _loss(logits, batch.labels).backward()
+                self._optimizer.step()
+        loss, accuracy = evaluate(self._model, self._data.validation, self._settings)
+        self._best = min(self._best, (loss, accuracy, self._epochs))
+
+    def result(self) -> Result:
+        loss, accuracy, epoch = self._best
+        return Result(self._seed, epoch, accuracy, loss, self._clock.median_ms())
 
 
 def build_model(method: Method, features: int, settings: Settings) -> nn.Sequential:
@@ -169,9 +184,9 @@ class StepClock:
         return statistics.median(times[WARMUP_STEPS:] or times)
 
 
-def _batches(images: Images, size: int, generator: torch.Generator) -> Iterator[Images]:
+def _batches(images: Images, size: int) -> Iterator[Images]:
     """Whole batches in random order. The rest of an epoch is left out, other images each time."""
-    order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
+    order = torch.randperm(len(images.labels)).to(images.labels.device)
     for batch in order.split(size):
         if len(batch) == size:
             yield Images(images.pixels[batch], images.labels[batch])
