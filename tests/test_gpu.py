@@ -78,7 +78,7 @@ def test_every_tile_and_orientation(blocks, extents, order, dtype):
 @pytest.mark.parametrize("extents", LONG, ids=str)
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)
 def test_many_lines_of_tiles(blocks, extents):
-    """More lines than a CTA orders for itself, and than the list's kernel keeps in shared memory."""
+    """More lines than a CTA orders itself, and than the list's kernel keeps in shared memory."""
     _check_every_way(Case(*extents, *blocks, "row", "col"), torch.bfloat16)
 
 

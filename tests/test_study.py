@@ -224,9 +224,9 @@ def test_labels_that_cannot_be_the_images_are_refused(tmp_path, labels):
 # Runs
 
 
-def train_alone(method: train.Method, seed: int = 0, epochs: int = 2) -> train.Result:
-    run = train.Run(method, data.load("digits", None), settings(epochs=epochs), seed)
-    for _ in range(epochs):
+def train_alone(method: train.Method, seed: int = 0, **changes: object) -> train.Result:
+    run = train.Run(method, data.load("digits", None), settings(**changes), seed)
+    for _ in range(settings(**changes).epochs):
         run.train_epoch()
     return run.result()
 
@@ -273,9 +273,17 @@ def test_a_run_repeats_itself_and_another_seed_differs():
     assert first.loss != other.loss
 
 
-@pytest.mark.parametrize("name", [train.DENSE, train.DROPOUT, train.SPARSEDROP])
-def test_every_method_learns_the_digits(name):
-    result = train_alone(train.Method(name, 0.3), epochs=8)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        (train.DENSE, torch.float32),
+        (train.DROPOUT, torch.float32),
+        (train.SPARSEDROP, torch.float32),
+        (train.SPARSEDROP, torch.bfloat16),
+    ],
+)
+def test_every_method_learns_the_digits(name, dtype):
+    result = train_alone(train.Method(name, 0.3), epochs=8, dtype=dtype)
     assert result.accuracy > 0.9
     assert result.loss < 0.4
 

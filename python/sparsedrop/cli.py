@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`sparsedrop info` has no options."""
     parser.description = "Prints what this build of sparsedrop can run on this machine, and how."
 
 
@@ -83,6 +84,11 @@ def device_name(device: torch.device) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _build_facts() -> Iterator[tuple[str, str]]:
     yield "sparsedrop", sparsedrop.__version__
     yield "torch", torch.__version__
@@ -98,7 +104,7 @@ def _cpu_facts() -> Iterator[tuple[str, str]]:
     yield "CPU", f"{device_name(torch.device('cpu'))}, {threads} thread{'s' * (threads > 1)}"
     for dtype in DTYPES:
         choice = select.choose(_typical_request("cpu", dtype))
-        yield f"  {_short(dtype)}", f"{choice.path}: {choice.reason}"
+        yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
 
 
 def _gpu_facts() -> Iterator[tuple[str, str]]:
@@ -116,7 +122,7 @@ def _gpu_facts() -> Iterator[tuple[str, str]]:
             continue
         for dtype in DTYPES:
             choice = select.choose(_typical_request("cuda", dtype, index))
-            yield f"  {_short(dtype)}", f"{choice.path}: {choice.reason}"
+            yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
 
 
 def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.Request:
@@ -126,7 +132,3 @@ def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.
         return request
     tiles = _native.C.TILES if _native.runs_on(torch.device(device, index)) else ()
     return request._replace(capability=_native.capability(index), tiles=tuple(tiles))
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsedrop import _native
-from sparsedrop.cli import UserError, device_name
+from sparsedrop.cli import UserError, device_name, dtype_name
 from sparsedrop.functional import SAMPLERS
 from sparsedrop.mask_ops import K_TILE
 from sparsedrop.study import data
@@ -107,9 +107,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
     source = data.SOURCES[args.data]
     device = _device(args.device)
-    dtype = (
-        ("bfloat16" if device.type == "cuda" else "float32") if args.dtype == "auto" else args.dtype
-    )
+    fastest = torch.bfloat16 if device.type == "cuda" else torch.float32
     block_images, block_units = args.block_shape or source.block_shape
     if device.type == "cuda" and args.block_shape is None:
         block_units = max(block_units, K_TILE)  # narrower blocks are nothing to the kernels
@@ -122,7 +120,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         sampler=args.sampler or source.sampler,
         lr=args.lr,
         device=device,
-        dtype=DTYPES[dtype],
+        dtype=DTYPES.get(args.dtype, fastest),
     )
 
 
@@ -142,12 +140,14 @@ def _device(name: str) -> torch.device:
 def _title(source: str, images: data.Dataset, settings: Settings) -> str:
     train, validation = (len(part.labels) for part in images)
     rows, columns = settings.block_shape
+    machine = device_name(settings.device)
+    if settings.device.type == "cpu":
+        machine += f", {_plural(torch.get_num_threads(), 'thread')}"
     return (
-        f"{source}: {train} training and {validation} validation images, {settings.epochs} epochs, "
-        f"batch {settings.batch_size}, blocks {rows}x{columns} ({settings.sampler}), "
-        f"{settings.seeds} seed{'s' * (settings.seeds > 1)}\n"
-        f"{device_name(settings.device)}, {str(settings.dtype).removeprefix('torch.')}, "
-        f"torch {torch.__version__}"
+        f"{source}: {train} training and {validation} validation images, "
+        f"{_plural(settings.epochs, 'epoch')}, batch {settings.batch_size}, "
+        f"blocks {rows}x{columns} ({settings.sampler}), {_plural(settings.seeds, 'seed')}\n"
+        f"{machine}, {dtype_name(settings.dtype)}, torch {torch.__version__}"
     )
 
 
@@ -156,10 +156,13 @@ def _defaults(field: str) -> str:
     texts = []
     for name, source in data.SOURCES.items():
         value = getattr(source, field)
-        texts.append(
-            f"{' '.join(map(str, value)) if isinstance(value, tuple) else value} for {name}"
-        )
+        words = value if isinstance(value, tuple) else (value,)
+        texts.append(f"{' '.join(map(str, words))} for {name}")
     return "default: " + ", ".join(texts)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count > 1)}"
 
 
 def _count(text: str) -> int:

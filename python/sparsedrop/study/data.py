@@ -38,9 +38,9 @@ class Source(NamedTuple):
 
 # (Fashion-)MNIST has the paper's batch, block and sampler. So large a batch would leave the digits
 # one step an epoch; theirs is smaller, and one block high, since lower blocks were slower and no
-# more accurate. In a single block row the share that "bernoulli" keeps swings from step to step while
-# the scale does not: at p = 0.3 its loss was 0.083, that of "balanced" 0.080 (10 seeds). Blocks of
-# 64 units lost 0.1 % of accuracy to those of 32; those of 16 gained nothing and were slower.
+# more accurate. In a single block row the share that "bernoulli" keeps swings from step to step,
+# while the scale does not: at p = 0.3 its loss was 0.083, that of "balanced" 0.080 (10 seeds).
+# Blocks of 64 units lost 0.1 % of accuracy to those of 32; those of 16 gained nothing.
 SOURCES = {
     "digits": Source(50, 128, (128, 32), "balanced", None),
     "mnist": Source(
@@ -95,7 +95,9 @@ def load_idx(name: str, folder: Path | None) -> Dataset:
     paths = [] if folder is None else [_find(folder, file) for file in files]
     missing = [file for file, path in zip(files, paths, strict=False) if not path.exists()]
     if folder is None or missing:
-        place = "the folder --data-dir" if folder is None else f"{folder}, which lacks them"
+        place = (
+            "the folder that --data-dir names" if folder is None else f"{folder}, which lacks them"
+        )
         raise FileNotFoundError(
             f"--data {name} reads {', '.join(missing or files)} (plain or .gz) from {place}; "
             f"they are to be had at {SOURCES[name].address}"

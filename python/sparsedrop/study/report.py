@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 import sparsedrop
-from sparsedrop.cli import device_name
+from sparsedrop.cli import device_name, dtype_name
 from sparsedrop.study.train import DENSE, DROPOUT, Method, Result, Settings
 
 HEADER = ["method", "p", "val. accuracy (%)", "val. loss", "time per step (ms)", "× nn.Dropout"]
@@ -96,7 +96,7 @@ def as_json(rows: list[Row], settings: Settings, source: str) -> dict[str, Any]:
             "data": source,
             **asdict(settings),
             "device": settings.device.type,
-            "dtype": str(settings.dtype).removeprefix("torch."),
+            "dtype": dtype_name(settings.dtype),
         },
         "rows": [
             {

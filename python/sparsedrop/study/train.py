@@ -68,7 +68,8 @@ def run_all(data: Dataset, settings: Settings) -> dict[Method, list[Result]]:
             runs = [Run(method, data, settings, seed) for method in methods]
             for _ in range(settings.epochs):
                 for run in runs:
-                    bar.set_description(f"seed {seed}, {run.method.name}, p = {run.method.p:g}")
+                    text = f"seed {seed}, {run.method.name}, p = {run.method.p:g}"
+                    bar.set_description(text, refresh=False)
                     run.train_epoch()
                     bar.update()
             for run in runs:
@@ -97,8 +98,8 @@ class Run:
     def train_epoch(self) -> None:
         """One pass over the training images in random order, then the validation."""
         self._epochs += 1
-        # An epoch draws the same whichever runs had their turns before it, and its batches first: they
-        # are the same for every method.
+        # An epoch draws the same whichever runs had their turns before it. It draws its batches
+        # first, so that they are the same for every method.
         torch.manual_seed(self._seed * self._settings.epochs + self._epochs)
         self._model.train()
         for batch in _batches(self._data.train, self._settings.batch_size):
