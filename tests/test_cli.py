@@ -36,6 +36,7 @@ def test_info_names_versions_and_the_cpu_path_of_every_dtype(capsys):
     facts = info_lines(capsys)
     assert facts["sparsedrop"] == sparsedrop.__version__
     assert facts["torch"] == torch.__version__
+    assert "p = 0.5" in facts["paths"]
     assert facts["CPU"].endswith("threads" if torch.get_num_threads() > 1 else "thread")
     for dtype in ("float16", "bfloat16", "float32", "float64"):
         assert facts[f"  {dtype}"]

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`sparsedrop info`: one aligned line per fact."""
-    facts = [*_build_facts(), *_cpu_facts(), *_gpu_facts()]
+    facts = [*_build_facts(), ("paths", _TYPICAL), *_cpu_facts(), *_gpu_facts()]
     width = max(len(name) for name, _ in facts)
     for name, fact in facts:
         print(f"{name:<{width}}  {fact}")
@@ -87,6 +87,9 @@ def device_name(device: torch.device) -> str:
 def dtype_name(dtype: torch.dtype) -> str:
     """Such as "bfloat16"."""
     return str(dtype).removeprefix("torch.")
+
+
+_TYPICAL = "as chosen below for m, n, k = 4096, a in blocks of 128x128, p = 0.5"
 
 
 def _build_facts() -> Iterator[tuple[str, str]]:
@@ -126,7 +129,7 @@ def _gpu_facts() -> Iterator[tuple[str, str]]:
 
 
 def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.Request:
-    """A large product with default blocks and p = 0.5, to stand for its dtype."""
+    """The product that stands for its dtype, as `_TYPICAL` says."""
     request = select.Request(device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5)
     if device == "cpu":
         return request

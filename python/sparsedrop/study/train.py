@@ -16,7 +16,6 @@ from sparsedrop.nn import SparseDropLinear
 from sparsedrop.study.data import CLASSES, Dataset, Images
 
 HIDDEN = 1024
-WARMUP_STEPS = 5
 
 DENSE, DROPOUT, SPARSEDROP = "no dropout", "nn.Dropout", "SparseDropLinear"
 
@@ -46,19 +45,20 @@ class Settings:
 
 
 class Result(NamedTuple):
-    """One run: its epoch of least validation loss, and the median time of its steps."""
+    """One run: its epoch of least validation loss, and each epoch's median time of a step."""
 
     seed: int
     epoch: int
     accuracy: float
     loss: float
-    step_ms: float
+    step_ms: list[float]
 
 
 def run_all(data: Dataset, settings: Settings) -> dict[Method, list[Result]]:
     """Trains every method once per seed, with a progress bar.
 
-    The methods take turns epoch by epoch, so that a slow moment of the machine falls on all alike.
+    The methods take turns epoch by epoch, so that times of the same epoch can be compared: a
+    machine's speed changes within minutes, by half on virtual ones.
     """
     data = Dataset(*(Images(*(t.to(settings.device) for t in part)) for part in data))
     methods = settings.methods()
@@ -91,7 +91,7 @@ class Run:
         self._model = model.to(settings.device)
         # Fused, so that a step's time is the network's rather than the optimiser's.
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=settings.lr, fused=True)
-        self._clock = StepClock(settings.device)
+        self._step_ms: list[float] = []
         self._epochs = 0
         self._best = (float("inf"), 0.0, 0)  # loss, accuracy, epoch
 
@@ -102,18 +102,20 @@ class Run:
         # first, so that they are the same for every method.
         torch.manual_seed(self._seed * self._settings.epochs + self._epochs)
         self._model.train()
+        clock = StepClock(self._settings.device)
         for batch in _batches(self._data.train, self._settings.batch_size):
-            with self._clock:
+            with clock:
                 self._optimizer.zero_grad()
                 logits = _logits(self._model, batch.pixels, self._settings)
                 _loss(logits, batch.labels).backward()
                 self._optimizer.step()
         loss, accuracy = evaluate(self._model, self._data.validation, self._settings)
         self._best = min(self._best, (loss, accuracy, self._epochs))
+        self._step_ms.append(clock.median_ms())
 
     def result(self) -> Result:
         loss, accuracy, epoch = self._best
-        return Result(self._seed, epoch, accuracy, loss, self._clock.median_ms())
+        return Result(self._seed, epoch, accuracy, loss, self._step_ms)
 
 
 def build_model(method: Method, features: int, settings: Settings) -> nn.Sequential:
@@ -152,9 +154,9 @@ def evaluate(model: nn.Module, images: Images, settings: Settings) -> tuple[floa
 
 
 class StepClock:
-    """Times the steps it is entered for, in ms: wall clock on a CPU, events on a GPU.
+    """Times the steps it is entered for: wall clock on a CPU, events on a GPU.
 
-    Nothing waits for a GPU before the median is asked for.
+    A GPU is not waited for before the median is asked for.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -178,11 +180,10 @@ class StepClock:
             self._walls.append(1e3 * (time.perf_counter() - self._start))
 
     def median_ms(self) -> float:
-        """Median over the steps after the warm-up; where there are no others, over all."""
         if self._on_gpu:
             torch.cuda.synchronize()
-        times = self._walls or [start.elapsed_time(end) for start, end in self._events]
-        return statistics.median(times[WARMUP_STEPS:] or times)
+        gpu_times = [start.elapsed_time(end) for start, end in self._events]
+        return statistics.median(self._walls or gpu_times)
 
 
 def _batches(images: Images, size: int) -> Iterator[Images]:
