@@ -72,6 +72,44 @@ def test_a_second_derivative_raises(upstream_needs_grad, device):
         grad.square().sum().backward()
 
 
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_no_second_derivative_is_lost_in_silence(activation, device):
+    x = torch.randn(64, 32, device=device, requires_grad=True)
+    weight = torch.randn(48, 32, device=device, requires_grad=True)
+    mask = random_mask((64, 32), (32, 16), device)
+
+    def layer(x, weight):
+        return sparsedrop.linear(x, weight, x_mask=mask, activation=activation)
+
+    out = layer(x, weight)
+    (grad,) = torch.autograd.grad(out, x, torch.randn_like(out), create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
+        torch.autograd.grad(grad.square().sum(), (x, weight), allow_unused=True)
+    # Differentiates the backward pass by the upstream gradient.
+    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
+        torch.autograd.functional.jvp(layer, (x, weight), (x.detach(), weight.detach()))
+
+
+def test_forward_mode_and_transforms_raise(device):
+    x, weight = torch.randn(64, 32, device=device), torch.randn(48, 32, device=device)
+    mask = random_mask((64, 32), (32, 16), device)
+
+    def layer(x):
+        return sparsedrop.linear(x, weight, x_mask=mask)
+
+    with pytest.raises(RuntimeError, match="forward-mode"):
+        torch.func.jvp(layer, (x,), (x,))
+    with pytest.raises(RuntimeError, match="transforms"):
+        torch.func.grad(lambda x: layer(x).sum())(x)
+    with pytest.raises(RuntimeError, match="transforms"):
+        torch.vmap(layer)(x.expand(3, 64, 32))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(RuntimeError, match="forward-mode"):
+            layer(dual)
+        assert layer(x).shape == (64, 48)  # what is not dual is none of its business
+
+
 def test_create_graph_is_fine_where_nothing_is_differentiated_again(device):
     x = torch.randn(64, 32, device=device, requires_grad=True)
     weight = torch.randn(48, 32, device=device, requires_grad=True)

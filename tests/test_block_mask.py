@@ -1,5 +1,8 @@
 """BlockMask: grids, transposes, expansion, pictures, and what the kernels read."""
 
+import copy
+import io
+
 import pytest
 import torch
 
@@ -141,3 +144,27 @@ def test_frozen_and_equal_only_to_itself(device):
     assert len({mask, twin}) == 2
     with pytest.raises(AttributeError):
         mask.shape = (1, 1)
+
+
+def test_a_saved_mask_is_rebuilt_where_it_is_loaded(device):
+    mask = random_mask((300, 200), (128, 64), device)
+    saved = io.BytesIO()
+    torch.save(mask, saved)
+    saved.seek(0)
+    loaded = torch.load(saved, map_location=device, weights_only=False)
+    for other in (loaded, copy.deepcopy(mask), copy.deepcopy(mask.T).T):
+        assert other.device == mask.device
+        assert (other.shape, other.block_shape, other.keep) == (
+            mask.shape,
+            mask.block_shape,
+            mask.keep,
+        )
+        for name in ("live", "row_words", "col_words"):
+            assert torch.equal(getattr(other, name), getattr(mask, name))
+
+
+def test_a_default_device_does_not_confuse_cpu_masks():
+    with torch.device("meta"):
+        mask = BlockMask.balanced((60, 70), 0.3, block_shape=(10, 10), device="cpu")
+        assert mask.density() in (4 / 7, 5 / 7)
+        assert "#" in str(mask)

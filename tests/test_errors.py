@@ -129,7 +129,31 @@ BAD_CALLS = [
     (lambda: SparseDropLinear(8, 8, p=3.0), ValueError, r"in \[0, 1\], not 3.0"),
     (lambda: SparseDropLinear(8, 8, block_shape=(8, 0)), ValueError, r"not \(8, 0\)"),
     (lambda: SparseDropLinear(8, 8, sampler="none"), ValueError, "not 'none'"),
+    (
+        lambda: sparsedrop.linear(X, W, activation=[]),
+        ValueError,
+        r"activation is one of .* not \[\]",
+    ),
+    (lambda: sparsedrop.dropout_linear(X, W, sampler=[]), ValueError, r"sampler is .* not \[\]"),
+    (lambda: sparsedrop.dropout_linear(X, W, p=True), TypeError, "a number in .*, not bool"),
+    (lambda: sparsedrop.linear(X.to_sparse(), W), TypeError, "x must be a dense tensor"),
 ]
+
+# What disagrees is found out in evaluation too, and before a mask is drawn.
+DISAGREE = [
+    ((X, W.double(), None), "x is torch.float32 and weight is torch.float64"),
+    ((X, W, B.half()), "x is torch.float32 and bias is torch.float16"),
+    ((X, W.to("meta"), None), "x is on cpu and weight is on meta"),
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("operands", "sentence"), DISAGREE, ids=[d[1] for d in DISAGREE])
+def test_dropout_linear_checks_before_it_draws(operands, sentence, training):
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=sentence):
+        sparsedrop.dropout_linear(*operands, training=training)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("call", "error", "sentence"), BAD_CALLS, ids=[c[2] for c in BAD_CALLS])
@@ -172,6 +196,6 @@ def test_a_cpu_only_build_refuses_masked_products_of_gpu_tensors(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_mask_on_another_device(monkeypatch):
+def test_a_mask_on_another_device():
     with pytest.raises(ValueError, match="x_mask is on cpu, but its matrix is on cuda:0"):
         sparsedrop.linear(X.cuda(), W.cuda(), x_mask=MASK)

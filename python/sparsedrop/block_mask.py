@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +129,7 @@ class BlockMask:
     def density(self) -> float:
         """Share of the matrix's elements that are live. Reads the device, so it waits for a GPU."""
         rows, cols = (
-            (n - torch.arange(0, n, block)).clamp(max=block).double()
+            (n - torch.arange(0, n, block, device="cpu")).clamp(max=block).double()
             for n, block in zip(self.shape, self.block_shape, strict=True)
         )
         total = self.shape[0] * self.shape[1]
@@ -142,9 +144,11 @@ class BlockMask:
         live = self.live.to(device)
         if live.device == self.live.device:
             return self
-        live = live.contiguous()
-        words = torch.ops.sparsedrop.mask_words(live, *self.shape, *self.block_shape)
-        return _from_tensors((live, *words), self.shape, self.block_shape, self.keep)
+        return _rebuilt(live, self.shape, self.block_shape, self.keep)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What the kernels read belongs to a device: it is built anew wherever the grid ends up.
+        return _rebuilt, (self.live, self.shape, self.block_shape, self.keep)
 
     def __repr__(self) -> str:
         return (
@@ -177,7 +181,7 @@ def expand_live(live: Tensor, block_shape: tuple[int, int], shape: tuple[int, in
 
 def check_p(p: float) -> float:
     """p as a float; ValueError where it is no probability."""
-    if not isinstance(p, (int, float, torch.SymFloat)):
+    if not isinstance(p, (numbers.Real, torch.SymFloat)) or isinstance(p, bool):
         raise TypeError(f"p must be a number in [0, 1], not {type(p).__name__}")
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p is a probability in [0, 1], not {p}")
@@ -213,6 +217,8 @@ def _device(device: torch.device | str | None) -> torch.device:
     """A device with its index, as every tensor on it will name it."""
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type == "cuda" and device.index is None:
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"device is {device}, but this torch can use no GPU")
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
@@ -229,6 +235,15 @@ def _drawn(
     shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
     tensors = draw(*shape, *block_shape, p=p, device=_device(device), generator=generator)
     return _from_tensors(tensors, shape, block_shape, 1.0 - p)
+
+
+def _rebuilt(
+    live: Tensor, shape: tuple[int, int], block_shape: tuple[int, int], keep: float | None
+) -> BlockMask:
+    """The mask of a grid that was another one's, with what the kernels read on its device."""
+    live = live.contiguous()
+    words = torch.ops.sparsedrop.mask_words(live, *shape, *block_shape)
+    return _from_tensors((live, *words), shape, block_shape, keep)
 
 
 def _from_tensors(

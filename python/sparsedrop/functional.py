@@ -49,7 +49,8 @@ def matmul(
     _check_operand("b", b, 2)
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
-    a, b, _ = _cast("a", a, "b", b, None)
+    _check_agree((("a", a), ("b", b)))
+    a, b = _cast(a), _cast(b)
     masks = (a_mask, b_mask, out_mask)
     m, n, k = a.shape[0], b.shape[1], a.shape[1]
     _check_masks(("a_mask", "b_mask", "out_mask"), masks, ((m, k), (k, n), (m, n)), a.device)
@@ -89,7 +90,7 @@ def linear(
 
     Raises: as `matmul`, and ValueError for an unknown activation.
     """
-    if activation not in reference.ACTIVATIONS:
+    if not isinstance(activation, str | None) or activation not in reference.ACTIVATIONS:
         known = ", ".join(repr(name) for name in reference.ACTIVATIONS)
         raise ValueError(f"activation is one of {known}, not {activation!r}")
     _check_linear(x, weight, bias)
@@ -143,7 +144,7 @@ def dropout_linear(
 
 def check_sampler(sampler: str) -> str:
     """The sampler's name; ValueError where there is none of that name."""
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         known = ", ".join(repr(name) for name in SAMPLERS)
         raise ValueError(f"sampler is one of {known}, not {sampler!r}")
     return sampler
@@ -158,7 +159,7 @@ def _linear(
     activation: str | None,
 ) -> Tensor:
     """`linear` on checked arguments."""
-    x, weight, bias = _cast("x", x, "weight", weight, bias)
+    x, weight, bias = _cast(x), _cast(weight), None if bias is None else _cast(bias)
     x_mask, weight_mask, out_mask = masks
     masks = (x_mask, None if weight_mask is None else weight_mask.T, out_mask)
     if x.dim() == 2:
@@ -174,6 +175,8 @@ def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
     if operand.dtype not in DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"{name} must be of {known}, not {operand.dtype}")
+    if operand.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, not one of layout {operand.layout}")
     if operand.dim() != rank if rank is not None else operand.dim() == 0:
         wanted = "at least one extent" if rank is None else f"{rank} extents"
         raise ValueError(f"{name} must have {wanted}, but is {list(operand.shape)}")
@@ -193,28 +196,33 @@ def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
                 f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: "
                 "outer extents differ"
             )
+    named = (("x", x), ("weight", weight))
+    _check_agree(named if bias is None else (*named, ("bias", bias)))
 
 
-def _cast(
-    a_name: str, a: Tensor, b_name: str, b: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The operands as autocast wants them; ValueError where devices or dtypes then disagree."""
-    kind = a.device.type
-    named = (
-        [(a_name, a), (b_name, b)] if bias is None else [(a_name, a), (b_name, b), ("bias", bias)]
-    )
+def _check_agree(named: tuple[tuple[str, Tensor], ...]) -> None:
+    """ValueError where devices, or dtypes as autocast leaves them, disagree."""
+    first_name, first = named[0]
     for name, tensor in named[1:]:
-        if tensor.device != a.device:
-            raise ValueError(f"{a_name} is on {a.device} and {name} is on {tensor.device}")
+        if tensor.device != first.device:
+            raise ValueError(f"{first_name} is on {first.device} and {name} is on {tensor.device}")
+    dtypes = [_dtype_of(tensor) for _, tensor in named]
+    for (name, _), dtype in zip(named[1:], dtypes[1:], strict=True):
+        if dtype != dtypes[0]:
+            raise ValueError(f"{first_name} is {dtypes[0]} and {name} is {dtype}")
+
+
+def _dtype_of(tensor: Tensor) -> torch.dtype:
+    """The dtype in which autocast has it; as for torch's own products, float64 is left alone."""
+    kind = tensor.device.type
     # Asking about a device that has no autocast, such as meta, is an error.
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        # As torch's own autocast: float64 is left alone.
-        named = [(name, t if t.dtype == torch.float64 else t.to(dtype)) for name, t in named]
-    for name, tensor in named[1:]:
-        if tensor.dtype != named[0][1].dtype:
-            raise ValueError(f"{a_name} is {named[0][1].dtype} and {name} is {tensor.dtype}")
-    return named[0][1], named[1][1], named[2][1] if bias is not None else None
+        return tensor.dtype if tensor.dtype == torch.float64 else torch.get_autocast_dtype(kind)
+    return tensor.dtype
+
+
+def _cast(tensor: Tensor) -> Tensor:
+    return tensor.to(_dtype_of(tensor))
 
 
 def _check_masks(

@@ -101,7 +101,7 @@ def _balanced_count(
     if abs(exact - nearest) <= 1e-9 * columns:
         return nearest
     if device.type != "cuda":
-        draw = torch.rand((), dtype=torch.float64, generator=generator).item()
+        draw = torch.rand((), dtype=torch.float64, device="cpu", generator=generator).item()
     elif torch.cuda.is_current_stream_capturing():
         return nearest  # there is no state to read, and the graph replays one count anyhow
     else:

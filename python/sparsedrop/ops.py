@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sparsedrop import cpu, cuda, reference
 from sparsedrop.block_mask import BlockMask, Masks, expand_live
@@ -30,6 +31,8 @@ def masked_mm(
     a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
 ) -> Tensor:
     """The operation on checked arguments: a [m, k], b [k, n], bias [n]; differentiable."""
+    if not torch.compiler.is_compiling():
+        _refuse_transforms(a, b, bias)
     # A mask that is known to drop nothing costs nothing.
     a_mask, b_mask, out_mask = (None if m is None or m.keep == 1.0 else m for m in masks)
     masks = (a_mask, b_mask, out_mask)
@@ -38,6 +41,23 @@ def masked_mm(
         tensors, blocks, keeps = _pack(masks)
         return _MaskedMM.apply(a, b, bias, blocks, keeps, alpha, activation, *tensors)
     return _product(a, b, bias, masks, alpha, activation)
+
+
+def _refuse_transforms(*operands: Tensor | None) -> None:
+    """RuntimeError under vmap, torch.func.grad and forward-mode differentiation.
+
+    The op has no rule for them, and without this it would hand out tangents of zero.
+    """
+    is_dual = forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(operand).tangent is not None
+        for operand in operands
+        if operand is not None
+    )
+    if is_dual or torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "a sparsedrop product has neither forward-mode derivatives nor rules for torch.func's "
+            "transforms: compute what needs them with sparsedrop.reference"
+        )
 
 
 class _MaskedMM(torch.autograd.Function):
@@ -60,9 +80,10 @@ class _MaskedMM(torch.autograd.Function):
         fused = activation if activation == "relu" else None
         out = _product(a, b, bias, masks, alpha, fused)
         need_a, need_b = ctx.needs_input_grad[:2]
+        # An activation's gradient depends on both, which `_Once` must know.
         ctx.save_for_backward(
-            a if need_b else None,
-            b if need_a else None,
+            a if need_b or activation is not None else None,
+            b if need_a or activation is not None else None,
             None if activation is None else out,
             *mask_tensors,
         )
@@ -72,7 +93,7 @@ class _MaskedMM(torch.autograd.Function):
         return out if fused == activation else reference.ACTIVATIONS[activation](out)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         a, b, out, *mask_tensors = ctx.saved_tensors
         a_mask, b_mask, out_mask = _unpack(mask_tensors, ctx.blocks, ctx.keeps, *ctx.shapes)
         need_a, need_b, need_bias = ctx.needs_input_grad[:3]
@@ -80,7 +101,7 @@ class _MaskedMM(torch.autograd.Function):
         alpha = ctx.alpha
         grad_a = grad_b = grad_bias = None
         with torch.no_grad():
-            grad = _ACTIVATION_GRADS[ctx.activation](grad, out)
+            grad = _ACTIVATION_GRADS[ctx.activation](upstream, out)
             # A gradient lies as its operand does, with no copy: a product's result is row-major,
             # so the gradient of a column-major operand is the transposed product, turned.
             if need_a and a_turned:
@@ -100,15 +121,17 @@ class _MaskedMM(torch.autograd.Function):
         grads = (grad_a, grad_b, grad_bias)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # Under create_graph: what these gradients depend on is not recorded, and says so.
-            grads = _Once.apply(torch.ones((), requires_grad=True), *grads)
+            grads = _Once.apply(upstream, a, b, *grads)
         return (*grads, None, None, None, None, *(None for _ in mask_tensors))
 
 
 class _Once(torch.autograd.Function):
-    """Hands gradients through; raises where they are differentiated again."""
+    """Hands gradients through; raises where they are differentiated by what they depend on."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(
+        ctx: Any, upstream: Tensor, a: Tensor | None, b: Tensor | None, *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         return grads
 
     @staticmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -45,13 +43,21 @@ class SparseDropLinear(nn.Linear):
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, p: float = 0.5, **options: Any) -> SparseDropLinear:
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        p: float = 0.5,
+        *,
+        block_shape: tuple[int, int] = (128, 128),
+        sampler: str = "bernoulli",
+    ) -> SparseDropLinear:
         """The module that shares the parameters of `linear`, and its training flag.
 
         Args:
-            linear: any nn.Linear.
+            linear: any nn.Linear; of a SparseDropLinear too only the parameters are taken over.
             p: as for the constructor.
-            **options: `block_shape` and `sampler`, likewise.
+            block_shape: likewise.
+            sampler: likewise.
 
         Raises:
             TypeError: where `linear` is no nn.Linear.
@@ -64,8 +70,9 @@ class SparseDropLinear(nn.Linear):
             linear.out_features,
             linear.bias is not None,
             p,
+            block_shape=block_shape,
+            sampler=sampler,
             device="meta",
-            **options,
         )
         module.weight, module.bias = linear.weight, linear.bias
         return module.train(linear.training)
