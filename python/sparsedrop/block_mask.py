@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -181,7 +180,7 @@ def expand_live(live: Tensor, block_shape: tuple[int, int], shape: tuple[int, in
 
 def check_p(p: float) -> float:
     """p as a float; ValueError where it is no probability."""
-    if not isinstance(p, (numbers.Real, torch.SymFloat)) or isinstance(p, bool):
+    if not isinstance(p, (int, float, torch.SymFloat)) or isinstance(p, bool):
         raise TypeError(f"p must be a number in [0, 1], not {type(p).__name__}")
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p is a probability in [0, 1], not {p}")

@@ -90,7 +90,8 @@ def linear(
 
     Raises: as `matmul`, and ValueError for an unknown activation.
     """
-    if not isinstance(activation, str | None) or activation not in reference.ACTIVATIONS:
+    is_name = activation is None or isinstance(activation, str)
+    if not is_name or activation not in reference.ACTIVATIONS:
         known = ", ".join(repr(name) for name in reference.ACTIVATIONS)
         raise ValueError(f"activation is one of {known}, not {activation!r}")
     _check_linear(x, weight, bias)
