@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sparsedrop
-from sparsedrop import _native, cli
+from sparsedrop import _native, cli, info
 
 EXTRAS = ("sklearn", "matplotlib", "tqdm")
 
@@ -106,6 +106,6 @@ def test_what_the_user_can_put_right_is_one_sentence(capsys, monkeypatch):
     def run(_: object) -> int:
         raise cli.UserError("do it otherwise")
 
-    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(info, "run", run)
     assert cli.main(["info"]) == 2
     assert capsys.readouterr().err == "sparsedrop info: do it otherwise\n"

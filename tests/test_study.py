@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsedrop import cli
+from sparsedrop import cli, info
 from sparsedrop.study import data, report, train
 
 IDX_FILES = (
@@ -90,7 +90,7 @@ def test_study_prints_a_table_and_saves_it(capsys, tmp_path, device):
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
     saved = json.loads((out / "study.json").read_text())
     assert saved["versions"]["torch"] == torch.__version__
-    assert saved["device"] == cli.device_name(device)
+    assert saved["device"] == info.device_name(device)
     assert saved["arguments"]["seeds"] == 2
     assert saved["arguments"]["device"] == device.type
     methods = [(row["method"], row["p"]) for row in saved["rows"]]

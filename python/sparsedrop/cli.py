@@ -1,24 +1,18 @@
 """The command `sparsedrop`: a table of subcommands, each a module imported only when asked for.
 
 Such a module has `add_arguments(parser)` and `run(args)`, which returns the exit code and raises
-UserError for what the user can put right. This one is the module of `sparsedrop info`.
+UserError for what the user can put right.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import platform
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-
 import sparsedrop
-from sparsedrop import _native, select
-from sparsedrop.functional import DTYPES
 
 
 class Command(NamedTuple):
@@ -27,7 +21,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "info": Command("sparsedrop.cli", "what this machine can run"),
+    "info": Command("sparsedrop.info", "what this machine can run"),
     "study": Command("sparsedrop.study", "train with no dropout, nn.Dropout and SparseDropLinear"),
 }
 
@@ -58,80 +52,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"sparsedrop {args.command}: {error}", file=sys.stderr)
         return 2
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`sparsedrop info` has no options."""
-    parser.description = "Prints what this build of sparsedrop can run on this machine, and how."
-
-
-def run(args: argparse.Namespace) -> int:
-    """`sparsedrop info`: one aligned line per fact."""
-    facts = [*_build_facts(), ("paths", _TYPICAL), *_cpu_facts(), *_gpu_facts()]
-    width = max(len(name) for name, _ in facts)
-    for name, fact in facts:
-        print(f"{name:<{width}}  {fact}")
-    return 0
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's as far as the system tells."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Such as "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
-
-
-_TYPICAL = "as chosen below for m, n, k = 4096, a in blocks of 128x128, p = 0.5"
-
-
-def _build_facts() -> Iterator[tuple[str, str]]:
-    yield "sparsedrop", sparsedrop.__version__
-    yield "torch", torch.__version__
-    if _native.C is None:
-        yield "CUDA kernels", "none: this is a CPU-only build"
-        return
-    yield "CUDA kernels", f"sm_{_native.C.CUDA_ARCHS}"
-    yield "tiles", ", ".join(f"{m}x{n}x{k}" for m, n, k, _ in _native.C.TILES) + " (m x n x k)"
-
-
-def _cpu_facts() -> Iterator[tuple[str, str]]:
-    threads = torch.get_num_threads()
-    yield "CPU", f"{device_name(torch.device('cpu'))}, {threads} thread{'s' * (threads > 1)}"
-    for dtype in DTYPES:
-        choice = select.choose(_typical_request("cpu", dtype))
-        yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
-
-
-def _gpu_facts() -> Iterator[tuple[str, str]]:
-    if not torch.cuda.is_available():
-        yield "GPU", "none that this torch can use"
-        return
-    for index in range(torch.cuda.device_count()):
-        device = torch.device("cuda", index)
-        major, minor = _native.capability(index)
-        yield f"GPU {index}", f"{device_name(device)}, compute capability {major}.{minor}"
-        try:
-            _native.require_build_for(device)
-        except RuntimeError as error:
-            yield "  unused", str(error)
-            continue
-        for dtype in DTYPES:
-            choice = select.choose(_typical_request("cuda", dtype, index))
-            yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
-
-
-def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.Request:
-    """The product that stands for its dtype, as `_TYPICAL` says."""
-    request = select.Request(device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5)
-    if device == "cpu":
-        return request
-    tiles = _native.C.TILES if _native.runs_on(torch.device(device, index)) else ()
-    return request._replace(capability=_native.capability(index), tiles=tuple(tiles))

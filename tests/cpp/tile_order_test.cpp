@@ -28,6 +28,14 @@ struct Order {
   }
 };
 
+Order random_order(std::mt19937& random) {
+  std::vector<int32_t> order(1 + random() % 40), tiles(order.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random);
+  for (auto& count : tiles) count = int32_t(random() % 9);
+  return Order(order, tiles);
+}
+
 TEST(OrderBin, MostLiveFirst) {
   EXPECT_EQ(order_bin(64, 64, 1024), 0);
   EXPECT_LT(order_bin(0, 64, 1024), 1024);
@@ -77,12 +85,10 @@ TEST(PlaceInGroups, InvertsRecordIndexForEqualLines) {
 TEST(PlaceInGroups, InvertsRecordIndexForAnyLines) {
   std::mt19937 random(13);
   for (int round = 0; round < 100; ++round) {
-    size_t const lines = 1 + random() % 40;
-    std::vector<int32_t> lines_in_order(lines), tiles(lines);
-    std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
-    for (auto& count : tiles) count = int32_t(random() % 9);
-    Order const order(lines_in_order, tiles);
-    std::vector<uint16_t> const by_position(tiles.begin(), tiles.end());
+    Order const order = random_order(random);
+    size_t const lines = order.order.size();
+    std::vector<uint16_t> by_position;
+    for (int32_t line : order.order) by_position.push_back(uint16_t(order.tiles[line]));
     std::vector<int32_t> group_start;
     for (size_t first = 0; first < lines; first += kLinesPerGroup) {
       group_start.push_back(order.start[first]);
@@ -149,15 +155,11 @@ TEST(DealtIndex, EveryRecordGoesToOneCta) {
 TEST(RecordIndex, EveryPlaceIsTakenOnce) {
   std::mt19937 random(11);
   for (int round = 0; round < 50; ++round) {
-    size_t const lines = 1 + random() % 40;
-    std::vector<int32_t> lines_in_order(lines), tiles(lines);
-    std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
-    std::shuffle(lines_in_order.begin(), lines_in_order.end(), random);
-    for (auto& count : tiles) count = int32_t(random() % 9);
-    Order const order(lines_in_order, tiles);
+    Order const order = random_order(random);
+    size_t const lines = order.order.size();
     std::vector<int> taken(size_t(order.total), 0);
     for (size_t position = 0; position < lines; ++position) {
-      for (int32_t tile = 0; tile < tiles[lines_in_order[position]]; ++tile) {
+      for (int32_t tile = 0; tile < order.tiles[order.order[position]]; ++tile) {
         int32_t const index = order.index(int32_t(position), tile);
         ASSERT_GE(index, 0);
         ASSERT_LT(index, order.total);

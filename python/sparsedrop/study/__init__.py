@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsedrop import _native
-from sparsedrop.cli import UserError, device_name, dtype_name
+from sparsedrop.cli import UserError
 from sparsedrop.functional import SAMPLERS
+from sparsedrop.info import device_name, dtype_name
 from sparsedrop.mask_ops import K_TILE
 from sparsedrop.study import data
 

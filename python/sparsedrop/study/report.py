@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 import sparsedrop
-from sparsedrop.cli import device_name, dtype_name
+from sparsedrop.info import device_name, dtype_name
 from sparsedrop.study.train import DENSE, DROPOUT, Method, Result, Settings
 
 HEADER = ["method", "p", "val. accuracy (%)", "val. loss", "time per step (ms)", "× nn.Dropout"]
