@@ -12,6 +12,7 @@
 #include "gemm/epilogue.hpp"
 #include "gemm/mainloop.hpp"
 #include "gemm/own_order.hpp"
+#include "gemm/partials.hpp"
 #include "gemm/zero_fill.hpp"
 
 namespace sparsedrop {
@@ -21,8 +22,9 @@ struct KernelParams {
   typename Mainloop<Traits>::Params mainloop;
   typename Epilogue<Traits>::Params epilogue;
   typename ZeroFill<Traits>::Params zero_fill;
-  FullGrid grid;
+  Ordering ordering;
   TileList list;  // without records: the CTA orders its tiles itself
+  PartialSums partials;
 };
 
 template <class Traits>
@@ -40,11 +42,9 @@ struct Kernel {
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
-  static constexpr SlotBits kSlotBits = SlotBits::of(Config::kSlotN, kMaskUnit);
-
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
-  static constexpr int kProducerRegisters = 40;
-  static constexpr int kConsumerRegisters = 232;
+  static constexpr int kProducerRegisters = 56;
+  static constexpr int kConsumerRegisters = 224;
 
   // The barriers' assembly does not tell the compiler that it orders memory accesses.
   CUTLASS_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
@@ -54,26 +54,20 @@ struct Kernel {
                                      MainloopPipeline& pipeline, SharedStorage& shared) {
     auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
-    auto hand_out = [&](TileRecord const& record) {
+    auto hand_out = [&](Piece const& piece) {
       tiles.producer_acquire(tile_write);
-      shared.records[tile_write.index()] = record;
+      shared.pieces[tile_write.index()] = piece;
       keep_order();
       tiles.producer_commit(tile_write);
       ++tile_write;
-      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
+      write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
     };
     if (params.list.records == nullptr) {
-      auto count_k_tiles = [&](TileRecord const& record) {
-        return params.mainloop.b_lines.words == nullptr
-                   ? int32_t(shared.own_order.live[record.m])
-                   : Mainloop::k_tiles_of(params.mainloop, record).count();
-      };
-      shared.own_order.deal(params.zero_fill.d_lines, params.grid, Config::kM, kSlotBits,
-                            count_k_tiles, hand_out);
+      shared.own_order.deal(params.ordering, hand_out);
     } else {
       take_from_list(params.list, hand_out);
     }
-    hand_out(TileRecord{0, {0, kNoSlot}, kNoMoreTiles});
+    hand_out(Piece{{0, {0, kNoSlot}, kNoMoreTiles}});
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
   }
@@ -86,7 +80,7 @@ struct Kernel {
   CUTLASS_DEVICE static void take_from_list(TileList const& list, Take& take) {
     int32_t const count = list.header->count;
     for (auto i = int32_t(blockIdx.x); i < count; i = atomicAdd(&list.header->next, 1)) {
-      take(list.records[i]);
+      take(Piece{list.records[i]});
     }
   }
 
@@ -103,15 +97,20 @@ struct Kernel {
     while (true) {
       tiles.consumer_wait(tile_read);
       keep_order();
-      TileRecord const record = shared.records[tile_read.index()];
+      Piece const piece = shared.pieces[tile_read.index()];
       keep_order();
       tiles.consumer_release(tile_read);
       ++tile_read;
-      if (record.k_tiles == kNoMoreTiles) {
+      if (piece.tile.k_tiles == kNoMoreTiles) {
         break;
       }
-      read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared);
-      Epilogue::store(params.epilogue, record, acc, warp_group, buffer, shared);
+      read = Mainloop::mma(piece.tile, pipeline, read, acc, warp_group, shared);
+      if (piece.first_k > 0) {
+        Partials<Traits>::leave(params.partials, piece, acc, warp_group);
+      } else {
+        Partials<Traits>::add(params.partials, piece, acc, warp_group);
+        Epilogue::store(params.epilogue, piece.tile, acc, warp_group, buffer, shared);
+      }
     }
     Epilogue::finish();
   }
@@ -148,8 +147,7 @@ struct Kernel {
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     cudaGridDependencySynchronize();
     if (params.list.records == nullptr) {
-      shared.own_order.make(params.mainloop.a_lines, params.zero_fill.d_lines, params.grid,
-                            Config::kM, kSlotBits);
+      shared.own_order.make(params.ordering);
     }
 
     if (warp_group == 0) {
@@ -157,8 +155,8 @@ struct Kernel {
       auto const fill_thread = int32_t(threadIdx.x) - cutlass::NumThreadsPerWarp;
       if (produces) {
         produce(params, tiles, pipeline, shared);
-      } else if (fill_thread >= 0 && params.zero_fill.d_lines.words != nullptr) {
-        ZeroFill<Traits>::run(params.zero_fill, params.grid, kSlotBits, fill_thread,
+      } else if (fill_thread >= 0 && params.ordering.d_lines.words != nullptr) {
+        ZeroFill<Traits>::run(params.zero_fill, params.ordering, fill_thread,
                               cutlass::NumThreadsPerWarpGroup - cutlass::NumThreadsPerWarp);
       }
     } else {
