@@ -12,6 +12,7 @@
 #include "gemm/epilogue.hpp"
 #include "gemm/mainloop.hpp"
 #include "gemm/own_order.hpp"
+#include "gemm/own_shares.hpp"
 #include "gemm/partials.hpp"
 #include "gemm/zero_fill.hpp"
 
@@ -38,7 +39,11 @@ struct Kernel {
   using TileState = typename Traits::TileState;
 
   struct SharedStorage : Traits::SharedStorage {
-    OwnOrder own_order;
+    // One of the two, where there is no list
+    union {
+      OwnOrder own_order;
+      OwnShares own_shares;
+    };
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
@@ -62,10 +67,12 @@ struct Kernel {
       ++tile_write;
       write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
     };
-    if (params.list.records == nullptr) {
-      shared.own_order.deal(params.ordering, hand_out);
-    } else {
+    if (params.list.records != nullptr) {
       take_from_list(params.list, hand_out);
+    } else if (params.ordering.takes_shares()) {
+      shared.own_shares.deal(params.ordering, hand_out);
+    } else {
+      shared.own_order.deal(params.ordering, hand_out);
     }
     hand_out(Piece{{0, {0, kNoSlot}, kNoMoreTiles}});
     // A stage may not go away under a consumer that still reads it.
@@ -147,7 +154,11 @@ struct Kernel {
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     cudaGridDependencySynchronize();
     if (params.list.records == nullptr) {
-      shared.own_order.make(params.ordering);
+      if (params.ordering.takes_shares()) {
+        shared.own_shares.make(params.ordering);
+      } else {
+        shared.own_order.make(params.ordering);
+      }
     }
 
     if (warp_group == 0) {

@@ -8,8 +8,9 @@
 
 namespace sparsedrop {
 
-// Operands larger than this do not stay in L2 while CTAs walk through them each at its own place.
-constexpr int64_t kInStepBytes = int64_t(72) << 20;
+// Operands up to this size stay in L2, part of them being dropped. It also keeps the counts of
+// OwnShares below 2^31.
+constexpr int64_t kL2Bytes = int64_t(72) << 20;
 
 template <Major M>
 auto stride_of(int64_t ld) {
@@ -53,7 +54,7 @@ KernelParams<Traits> make_params(Product const& product, Workspace const& worksp
                           Config::kM,
                           Config::kSlotN,
                           SlotBits::of(Config::kSlotN, kMaskUnit),
-                          (product.m + product.n) * product.k * int64_t(sizeof(Element)) > kInStepBytes};
+                          (product.m + product.n) * product.k * int64_t(sizeof(Element)) <= kL2Bytes};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
           Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill, ordering, workspace.list,
           workspace.partials};

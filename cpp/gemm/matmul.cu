@@ -1,7 +1,7 @@
 // The entry points: what can run, and the dispatch to the instance that runs it.
 
 #include "gemm/config.hpp"
-#include "gemm/own_order.hpp"
+#include "gemm/ordering.hpp"
 #include "gemm/product.hpp"
 
 namespace sparsedrop {
@@ -74,7 +74,7 @@ cudaError_t prepare(Product const& product, Tile const& tile, int32_t ctas, void
     return cudaErrorInvalidValue;
   }
   FullGrid const grid = full_grid(product.m, product.n, product.k, tile);
-  if (OwnOrder::suits(product.b_lines, product.d_lines, grid)) {
+  if (Ordering::suits(product.b_lines, product.d_lines, grid)) {
     auto* const sums = static_cast<float*>(memory);
     workspace->partials = {
         sums, reinterpret_cast<uint64_t*>(sums + int64_t(kMaxCtas) * tile.m * tile.n)};

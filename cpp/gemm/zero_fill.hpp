@@ -4,7 +4,7 @@
 #pragma once
 
 #include "gemm/config.hpp"
-#include "gemm/own_order.hpp"
+#include "gemm/ordering.hpp"
 
 namespace sparsedrop {
 

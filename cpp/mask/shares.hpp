@@ -5,219 +5,111 @@
 
 #include <cstdint>
 
-#include "mask/tile_order.hpp"
+#include "mask/bits.hpp"
 
 namespace sparsedrop {
 
-// Work is counted in eighths of what one K tile of a whole output tile takes. A slot of its own
-// takes more than half, since it shares its K tile of A with nothing.
+// Units of work
 struct WorkUnits {
   int32_t k_tile;
   int32_t tile;  // filling the stages, and the epilogue
 };
-constexpr WorkUnits kWholeWork{8, 16};
-constexpr WorkUnits kSingleWork{5, 10};
+
 // What it costs a CTA to leave a partial sum and to pick up another one.
 constexpr int32_t kSplitWork = 32;
 constexpr int32_t kLeastShare = 64;
 constexpr int32_t kLeastPiece = 3;  // K tiles: no tile is split closer to its ends
 
-constexpr int32_t kMaxGroups = 32;
-
-// The lines of tiles by position in the order: wholes group by group, then singles.
+// The output tiles of one line: whole ones, and perhaps a slot without a partner behind them.
 struct LineWork {
-  int32_t lines;
-  uint16_t const* live;       // K tiles
-  uint16_t const* whole;      // tiles
-  uint32_t const* left_over;  // a bit for each line that has a single
-  // Sums over the groups before, kMaxGroups + 1 of each; those of singles go on from the wholes'.
-  int64_t const* whole_start;
-  int64_t const* single_start;
+  int32_t live;  // K tiles
+  int32_t wholes;
+  int32_t singles;  // 0 or 1
 
-  SPARSEDROP_HOST_DEVICE int64_t total() const { return single_start[kMaxGroups]; }
+  SPARSEDROP_HOST_DEVICE int32_t tiles() const { return wholes + singles; }
 
-  SPARSEDROP_HOST_DEVICE int32_t last_in(int32_t group) const {
-    int32_t const last = (group + 1) * kLinesPerGroup;
-    return last < lines ? last : lines;
+  // Eighths of what one K tile of a whole output tile takes. A slot of its own takes more than half,
+  // since it shares its K tile of A with nothing.
+  SPARSEDROP_HOST_DEVICE WorkUnits units(int32_t tile) const {
+    return tile < wholes ? WorkUnits{8, 16} : WorkUnits{5, 10};
   }
 
-  SPARSEDROP_HOST_DEVICE bool has_single(int32_t position) const {
-    return (left_over[position / 32] >> (position % 32)) & 1u;
+  SPARSEDROP_HOST_DEVICE int32_t of_tile(int32_t tile) const {
+    return units(tile).tile + units(tile).k_tile * live;
   }
 
-  SPARSEDROP_HOST_DEVICE int32_t of_tile(bool is_single, int32_t position) const {
-    WorkUnits const units = is_single ? kSingleWork : kWholeWork;
-    return units.tile + units.k_tile * live[position];
-  }
-
-  // Of the first `rounds` whole tiles of every line of a group.
-  SPARSEDROP_HOST_DEVICE int64_t of_rounds(int32_t group, int32_t rounds) const {
-    int64_t sum = 0;
-    for (int32_t i = group * kLinesPerGroup; i < last_in(group); ++i) {
-      sum += int64_t(whole[i] < rounds ? whole[i] : rounds) * of_tile(false, i);
-    }
-    return sum;
-  }
-
-  // Of the whole tiles before the one at `place`.
-  SPARSEDROP_HOST_DEVICE int64_t before(GroupPlace const& place) const {
-    int32_t const group = place.position / kLinesPerGroup;
-    int64_t sum = whole_start[group] + of_rounds(group, place.tile);
-    for (int32_t i = group * kLinesPerGroup; i < place.position; ++i) {
-      sum += whole[i] > place.tile ? of_tile(false, i) : 0;
-    }
-    return sum;
+  SPARSEDROP_HOST_DEVICE int32_t total() const {
+    return wholes * of_tile(0) + singles * of_tile(wholes);
   }
 };
 
 // A point in the work: K tile `k` of an output tile.
 struct Cut {
-  bool is_single;
-  int32_t group;  // of a whole tile
-  int32_t position;
-  int32_t tile;  // of its line
-  int32_t k;
-  int64_t start;  // work before the output tile
+  int32_t line;
+  int32_t tile;  // of the line; its count of tiles: the line is done
+  int32_t k;     // live ones before it
+  int32_t start;  // work before the output tile
 
   SPARSEDROP_HOST_DEVICE bool in_same_tile(Cut const& other) const {
-    return is_single == other.is_single && position == other.position && tile == other.tile;
+    return line == other.line && tile == other.tile;
   }
 };
 
-// The first K tile of the output tile behind the one that `cut` is in, or the end.
-SPARSEDROP_HOST_DEVICE void to_next_tile(LineWork const& work, Cut& cut) {
-  cut.start += work.of_tile(cut.is_single, cut.position);
-  cut.k = 0;
-  ++cut.position;
-  while (!cut.is_single) {
-    for (; cut.position < work.last_in(cut.group); ++cut.position) {
-      if (work.whole[cut.position] > cut.tile) {
-        return;
-      }
-    }
-    ++cut.tile;
-    cut.position = cut.group * kLinesPerGroup;
-    if (work.whole_start[cut.group] + work.of_rounds(cut.group, cut.tile) ==
-        work.whole_start[cut.group + 1]) {
-      ++cut.group;
-      cut.tile = 0;
-      cut.position = cut.group * kLinesPerGroup;
-      cut.is_single = cut.position >= work.lines;
-      cut.position = cut.is_single ? 0 : cut.position;
-    }
-  }
-  while (cut.position < work.lines && !work.has_single(cut.position)) {
-    ++cut.position;
-  }
-}
-
-// The last index whose value is at most `x`.
-SPARSEDROP_HOST_DEVICE int32_t last_at_most(int64_t const* sorted, int32_t count, int64_t x) {
-  int32_t low = 0;
-  for (int32_t step = kMaxGroups; step > 0; step /= 2) {
-    if (low + step < count && sorted[low + step] <= x) {
-      low += step;
-    }
-  }
-  return low;
-}
-
-// K tile of a tile that starts at `start` where point `x` of the work falls; 0: before the tile, its
-// count: behind it.
-SPARSEDROP_HOST_DEVICE int32_t k_tile_at(int64_t x, int64_t start, bool is_single, int32_t live) {
-  WorkUnits const units = is_single ? kSingleWork : kWholeWork;
-  auto const k = int32_t((x - start - units.tile) / units.k_tile);
-  return k < kLeastPiece ? 0 : k > live - kLeastPiece ? live : k;
-}
-
-// Where `x` units of work are done.
-SPARSEDROP_HOST_DEVICE Cut cut_at(LineWork const& work, int64_t x) {
-  if (x >= work.total()) {
-    return {true, 0, work.lines, 0, 0, work.total()};
-  }
-  bool const is_single = x >= work.whole_start[kMaxGroups];
-  int64_t const* const starts = is_single ? work.single_start : work.whole_start;
-  Cut cut{is_single, last_at_most(starts, kMaxGroups + 1, x), 0, 0, 0, 0};
-  cut.start = starts[cut.group];
-  if (!is_single) {
-    int64_t const within = x - cut.start;
-    int32_t high = 0;
-    for (int32_t i = cut.group * kLinesPerGroup; i < work.last_in(cut.group); ++i) {
-      high = work.whole[i] > high ? work.whole[i] : high;
-    }
-    while (cut.tile < high) {
-      int32_t const middle = (cut.tile + high + 1) / 2;
-      if (work.of_rounds(cut.group, middle) <= within) {
-        cut.tile = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    cut.start += work.of_rounds(cut.group, cut.tile);
-  }
-  cut.position = cut.group * kLinesPerGroup;
-  while (true) {
-    bool const is_there =
-        is_single ? work.has_single(cut.position) : work.whole[cut.position] > cut.tile;
-    int32_t const units = is_there ? work.of_tile(is_single, cut.position) : 0;
-    if (x < cut.start + units) {
-      break;
-    }
-    cut.start += units;
-    ++cut.position;
-  }
-  int32_t const live = work.live[cut.position];
-  cut.k = k_tile_at(x, cut.start, is_single, live);
-  if (cut.k > 0 && cut.k == live) {
-    to_next_tile(work, cut);
-  }
-  return cut;
-}
-
-// Neighbouring K tiles of one output tile.
-struct Run {
-  Cut tile;         // and its first K tile
-  int32_t k_tiles;  // how many
-  int32_t others;   // runs of this tile in the shares behind; their sums belong to this one
-};
-
-// The work from `first` on, in `count` shares.
+// How all of a product's work is shared out.
 struct Shares {
-  int64_t first;
+  int32_t total;  // work
   int32_t count;
+  bool splits;  // tiles between shares; otherwise a tile belongs to the share of its middle
 
-  SPARSEDROP_HOST_DEVICE int64_t start(LineWork const& work, int32_t share) const {
-    return first + (work.total() - first) * share / count;
+  SPARSEDROP_HOST_DEVICE int32_t start(int32_t share) const {
+    return total / count * share + total % count * share / count;
   }
 
-  // Calls `take` with the runs of a share. The first may be the end of a tile, whose sum is then
-  // left for the share before; the last may be the beginning of one.
-  template <class Take>
-  SPARSEDROP_HOST_DEVICE void deal(LineWork const& work, int32_t share, Take take) const {
-    Cut cut = cut_at(work, start(work, share));
-    Cut const end = cut_at(work, start(work, share + 1));
-    while (!(cut.in_same_tile(end) && cut.k == end.k)) {
-      bool const is_last = cut.in_same_tile(end);
-      int32_t const k_end = is_last ? end.k : work.live[cut.position];
-      bool const has_others = is_last && cut.k == 0;
-      take(Run{cut, k_end - cut.k, has_others ? count_behind(work, share, end) : 0});
-      if (is_last) {
-        break;
-      }
-      to_next_tile(work, cut);
+  // Splitting costs a little and evens out what a partly filled last wave and unequal tiles leave
+  // idle.
+  SPARSEDROP_HOST_DEVICE static Shares of(int32_t total, int32_t tiles, int32_t longest,
+                                          int32_t ctas) {
+    int32_t const most = total / kLeastShare;
+    int32_t const count = most < 1 ? 1 : most < ctas ? most : ctas;
+    int32_t const waves = (tiles + ctas - 1) / ctas;
+    int32_t const even = tiles == 0 ? 0 : waves * (total / tiles);
+    int32_t const whole_time = longest > even ? longest : even;
+    return total / count + kSplitWork < whole_time ? Shares{total, count, true}
+                                                   : Shares{total, ctas, false};
+  }
+
+  // Where point `x` of the work falls in the tile of `work` units that starts at `start`: before its
+  // first K tile, behind its last (the count of live ones), or between.
+  SPARSEDROP_HOST_DEVICE int32_t k_tile_at(int32_t x, int32_t tile_start, LineWork const& line,
+                                           int32_t tile) const {
+    int32_t const within = x - tile_start;
+    if (!splits) {
+      return 2 * within < line.of_tile(tile) ? 0 : line.live;
     }
+    int32_t const k = (within - line.units(tile).tile) / line.units(tile).k_tile;
+    return k < kLeastPiece ? 0 : k > line.live - kLeastPiece ? line.live : k;
   }
 
- private:
-  // Shares behind `share` that start within the tile of its end.
-  SPARSEDROP_HOST_DEVICE int32_t count_behind(LineWork const& work, int32_t share,
-                                              Cut const& end) const {
-    int32_t const live = work.live[end.position];
-    int64_t const tile_end = end.start + work.of_tile(end.is_single, end.position);
+  // The cut at `x`, which falls in the line whose work starts at `line_start`.
+  SPARSEDROP_HOST_DEVICE Cut cut_in_line(int32_t x, int32_t index, LineWork const& line,
+                                         int32_t line_start) const {
+    int32_t const nth = (x - line_start) / line.of_tile(0);
+    int32_t const tile = nth < line.wholes ? nth : line.wholes;
+    int32_t const tile_start = line_start + tile * line.of_tile(0);
+    int32_t const k = k_tile_at(x, tile_start, line, tile);
+    bool const is_behind = 2 * (x - tile_start) >= line.of_tile(tile) && k == line.live;
+    return is_behind ? Cut{index, tile + 1, 0, tile_start + line.of_tile(tile)}
+                     : Cut{index, tile, k, tile_start};
+  }
+
+  // Shares behind the one that ends at `end` that start within the same tile, itself included.
+  SPARSEDROP_HOST_DEVICE int32_t count_behind(int32_t share, Cut const& end,
+                                              LineWork const& line) const {
     int32_t others = 1;
     for (int32_t other = share + 2; other < count; ++other, ++others) {
-      int64_t const x = start(work, other);
-      if (x >= tile_end || k_tile_at(x, end.start, end.is_single, live) == live) {
+      int32_t const x = start(other);
+      if (x >= end.start + line.of_tile(end.tile) ||
+          k_tile_at(x, end.start, line, end.tile) == line.live) {
         break;
       }
     }
@@ -225,34 +117,40 @@ struct Shares {
   }
 };
 
-// How a product's tiles are given out: `dealt` whole tiles in turn, then the rest in shares.
-// Without shares, all are dealt.
-struct Plan {
-  int32_t dealt;
-  int32_t shares;
+// Neighbouring K tiles of one output tile.
+struct Run {
+  int32_t line;
+  int32_t tile;
+  int32_t first_k;
+  int32_t k_tiles;
+  int32_t others;  // runs of this tile in the shares behind; their sums belong to this one
 };
 
-// Shares cost a little and even out what a partly filled last wave and unequal lines leave idle.
-// With `in_step`, operands are too large for L2: CTAs should walk through the tiles together for as
-// long as they can, and only the last one or two waves are shares.
-SPARSEDROP_HOST_DEVICE Plan plan_of(LineWork const& work, int32_t wholes, int32_t singles,
-                                    int32_t ctas, bool in_step) {
-  int32_t const tiles = wholes + singles;
-  if (tiles == 0) {
-    return {0, 0};
+// Calls `take` with the runs of a share, `lines(i)` being the work of line i. The first may be the
+// end of a tile, whose sum is then left for the share before; the last may be the beginning of one.
+template <class LinesOf, class Take>
+SPARSEDROP_HOST_DEVICE void deal_share(Shares const& shares, int32_t share, int32_t line_count,
+                                       LinesOf lines, Cut cut, Cut end, Take take) {
+  auto settle = [&](Cut& at) {
+    while (at.line < line_count && at.tile >= lines(at.line).tiles()) {
+      ++at.line;
+      at.tile = 0;
+    }
+  };
+  settle(cut);
+  settle(end);
+  while (!(cut.in_same_tile(end) && cut.k == end.k)) {
+    LineWork const line = lines(cut.line);
+    bool const is_last = cut.in_same_tile(end);
+    int32_t const others = is_last && cut.k == 0 ? shares.count_behind(share, end, line) : 0;
+    take(Run{cut.line, cut.tile, cut.k, (is_last ? end.k : line.live) - cut.k, others});
+    if (is_last) {
+      break;
+    }
+    ++cut.tile;
+    cut.k = 0;
+    settle(cut);
   }
-  int64_t const total = work.total();
-  int64_t const waves = ceil_div(tiles, ctas);
-  int64_t const longest = work.of_tile(wholes == 0, 0);
-  int64_t const even = waves * total / tiles;
-  int64_t const dealt_time = waves == 1 || longest > even ? longest : even;
-  int64_t const most = total / kLeastShare;
-  auto const shares = int32_t(most < 1 ? 1 : most < ctas ? most : ctas);
-  if (total / shares + kSplitWork >= dealt_time) {
-    return {tiles, 0};
-  }
-  int32_t const full_waves = wholes / ctas - 1;
-  return {in_step && full_waves > 0 ? full_waves * ctas : 0, shares};
 }
 
 }  // namespace sparsedrop

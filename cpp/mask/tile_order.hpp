@@ -131,16 +131,12 @@ struct Records {
     int32_t slots;   // and how many
   };
 
-  SPARSEDROP_HOST_DEVICE static Part whole_part(int32_t tile, int32_t slots_per_tile) {
-    return {false, tile, 0, slots_per_tile};
-  }
-
   SPARSEDROP_HOST_DEVICE Part at(int32_t index) const {
     if (index >= first_single()) {
       return {true, index - first_single(), 0, 1};
     }
     int32_t const after_kept = index - kept_whole;
-    return after_kept < 0 ? whole_part(index, slots_per_tile)
+    return after_kept < 0 ? Part{false, index, 0, slots_per_tile}
                           : Part{false, kept_whole + after_kept / slots_per_tile,
                                  after_kept % slots_per_tile, 1};
   }
