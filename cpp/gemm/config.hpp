@@ -116,10 +116,10 @@ struct Traits {
 
   using MainloopPipeline = cutlass::PipelineTmaAsync<Config::kStages>;
   using MainloopState = cutlass::PipelineState<Config::kStages>;
-  // Pieces on their way from the producer to the consumers.
-  static constexpr int kPieces = 2;
-  using TilePipeline = cutlass::PipelineAsync<kPieces>;
-  using TileState = cutlass::PipelineState<kPieces>;
+  // Records on their way from the producer to the consumers.
+  static constexpr int kRecords = 2;
+  using TilePipeline = cutlass::PipelineAsync<kRecords>;
+  using TileState = cutlass::PipelineState<kRecords>;
 
   struct SharedStorage {
     alignas(1024) cute::array<Element, cute::cosize_v<SmemA>> a;
@@ -127,7 +127,7 @@ struct Traits {
     alignas(1024) cute::array<Element, cute::cosize_v<SmemD>> d;
     typename MainloopPipeline::SharedStorage mainloop;
     typename TilePipeline::SharedStorage tiles;
-    Piece pieces[kPieces];
+    TileRecord records[kRecords];
   };
 };
 

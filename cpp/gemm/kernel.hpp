@@ -12,8 +12,6 @@
 #include "gemm/epilogue.hpp"
 #include "gemm/mainloop.hpp"
 #include "gemm/own_order.hpp"
-#include "gemm/own_shares.hpp"
-#include "gemm/partials.hpp"
 #include "gemm/zero_fill.hpp"
 
 namespace sparsedrop {
@@ -23,9 +21,8 @@ struct KernelParams {
   typename Mainloop<Traits>::Params mainloop;
   typename Epilogue<Traits>::Params epilogue;
   typename ZeroFill<Traits>::Params zero_fill;
-  Ordering ordering;
+  FullGrid grid;
   TileList list;  // without records: the CTA orders its tiles itself
-  PartialSums partials;
 };
 
 template <class Traits>
@@ -39,17 +36,15 @@ struct Kernel {
   using TileState = typename Traits::TileState;
 
   struct SharedStorage : Traits::SharedStorage {
-    // One of the two, where there is no list
-    union {
-      OwnOrder own_order;
-      OwnShares own_shares;
-    };
+    OwnOrder own_order;
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
+  static constexpr SlotBits kSlotBits = SlotBits::of(Config::kSlotN, kMaskUnit);
+
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
-  static constexpr int kProducerRegisters = 56;
-  static constexpr int kConsumerRegisters = 224;
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = 232;
 
   // The barriers' assembly does not tell the compiler that it orders memory accesses.
   CUTLASS_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
@@ -59,22 +54,26 @@ struct Kernel {
                                      MainloopPipeline& pipeline, SharedStorage& shared) {
     auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
-    auto hand_out = [&](Piece const& piece) {
+    auto hand_out = [&](TileRecord const& record) {
       tiles.producer_acquire(tile_write);
-      shared.pieces[tile_write.index()] = piece;
+      shared.records[tile_write.index()] = record;
       keep_order();
       tiles.producer_commit(tile_write);
       ++tile_write;
-      write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
+      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
     };
-    if (params.list.records != nullptr) {
-      take_from_list(params.list, hand_out);
-    } else if (params.ordering.takes_shares()) {
-      shared.own_shares.deal(params.ordering, hand_out);
+    if (params.list.records == nullptr) {
+      auto count_k_tiles = [&](TileRecord const& record) {
+        return params.mainloop.b_lines.words == nullptr
+                   ? int32_t(shared.own_order.live[record.m])
+                   : Mainloop::k_tiles_of(params.mainloop, record).count();
+      };
+      shared.own_order.deal(params.zero_fill.d_lines, params.grid, Config::kM, kSlotBits,
+                            count_k_tiles, hand_out);
     } else {
-      shared.own_order.deal(params.ordering, hand_out);
+      take_from_list(params.list, hand_out);
     }
-    hand_out(Piece{{0, {0, kNoSlot}, kNoMoreTiles}});
+    hand_out(TileRecord{0, {0, kNoSlot}, kNoMoreTiles});
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
   }
@@ -87,7 +86,7 @@ struct Kernel {
   CUTLASS_DEVICE static void take_from_list(TileList const& list, Take& take) {
     int32_t const count = list.header->count;
     for (auto i = int32_t(blockIdx.x); i < count; i = atomicAdd(&list.header->next, 1)) {
-      take(Piece{list.records[i]});
+      take(list.records[i]);
     }
   }
 
@@ -104,20 +103,15 @@ struct Kernel {
     while (true) {
       tiles.consumer_wait(tile_read);
       keep_order();
-      Piece const piece = shared.pieces[tile_read.index()];
+      TileRecord const record = shared.records[tile_read.index()];
       keep_order();
       tiles.consumer_release(tile_read);
       ++tile_read;
-      if (piece.tile.k_tiles == kNoMoreTiles) {
+      if (record.k_tiles == kNoMoreTiles) {
         break;
       }
-      read = Mainloop::mma(piece.tile, pipeline, read, acc, warp_group, shared);
-      if (piece.first_k > 0) {
-        Partials<Traits>::leave(params.partials, piece, acc, warp_group);
-      } else {
-        Partials<Traits>::add(params.partials, piece, acc, warp_group);
-        Epilogue::store(params.epilogue, piece.tile, acc, warp_group, buffer, shared);
-      }
+      read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared);
+      Epilogue::store(params.epilogue, record, acc, warp_group, buffer, shared);
     }
     Epilogue::finish();
   }
@@ -154,11 +148,8 @@ struct Kernel {
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     cudaGridDependencySynchronize();
     if (params.list.records == nullptr) {
-      if (params.ordering.takes_shares()) {
-        shared.own_shares.make(params.ordering);
-      } else {
-        shared.own_order.make(params.ordering);
-      }
+      shared.own_order.make(params.mainloop.a_lines, params.zero_fill.d_lines, params.grid,
+                            Config::kM, kSlotBits);
     }
 
     if (warp_group == 0) {
@@ -166,8 +157,8 @@ struct Kernel {
       auto const fill_thread = int32_t(threadIdx.x) - cutlass::NumThreadsPerWarp;
       if (produces) {
         produce(params, tiles, pipeline, shared);
-      } else if (fill_thread >= 0 && params.ordering.d_lines.words != nullptr) {
-        ZeroFill<Traits>::run(params.zero_fill, params.ordering, fill_thread,
+      } else if (fill_thread >= 0 && params.zero_fill.d_lines.words != nullptr) {
+        ZeroFill<Traits>::run(params.zero_fill, params.grid, kSlotBits, fill_thread,
                               cutlass::NumThreadsPerWarpGroup - cutlass::NumThreadsPerWarp);
       }
     } else {

@@ -8,10 +8,6 @@
 
 namespace sparsedrop {
 
-// Operands up to this size stay in L2, part of them being dropped. It also keeps the counts of
-// OwnShares below 2^31.
-constexpr int64_t kL2Bytes = int64_t(72) << 20;
-
 template <Major M>
 auto stride_of(int64_t ld) {
   if constexpr (M == Major::MN) {
@@ -22,8 +18,7 @@ auto stride_of(int64_t ld) {
 }
 
 template <class Traits>
-KernelParams<Traits> make_params(Product const& product, Workspace const& workspace) {
-  using Config = typename Traits::Config;
+KernelParams<Traits> make_params(Product const& product, TileList const& list) {
   using Element = typename Traits::Element;
   using Layouts = typename Traits::Layouts;
   auto const m = int32_t(product.m);
@@ -46,22 +41,14 @@ KernelParams<Traits> make_params(Product const& product, Workspace const& worksp
                                                       product.alpha,
                                                       product.activation};
   typename ZeroFill<Traits>::Params const zero_fill{static_cast<Element*>(product.d), product.d_ld,
-                                                    m, n};
-  Ordering const ordering{product.a_lines,
-                          product.b_lines,
-                          product.d_lines,
-                          full_grid(product.m, product.n, product.k, Config::kTile),
-                          Config::kM,
-                          Config::kSlotN,
-                          SlotBits::of(Config::kSlotN, kMaskUnit),
-                          (product.m + product.n) * product.k * int64_t(sizeof(Element)) <= kL2Bytes};
+                                                    m, n, product.d_lines};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill, ordering, workspace.list,
-          workspace.partials};
+          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill,
+          full_grid(product.m, product.n, product.k, Traits::Config::kTile), list};
 }
 
 template <class Traits>
-cudaError_t launch(Product const& product, Workspace const& workspace, int32_t ctas,
+cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
                    cudaStream_t stream) {
   auto const kernel = &matmul_kernel<Traits>;
   constexpr size_t kSmem = sizeof(typename Kernel<Traits>::SharedStorage);
@@ -72,21 +59,21 @@ cudaError_t launch(Product const& product, Workspace const& workspace, int32_t c
     return status;
   }
   return launch_overlapped(kernel, {unsigned(ctas), Traits::kThreads, kSmem, stream},
-                           make_params<Traits>(product, workspace));
+                           make_params<Traits>(product, list));
 }
 
 constexpr Major major_of(bool is_contiguous) { return is_contiguous ? Major::K : Major::MN; }
 
 // Walks the list of configs for the one of this id.
 template <class Element, bool AKMajor, bool BKMajor, bool NMajor>
-cudaError_t launch_tile(int tile, Product const& product, Workspace const& workspace, int32_t ctas,
+cudaError_t launch_tile(int tile, Product const& product, TileList const& list, int32_t ctas,
                         cudaStream_t stream) {
   using ThisLayouts = Layouts<major_of(AKMajor), major_of(BKMajor), major_of(NMajor)>;
   cudaError_t status = cudaErrorInvalidValue;
   int id = 0;
   cute::for_each(TileConfigs{}, [&](auto config) {
     if (id++ == tile) {
-      status = launch<Traits<Element, decltype(config), ThisLayouts>>(product, workspace, ctas, stream);
+      status = launch<Traits<Element, decltype(config), ThisLayouts>>(product, list, ctas, stream);
     }
   });
   return status;

@@ -3,10 +3,14 @@
 
 #pragma once
 
-#include "gemm/ordering.hpp"
+#include "gemm/config.hpp"
+#include "mask/k_tiles.hpp"
+#include "mask/slots.hpp"
 
 namespace sparsedrop {
 
+// Lines that fit the shared memory which the stages leave: one warp sums up their groups.
+constexpr int32_t kMaxOwnLines = 256;
 constexpr int32_t kGroups = kMaxOwnLines / kLinesPerGroup;
 static_assert(kGroups <= 32, "one lane of a warp sums up a group");
 
@@ -20,19 +24,26 @@ struct OwnOrder {
   uint32_t left_over[kMaxOwnLines / 32];
   int32_t group_start[kGroups + 1];
 
+  // Whether a product can do without a list.
+  static bool suits(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid) {
+    return grid.lines <= kMaxOwnLines && grid.k_tiles <= UINT16_MAX && grid.slots <= UINT16_MAX &&
+           (b_lines.words == nullptr || d_lines.words == nullptr);
+  }
+
   // By all threads of the CTA.
-  CUTLASS_DEVICE void make(Ordering const& by) {
-    order_lines(by);
-    if (by.d_lines.words != nullptr) {
-      count_tiles(by);
+  CUTLASS_DEVICE void make(Lines const& a_lines, Lines const& d_lines, FullGrid const& grid,
+                           int32_t tile_m, SlotBits slots) {
+    order_lines(a_lines, grid, tile_m);
+    if (d_lines.words != nullptr) {
+      count_tiles(d_lines, grid, tile_m, slots);
     }
   }
 
-  // By one thread: calls `take` with the tiles of one CTA, every ctas-th of all.
-  template <class Take>
-  CUTLASS_DEVICE void deal(Ordering const& by, Take take) const {
-    FullGrid const& grid = by.grid;
-    bool const has_mask = by.d_lines.words != nullptr;
+  // By one thread: calls `take` with the records of one CTA, every ctas-th of all.
+  template <class CountKTiles, class Take>
+  CUTLASS_DEVICE void deal(Lines const& d_lines, FullGrid const& grid, int32_t tile_m,
+                           SlotBits slots, CountKTiles count_k_tiles, Take take) const {
+    bool const has_mask = d_lines.words != nullptr;
     auto const ctas = int32_t(gridDim.x);
     auto const cta = int32_t(blockIdx.x);
     Records const records =
@@ -44,28 +55,26 @@ struct OwnOrder {
       GroupPlace const at = has_mask ? masked_place(grid, part) : place_in_grid(grid, part);
       int32_t const line = order[at.position];
       int32_t const rank = at.tile * grid.slots_per_tile + part.place;
-      TileRecord tile = by.tile_at(line, rank, part.slots, live[line]);
-      if (by.b_lines.words != nullptr) {
-        tile.k_tiles = KTiles(by.a_lines.of(line * by.tile_m),
-                              by.b_lines.of(tile.slot[0] * by.slot_n), grid.k_tiles)
-                           .count();
-      }
-      take(Piece{tile});
+      auto slot_at = [&](int32_t live_rank) {
+        return has_mask ? slots.nth_live(d_lines.of(line * tile_m), live_rank) : live_rank;
+      };
+      TileRecord record{line, {slot_at(rank), part.slots > 1 ? slot_at(rank + 1) : kNoSlot}, 0};
+      record.k_tiles = count_k_tiles(record);
+      take(record);
     }
   }
 
  private:
   // A line's position is the number of lines that come before it.
-  CUTLASS_DEVICE void order_lines(Ordering const& by) {
-    FullGrid const& grid = by.grid;
+  CUTLASS_DEVICE void order_lines(Lines const& a_lines, FullGrid const& grid, int32_t tile_m) {
     for (int32_t line = threadIdx.x; line < grid.lines; line += blockDim.x) {
-      live[line] = uint16_t(by.live_k_tiles(line));
+      live[line] = uint16_t(KTiles(a_lines.of(line * tile_m), nullptr, grid.k_tiles).count());
     }
     __syncthreads();
     for (int32_t line = threadIdx.x; line < grid.lines; line += blockDim.x) {
       int32_t const own = live[line];
       int32_t position = line;
-      if (by.a_lines.words != nullptr) {
+      if (a_lines.words != nullptr) {
         position = 0;
         for (int32_t other = 0; other < grid.lines; ++other) {
           position += live[other] > own || (live[other] == own && other < line);
@@ -92,13 +101,13 @@ struct OwnOrder {
     return place_in_groups(part.number, grid.lines, whole, group_start);
   }
 
-  CUTLASS_DEVICE void count_tiles(Ordering const& by) {
-    FullGrid const& grid = by.grid;
+  CUTLASS_DEVICE void count_tiles(Lines const& d_lines, FullGrid const& grid, int32_t tile_m,
+                                  SlotBits slots) {
     auto const position = int32_t(threadIdx.x);
     if (position < kMaxOwnLines) {
       int32_t live_slots = 0;
       if (position < grid.lines) {
-        live_slots = by.live_slots(order[position]);
+        live_slots = slots.count(d_lines.of(order[position] * tile_m), 0, grid.slots);
       }
       whole[position] = uint16_t(live_slots / grid.slots_per_tile);
       unsigned const odd = __ballot_sync(0xffffffffu, live_slots % grid.slots_per_tile != 0);
