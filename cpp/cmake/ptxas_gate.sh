@@ -1,11 +1,11 @@
 #!/bin/sh
 # Runs a CUDA compilation and fails where ptxas says that the kernel will be slow:
 #   C7508  setmaxnreg is ignored
-#   C7510  wgmma instructions are serialised
+#   C7510, C7515  wgmma instructions are serialised
 #   spills registers are kept in memory
 log=$("$@" 2>&1)
 status=$?
-if bad=$(printf '%s\n' "$log" | grep -E 'C7508|C7510|[1-9][0-9]* bytes spill'); then
+if bad=$(printf '%s\n' "$log" | grep -E 'C7508|C7510|C7515|[1-9][0-9]* bytes spill'); then
   printf '%s\nerror: ptxas reports slow code:\n%s\n' "$log" "$bad" >&2
   exit 1
 fi

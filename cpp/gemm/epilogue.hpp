@@ -1,8 +1,10 @@
-// Accumulators -> act(alpha · acc + bias) -> D.
+// Accumulators -> act(alpha · acc + bias) -> D. Finishing a tile only computes what will be stored;
+// it is stored square by square while the next tile is multiplied.
 
 #pragma once
 
 #include <cutlass/arch/barrier.h>
+#include <cutlass/numeric_conversion.h>
 
 #include "gemm/config.hpp"
 
@@ -11,7 +13,7 @@ namespace sparsedrop {
 // In place, as torch computes them in fp32; a NaN stays a NaN. The switch is outside of the loops:
 // inside, every element would carry every branch.
 template <int N>
-CUTLASS_DEVICE void activate(Activation activation, float (&values)[N]) {
+CUTLASS_DEVICE void activate(Activation activation, cutlass::Array<float, N>& values) {
   if (activation == Activation::relu) {
     CUTLASS_PRAGMA_UNROLL
     for (float& x : values) {
@@ -38,6 +40,7 @@ struct Epilogue {
   using SharedStorage = typename Traits::SharedStorage;
   using StrideD = typename Traits::template Stride<Layouts::kD>;
   static constexpr int kStore = Traits::kStore;
+  static constexpr int kSquaresPerSlot = Config::kSlotN / kStore;
 
   struct Arguments {
     Element* d;
@@ -78,17 +81,94 @@ struct Epilogue {
     cute::prefetch_tma_descriptor(params.tma_d.get_tma_descriptor());
   }
 
-  // One square of 64 through shared memory. `m` and `n` are its first row and column of D.
-  template <class Fragment>
-  CUTLASS_DEVICE static void store_square(Params const& params, Fragment const& values, int32_t m,
-                                          int32_t n, int warp_group, int buffer,
+  static constexpr int kSquares = Config::kN / kStore;
+  static constexpr int kValues = kStore * kStore / cutlass::NumThreadsPerWarpGroup;
+
+  // A thread's part of a finished tile.
+  struct Finished {
+    cutlass::Array<Element, kValues> squares[kSquares];
+    int32_t m = 0;  // first row of the warp group
+    int32_t slot[kMaxSlots] = {kNoSlot, kNoSlot};
+    int next = kSquares;  // the first square that is not stored yet
+    int buffer = 0;       // goes round: a store may still read the one that was filled last
+  };
+
+  CUTLASS_DEVICE static bool is_stored(Finished const& finished) {
+    return finished.next == kSquares;
+  }
+
+  // act(alpha · acc + bias) of a warp group's 64 rows.
+  template <class Accumulator>
+  CUTLASS_DEVICE static void finish_tile(Params const& params, TileRecord const& record,
+                                         Accumulator const& acc, int warp_group,
+                                         Finished& finished) {
+    using namespace cute;
+    int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
+    // Where this thread's values stand within a square of 64.
+    Tensor place = square_mma().get_slice(thread).partition_C(
+        make_identity_tensor(Shape<Int<kStore>, Int<kStore>>{}));
+    finished.next = 0;
+    finished.m = record.m * Config::kM + warp_group * kStore;
+    CUTLASS_PRAGMA_UNROLL
+    for (int s = 0; s < kMaxSlots; ++s) {
+      finished.slot[s] = record.slot[s];
+    }
+    CUTLASS_PRAGMA_UNROLL
+    for (int square = 0; square < kSquares; ++square) {
+      int32_t const slot = finished.slot[square / kSquaresPerSlot];
+      if (slot == kNoSlot) {
+        continue;
+      }
+      cutlass::Array<float, kValues> values;
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kValues; ++i) {
+        values[i] = params.alpha * acc(square * kValues + i);
+      }
+      if (params.bias != nullptr) {
+        CUTLASS_PRAGMA_UNROLL
+        for (int i = 0; i < kValues; ++i) {
+          values[i] += bias_at(params, finished.m, column_of(slot, square), place(i));
+        }
+      }
+      activate(params.activation, values);
+      finished.squares[square] =
+          cutlass::NumericArrayConverter<Element, float, kValues>::convert(values);
+    }
+  }
+
+  // Stores the next square of a finished tile, if there is one left.
+  CUTLASS_DEVICE static void store_next(Params const& params, Finished& finished, int warp_group,
+                                        SharedStorage& shared) {
+    if (is_stored(finished)) {
+      return;
+    }
+    // Registers have no index at run time.
+    cute::for_each(cute::make_int_sequence<kSquares>{}, [&](auto square) {
+      if (finished.next == square) {
+        store_square<square>(params, finished, warp_group, shared);
+      }
+    });
+    ++finished.next;
+  }
+
+  // Shared memory may not go away under a store that still reads it.
+  CUTLASS_DEVICE static void finish() { cute::tma_store_wait<0>(); }
+
+ private:
+  // Through shared memory.
+  template <int Square>
+  CUTLASS_DEVICE static void store_square(Params const& params, Finished& finished, int warp_group,
                                           SharedStorage& shared) {
     using namespace cute;
     using StoreMatrix =
         conditional_t<Layouts::kD == Major::MN, SM90_U16x8_STSM_T, SM90_U32x4_STSM_N>;
+    int32_t const slot = finished.slot[Square / kSquaresPerSlot];
+    if (slot == kNoSlot) {
+      return;
+    }
     int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
     bool const issues = thread == 0;
-    int const slice = warp_group * Traits::kStoreBuffers + buffer;
+    int const slice = warp_group * Traits::kStoreBuffers + finished.buffer;
     Tensor sD = make_tensor(make_smem_ptr(shared.d.data()), typename Traits::SmemD{});  // (64,64,B)
 
     // The store that last used this buffer has read it once all but the newest have.
@@ -99,71 +179,30 @@ struct Epilogue {
 
     auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
     auto thread_copy = copy_to_smem.get_slice(thread);
+    Tensor values = make_tensor(
+        make_rmem_ptr(finished.squares[Square].data()),
+        partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
     copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(sD(_, _, slice)));
 
     tma_store_fence();
     cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
     if (issues) {
       Tensor mD = params.tma_d.get_tma_tensor(make_shape(params.m, params.n));
-      Tensor gD = local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
-                             make_coord(m / kStore, n / kStore));  // (64,64)
+      Tensor gD =
+          local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
+                     make_coord(finished.m / kStore, column_of(slot, Square) / kStore));  // (64,64)
       auto block = params.tma_d.get_slice(Int<0>{});
       copy(params.tma_d, block.partition_S(sD(_, _, slice)), block.partition_D(gD));
       tma_store_arrive();
     }
+    finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
   }
 
-  // Stores a consumer warp group's 64 rows of one output tile. `buffer` goes round the buffers from
-  // tile to tile: a store may still read the one that was filled last.
-  template <class Accumulator>
-  CUTLASS_DEVICE static void store(Params const& params, TileRecord const& record,
-                                   Accumulator const& acc, int warp_group, int& buffer,
-                                   SharedStorage& shared) {
-    using namespace cute;
-    constexpr int kSquaresPerSlot = Config::kSlotN / kStore;
-    int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
-    auto square_slice = square_mma().get_slice(thread);
-    // Where this thread's values stand within a square of 64.
-    Tensor place =
-        square_slice.partition_C(make_identity_tensor(Shape<Int<kStore>, Int<kStore>>{}));
-    auto fragment_layout =
-        partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout();
-    constexpr int kValues = decltype(size(fragment_layout))::value;
-
-    int32_t const m = record.m * Config::kM + warp_group * kStore;
-    CUTLASS_PRAGMA_UNROLL
-    for (int square = 0; square < Config::kN / kStore; ++square) {
-      int32_t const slot = record.slot[square / kSquaresPerSlot];
-      if (slot == kNoSlot) {
-        continue;
-      }
-      int32_t const n = slot * Config::kSlotN + square % kSquaresPerSlot * kStore;
-      float values[kValues];
-      CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kValues; ++i) {
-        values[i] = params.alpha * acc(square * kValues + i);
-      }
-      if (params.bias != nullptr) {
-        CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < kValues; ++i) {
-          values[i] += bias_at(params, m, n, place(i));
-        }
-      }
-      activate(params.activation, values);
-      Tensor rounded = make_tensor<Element>(fragment_layout);
-      CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kValues; ++i) {
-        rounded(i) = Element(values[i]);
-      }
-      store_square(params, rounded, m, n, warp_group, buffer, shared);
-      buffer = (buffer + 1) % Traits::kStoreBuffers;
-    }
+  // First column of a tile's square of 64 in D.
+  CUTLASS_DEVICE static int32_t column_of(int32_t slot, int square) {
+    return slot * Config::kSlotN + square % kSquaresPerSlot * kStore;
   }
 
-  // Shared memory may not go away under a store that still reads it.
-  CUTLASS_DEVICE static void finish() { cute::tma_store_wait<0>(); }
-
- private:
   CUTLASS_HOST_DEVICE static auto square_mma() {
     using namespace cute;
     return make_tiled_mma(

@@ -23,6 +23,7 @@ struct KernelParams {
   typename ZeroFill<Traits>::Params zero_fill;
   FullGrid grid;
   TileList list;  // without records: the CTA orders its tiles itself
+  bool one_each;  // there is a tile for each CTA, and no order is needed
 };
 
 template <class Traits>
@@ -62,7 +63,13 @@ struct Kernel {
       ++tile_write;
       write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
     };
-    if (params.list.records == nullptr) {
+    if (params.one_each) {
+      TileRecord record = OwnOrder::only_tile(params.grid);
+      if (record.k_tiles != kNoMoreTiles) {
+        record.k_tiles = Mainloop::k_tiles_of(params.mainloop, record).count();
+        hand_out(record);
+      }
+    } else if (params.list.records == nullptr) {
       auto count_k_tiles = [&](TileRecord const& record) {
         return params.mainloop.b_lines.words == nullptr
                    ? int32_t(shared.own_order.live[record.m])
@@ -94,12 +101,15 @@ struct Kernel {
                                      MainloopPipeline& pipeline, int warp_group,
                                      SharedStorage& shared) {
     using namespace cute;
-    int buffer = 0;
     TileState tile_read;
     typename Traits::MainloopState read;
     Tensor acc = partition_fragment_C(
         typename Traits::TileMma{},
         Shape<typename Traits::TileM, typename Traits::TileN>{});  // (MMA,MMA_M,MMA_N)
+    typename Epilogue::Finished finished;
+    auto store_next = [&] {
+      Epilogue::store_next(params.epilogue, finished, warp_group, shared);
+    };
     while (true) {
       tiles.consumer_wait(tile_read);
       keep_order();
@@ -107,11 +117,18 @@ struct Kernel {
       keep_order();
       tiles.consumer_release(tile_read);
       ++tile_read;
-      if (record.k_tiles == kNoMoreTiles) {
+      bool const is_last = record.k_tiles == kNoMoreTiles;
+      if (!is_last) {
+        read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared, store_next);
+      }
+      // What a short mainloop left
+      while (!Epilogue::is_stored(finished)) {
+        store_next();
+      }
+      if (is_last) {
         break;
       }
-      read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared);
-      Epilogue::store(params.epilogue, record, acc, warp_group, buffer, shared);
+      Epilogue::finish_tile(params.epilogue, record, acc, warp_group, finished);
     }
     Epilogue::finish();
   }
@@ -147,7 +164,7 @@ struct Kernel {
 
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     cudaGridDependencySynchronize();
-    if (params.list.records == nullptr) {
+    if (params.list.records == nullptr && !params.one_each) {
       shared.own_order.make(params.mainloop.a_lines, params.zero_fill.d_lines, params.grid,
                             Config::kM, kSlotBits);
     }

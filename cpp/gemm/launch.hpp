@@ -18,7 +18,7 @@ auto stride_of(int64_t ld) {
 }
 
 template <class Traits>
-KernelParams<Traits> make_params(Product const& product, TileList const& list) {
+KernelParams<Traits> make_params(Product const& product, TileList const& list, int32_t ctas) {
   using Element = typename Traits::Element;
   using Layouts = typename Traits::Layouts;
   auto const m = int32_t(product.m);
@@ -42,9 +42,15 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list) {
                                                       product.activation};
   typename ZeroFill<Traits>::Params const zero_fill{static_cast<Element*>(product.d), product.d_ld,
                                                     m, n, product.d_lines};
+  FullGrid const grid = full_grid(product.m, product.n, product.k, Traits::Config::kTile);
+  bool const one_each =
+      list.records == nullptr && OwnOrder::is_needless(product.d_lines, grid, ctas);
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill,
-          full_grid(product.m, product.n, product.k, Traits::Config::kTile), list};
+          Epilogue<Traits>::to_underlying_arguments(epilogue),
+          zero_fill,
+          grid,
+          list,
+          one_each};
 }
 
 template <class Traits>
@@ -59,7 +65,7 @@ cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
     return status;
   }
   return launch_overlapped(kernel, {unsigned(ctas), Traits::kThreads, kSmem, stream},
-                           make_params<Traits>(product, list));
+                           make_params<Traits>(product, list, ctas));
 }
 
 constexpr Major major_of(bool is_contiguous) { return is_contiguous ? Major::K : Major::MN; }

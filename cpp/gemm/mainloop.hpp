@@ -115,10 +115,12 @@ struct Mainloop {
   }
 
   // A consumer warp group adds up its 64 rows of one output tile. A tile with one slot multiplies
-  // that slot only, into the first registers of `acc`.
-  template <class Accumulator>
+  // that slot only, into the first registers of `acc`. While a K tile is multiplied, `meanwhile()`
+  // is called.
+  template <class Accumulator, class Work>
   CUTLASS_DEVICE static State mma(TileRecord const& record, Pipeline& pipeline, State read,
-                                  Accumulator& acc, int warp_group, SharedStorage& shared) {
+                                  Accumulator& acc, int warp_group, SharedStorage& shared,
+                                  Work const& meanwhile) {
     using namespace cute;
     using Slots = typename Traits::Slots;
     using SlotMma = typename Traits::SlotMma;
@@ -128,22 +130,23 @@ struct Mainloop {
     if (Config::kSlots == 1 || record.slot[Config::kSlots - 1] != kNoSlot) {
       Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemB{});
       return multiply<typename Traits::TileMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{},
-                                                acc, warp_group);
+                                                acc, warp_group, meanwhile);
     }
     Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
     Tensor slot_acc = make_tensor(
         acc.data(),
         partition_fragment_C(SlotMma{}, Shape<typename Traits::TileM, typename Traits::SlotN>{})
             .layout());
-    return multiply<SlotMma>(record.k_tiles, pipeline, read, sA, sB, Slots{}, slot_acc, warp_group);
+    return multiply<SlotMma>(record.k_tiles, pipeline, read, sA, sB, Slots{}, slot_acc, warp_group,
+                             meanwhile);
   }
 
  private:
   // acc += A B over the next `k_tiles` stages; stage s of B is sB(_, _, s * b_step).
-  template <class Mma, class SmemA, class SmemB, class Step, class Accumulator>
+  template <class Mma, class SmemA, class SmemB, class Step, class Accumulator, class Work>
   CUTLASS_DEVICE static State multiply(int32_t k_tiles, Pipeline& pipeline, State read,
                                        SmemA const& sA, SmemB const& sB, Step b_step,
-                                       Accumulator& acc, int warp_group) {
+                                       Accumulator& acc, int warp_group, Work const& meanwhile) {
     using namespace cute;
     Mma mma;
     auto thread_mma = mma.get_slice(warp_group * cutlass::NumThreadsPerWarpGroup);
@@ -161,6 +164,7 @@ struct Mainloop {
       cute::gemm(mma, tCrA(_, _, _, read.index()), tCrB(_, _, _, read.index() * b_step), acc);
       warpgroup_commit_batch();
       ++read;
+      meanwhile();
       // The multiplication before this one is done: its stage may be filled again.
       warpgroup_wait<1>();
       warpgroup_fence_operand(acc);

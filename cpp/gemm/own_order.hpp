@@ -30,6 +30,23 @@ struct OwnOrder {
            (b_lines.words == nullptr || d_lines.words == nullptr);
   }
 
+  // Whether every CTA gets one tile at most, and knows which without an order.
+  static bool is_needless(Lines const& d_lines, FullGrid const& grid, int32_t ctas) {
+    return d_lines.words == nullptr && records_of(grid, ctas).count() <= ctas;
+  }
+
+  // The tile of this CTA where that is so, without its count of K tiles; perhaps there is none.
+  CUTLASS_DEVICE static TileRecord only_tile(FullGrid const& grid) {
+    Records const records = records_of(grid, int32_t(gridDim.x));
+    if (int32_t(blockIdx.x) >= records.count()) {
+      return {0, {0, kNoSlot}, kNoMoreTiles};
+    }
+    Records::Part const part = records.at(int32_t(blockIdx.x));
+    GroupPlace const at = place_in_grid(grid, part);
+    int32_t const slot = at.tile * grid.slots_per_tile + part.place;
+    return {at.position, {slot, part.slots > 1 ? slot + 1 : kNoSlot}, 0};
+  }
+
   // By all threads of the CTA.
   CUTLASS_DEVICE void make(Lines const& a_lines, Lines const& d_lines, FullGrid const& grid,
                            int32_t tile_m, SlotBits slots) {
