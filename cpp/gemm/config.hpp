@@ -99,6 +99,7 @@ struct Traits {
   static_assert(cute::cosize_v<SmemB> == cute::cosize_v<SmemBSlots>,
                 "slots must tile a stage of B without gaps");
 
+  static constexpr uint32_t kSlotBytes = sizeof(Element) * Config::kSlotN * Config::kK;
   static constexpr uint32_t kStageBytes = sizeof(Element) * (Config::kM + Config::kN) * Config::kK;
 
   // The epilogue moves squares of 64: one warp group's rows, one swizzle atom wide.
@@ -116,8 +117,8 @@ struct Traits {
 
   using MainloopPipeline = cutlass::PipelineTmaAsync<Config::kStages>;
   using MainloopState = cutlass::PipelineState<Config::kStages>;
-  // Records on their way from the producer to the consumers.
-  static constexpr int kRecords = 2;
+  // Tiles on their way from who finds them to who loads and multiplies them.
+  static constexpr int kRecords = 4;
   using TilePipeline = cutlass::PipelineAsync<kRecords>;
   using TileState = cutlass::PipelineState<kRecords>;
 

@@ -1,7 +1,8 @@
 // The one kernel: a persistent CTA works through its output tiles.
 //
-//   warp group 0, one thread   claims tiles and loads their live K tiles of A and B into the stages
-//   warp group 0, warps 1-3    write zeros to the dropped blocks of D
+//   warp group 0, warp 0       one thread loads the live K tiles of A and B into the stages
+//                 warp 1       one thread finds out which tiles the CTA computes
+//                 warps 2, 3   write zeros to the dropped blocks of D
 //   warp groups 1, 2           multiply, apply the epilogue, store
 
 #pragma once
@@ -41,6 +42,9 @@ struct Kernel {
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
+  // Stands behind the last tile.
+  CUTLASS_DEVICE static TileRecord end() { return {0, {0, kNoSlot}, kNoMoreTiles}; }
+
   static constexpr SlotBits kSlotBits = SlotBits::of(Config::kSlotN, kMaskUnit);
 
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
@@ -50,26 +54,39 @@ struct Kernel {
   // The barriers' assembly does not tell the compiler that it orders memory accesses.
   CUTLASS_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
 
-  // One thread hands out the CTA's tiles and loads what each needs.
-  CUTLASS_DEVICE static void produce(Params const& params, TilePipeline& tiles,
-                                     MainloopPipeline& pipeline, SharedStorage& shared) {
-    auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
-    auto write = cutlass::make_producer_start_state<MainloopPipeline>();
-    auto hand_out = [&](TileRecord const& record) {
-      tiles.producer_acquire(tile_write);
-      shared.records[tile_write.index()] = record;
-      keep_order();
-      tiles.producer_commit(tile_write);
-      ++tile_write;
-      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
-    };
+  // The queue of tiles on their way from who finds them to who loads and multiplies them.
+  CUTLASS_DEVICE static void push(TileRecord const& record, TilePipeline& tiles, TileState& write,
+                                  SharedStorage& shared) {
+    tiles.producer_acquire(write);
+    shared.records[write.index()] = record;
+    keep_order();
+    tiles.producer_commit(write);
+    ++write;
+  }
+
+  CUTLASS_DEVICE static TileRecord pop(TilePipeline& tiles, TileState& read,
+                                       SharedStorage& shared) {
+    tiles.consumer_wait(read);
+    keep_order();
+    TileRecord const record = shared.records[read.index()];
+    keep_order();
+    tiles.consumer_release(read);
+    ++read;
+    return record;
+  }
+
+  // One thread, ahead of all others: a tile takes it about a microsecond.
+  CUTLASS_DEVICE static void find_tiles(Params const& params, TilePipeline& tiles,
+                                        SharedStorage& shared) {
+    auto write = cutlass::make_producer_start_state<TilePipeline>();
+    auto hand_out = [&](TileRecord const& record) { push(record, tiles, write, shared); };
     if (params.one_each) {
       TileRecord record = OwnOrder::only_tile(params.grid);
       if (record.k_tiles != kNoMoreTiles) {
         record.k_tiles = Mainloop::k_tiles_of(params.mainloop, record).count();
         hand_out(record);
       }
-    } else if (params.list.records == nullptr) {
+    } else {
       auto count_k_tiles = [&](TileRecord const& record) {
         return params.mainloop.b_lines.words == nullptr
                    ? int32_t(shared.own_order.live[record.m])
@@ -77,10 +94,32 @@ struct Kernel {
       };
       shared.own_order.deal(params.zero_fill.d_lines, params.grid, Config::kM, kSlotBits,
                             count_k_tiles, hand_out);
-    } else {
-      take_from_list(params.list, hand_out);
     }
-    hand_out(TileRecord{0, {0, kNoSlot}, kNoMoreTiles});
+    hand_out(end());
+  }
+
+  // One thread. From a list, it claims tiles itself.
+  CUTLASS_DEVICE static void load_tiles(Params const& params, TilePipeline& tiles,
+                                        MainloopPipeline& pipeline, SharedStorage& shared) {
+    auto write = cutlass::make_producer_start_state<MainloopPipeline>();
+    TileState tile_read;
+    auto load_next = [&] {
+      TileRecord const record = pop(tiles, tile_read, shared);
+      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
+      return record.k_tiles != kNoMoreTiles;
+    };
+    if (params.list.records == nullptr) {
+      while (load_next()) {
+      }
+    } else {
+      auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
+      take_from_list(params.list, [&](TileRecord const& record) {
+        push(record, tiles, tile_write, shared);
+        load_next();
+      });
+      push(end(), tiles, tile_write, shared);
+      load_next();
+    }
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
   }
@@ -90,7 +129,7 @@ struct Kernel {
   // before is under way and not earlier, or a CTA would sit on work that another is free to do;
   // what is in the stages hides the claim.
   template <class Take>
-  CUTLASS_DEVICE static void take_from_list(TileList const& list, Take& take) {
+  CUTLASS_DEVICE static void take_from_list(TileList const& list, Take take) {
     int32_t const count = list.header->count;
     for (auto i = int32_t(blockIdx.x); i < count; i = atomicAdd(&list.header->next, 1)) {
       take(list.records[i]);
@@ -111,12 +150,7 @@ struct Kernel {
       Epilogue::store_next(params.epilogue, finished, warp_group, shared);
     };
     while (true) {
-      tiles.consumer_wait(tile_read);
-      keep_order();
-      TileRecord const record = shared.records[tile_read.index()];
-      keep_order();
-      tiles.consumer_release(tile_read);
-      ++tile_read;
+      TileRecord const record = pop(tiles, tile_read, shared);
       bool const is_last = record.k_tiles == kNoMoreTiles;
       if (!is_last) {
         read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared, store_next);
@@ -136,9 +170,11 @@ struct Kernel {
   CUTLASS_DEVICE static void run(Params const& params, char* smem) {
     auto& shared = *reinterpret_cast<SharedStorage*>(smem);
     int const warp_group = cutlass::canonical_warp_group_idx();
-    bool const produces = cutlass::canonical_warp_idx_sync() == 0 && cute::elect_one_sync();
+    int const warp = cutlass::canonical_warp_idx_sync();
+    bool const is_elected = cute::elect_one_sync();
+    bool const loads = warp == 0 && is_elected;
 
-    if (produces) {
+    if (loads) {
       Mainloop::prefetch(params.mainloop);
       Epilogue::prefetch(params.epilogue);
     }
@@ -148,17 +184,16 @@ struct Kernel {
     mainloop_params.transaction_bytes = Traits::kStageBytes;
     mainloop_params.role = warp_group == 0 ? MainloopPipeline::ThreadCategory::Producer
                                            : MainloopPipeline::ThreadCategory::Consumer;
-    mainloop_params.is_leader = produces;
+    mainloop_params.is_leader = loads;
     // One arrival a warp for each stage.
     mainloop_params.num_consumers = kConsumers / cutlass::NumThreadsPerWarp;
     MainloopPipeline pipeline(shared.mainloop, mainloop_params,
                               cute::Shape<cute::_1, cute::_1, cute::_1>{});
 
     typename TilePipeline::Params tile_params;
-    tile_params.role = warp_group == 0 ? TilePipeline::ThreadCategory::Producer
-                                       : TilePipeline::ThreadCategory::Consumer;
+    tile_params.role = TilePipeline::ThreadCategory::ProducerConsumer;
     tile_params.producer_arv_count = 1;
-    tile_params.consumer_arv_count = kConsumers;
+    tile_params.consumer_arv_count = kConsumers + 1;  // and who loads
     TilePipeline tiles(shared.tiles, tile_params);
     __syncthreads();
 
@@ -166,17 +201,20 @@ struct Kernel {
     cudaGridDependencySynchronize();
     if (params.list.records == nullptr && !params.one_each) {
       shared.own_order.make(params.mainloop.a_lines, params.zero_fill.d_lines, params.grid,
-                            Config::kM, kSlotBits);
+                            Config::kM, kSlotBits, shared.d.data());
     }
 
     if (warp_group == 0) {
       cutlass::arch::warpgroup_reg_dealloc<kProducerRegisters>();
-      auto const fill_thread = int32_t(threadIdx.x) - cutlass::NumThreadsPerWarp;
-      if (produces) {
-        produce(params, tiles, pipeline, shared);
-      } else if (fill_thread >= 0 && params.zero_fill.d_lines.words != nullptr) {
-        ZeroFill<Traits>::run(params.zero_fill, params.grid, kSlotBits, fill_thread,
-                              cutlass::NumThreadsPerWarpGroup - cutlass::NumThreadsPerWarp);
+      constexpr int kFirstFilling = 2 * cutlass::NumThreadsPerWarp;
+      if (loads) {
+        load_tiles(params, tiles, pipeline, shared);
+      } else if (warp == 1 && is_elected && params.list.records == nullptr) {
+        find_tiles(params, tiles, shared);
+      } else if (warp >= 2 && params.zero_fill.d_lines.words != nullptr) {
+        ZeroFill<Traits>::run(params.zero_fill, params.grid, kSlotBits,
+                              int32_t(threadIdx.x) - kFirstFilling,
+                              cutlass::NumThreadsPerWarpGroup - kFirstFilling);
       }
     } else {
       cutlass::arch::warpgroup_reg_alloc<kConsumerRegisters>();

@@ -93,8 +93,6 @@ struct Mainloop {
     auto [tBgB, tBsB] = tma_partition(params.tma_b, Int<0>{}, Layout<_1>{}, group_modes<0, 2>(sB),
                                       group_modes<0, 2>(gB));  // (TMA,n,k), (TMA,SLOT*PIPE)
 
-    // A missing second slot reads past the end of n, where the copy engine fills in zeros.
-    auto const past_end = int32_t(ceil_div(params.n, Config::kSlotN));
     KTiles k_tiles = k_tiles_of(params, record);
 
     for (int32_t i = 0; i < record.k_tiles; ++i) {
@@ -105,9 +103,14 @@ struct Mainloop {
       copy(params.tma_a.with(*barrier), tAgA(_, k_tile), tAsA(_, stage));
       CUTLASS_PRAGMA_UNROLL
       for (int s = 0; s < Config::kSlots; ++s) {
-        int32_t const slot = record.slot[s] == kNoSlot ? past_end : record.slot[s];
-        copy(params.tma_b.with(*barrier), tBgB(_, slot, k_tile),
-             tBsB(_, stage * Config::kSlots + s));
+        if (record.slot[s] != kNoSlot) {
+          copy(params.tma_b.with(*barrier), tBgB(_, record.slot[s], k_tile),
+               tBsB(_, stage * Config::kSlots + s));
+        } else {
+          // The stage waits for the bytes of all slots.
+          cutlass::arch::ClusterTransactionBarrier::complete_transaction(
+              reinterpret_cast<uint64_t*>(barrier), 0, Traits::kSlotBytes);
+        }
       }
       ++write;
     }

@@ -47,10 +47,10 @@ struct OwnOrder {
     return {at.position, {slot, part.slots > 1 ? slot + 1 : kNoSlot}, 0};
   }
 
-  // By all threads of the CTA.
+  // By all threads of the CTA. `scratch` is 1 KB of shared memory.
   CUTLASS_DEVICE void make(Lines const& a_lines, Lines const& d_lines, FullGrid const& grid,
-                           int32_t tile_m, SlotBits slots) {
-    order_lines(a_lines, grid, tile_m);
+                           int32_t tile_m, SlotBits slots, void* scratch) {
+    order_lines(a_lines, grid, tile_m, static_cast<uint4*>(scratch));
     if (d_lines.words != nullptr) {
       count_tiles(d_lines, grid, tile_m, slots);
     }
@@ -82,20 +82,28 @@ struct OwnOrder {
   }
 
  private:
-  // A line's position is the number of lines that come before it.
-  CUTLASS_DEVICE void order_lines(Lines const& a_lines, FullGrid const& grid, int32_t tile_m) {
-    for (int32_t line = threadIdx.x; line < grid.lines; line += blockDim.x) {
+  // A line's position is the number of lines that come before it: those with a larger key, more
+  // live K tiles or as many and a lower index.
+  CUTLASS_DEVICE void order_lines(Lines const& a_lines, FullGrid const& grid, int32_t tile_m,
+                                  uint4* scratch) {
+    constexpr int kKeys = sizeof(uint4) / sizeof(uint32_t);
+    auto const line = int32_t(threadIdx.x);
+    bool const is_one = line < grid.lines;
+    uint32_t key = 0;  // behind all lines
+    if (is_one) {
       live[line] = uint16_t(KTiles(a_lines.of(line * tile_m), nullptr, grid.k_tiles).count());
+      key = uint32_t(live[line]) * kMaxOwnLines + uint32_t(kMaxOwnLines - line);
+    }
+    if (line < kMaxOwnLines) {
+      reinterpret_cast<uint32_t*>(scratch)[line] = key;
     }
     __syncthreads();
-    for (int32_t line = threadIdx.x; line < grid.lines; line += blockDim.x) {
-      int32_t const own = live[line];
-      int32_t position = line;
-      if (a_lines.words != nullptr) {
-        position = 0;
-        for (int32_t other = 0; other < grid.lines; ++other) {
-          position += live[other] > own || (live[other] == own && other < line);
-        }
+    if (is_one) {
+      int32_t position = 0;
+#pragma unroll 4
+      for (int32_t i = 0; i < int32_t(ceil_div(grid.lines, kKeys)); ++i) {
+        uint4 const others = scratch[i];
+        position += (others.x > key) + (others.y > key) + (others.z > key) + (others.w > key);
       }
       order[position] = uint16_t(line);
     }

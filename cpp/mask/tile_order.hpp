@@ -54,9 +54,16 @@ struct GroupPlace {
 SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines,
                                                   uint16_t const* tiles,
                                                   int32_t const* group_start) {
+  // The last group that starts at `index` or before.
   int32_t group = 0;
-  while ((group + 1) * kLinesPerGroup < lines && group_start[group + 1] <= index) {
-    ++group;
+  int32_t behind = int32_t(ceil_div(lines, kLinesPerGroup));
+  while (behind - group > 1) {
+    int32_t const middle = (group + behind) / 2;
+    if (group_start[middle] <= index) {
+      group = middle;
+    } else {
+      behind = middle;
+    }
   }
   int32_t const first = group * kLinesPerGroup;
   int32_t const in_group = lines - first < kLinesPerGroup ? lines - first : kLinesPerGroup;
