@@ -12,22 +12,22 @@ namespace sparsedrop {
 
 // In place, as torch computes them in fp32; a NaN stays a NaN. The switch is outside of the loops:
 // inside, every element would carry every branch.
-template <int N>
-CUTLASS_DEVICE void activate(Activation activation, cutlass::Array<float, N>& values) {
+template <class Values>
+CUTLASS_DEVICE void activate(Activation activation, Values& values) {
   if (activation == Activation::relu) {
     CUTLASS_PRAGMA_UNROLL
-    for (float& x : values) {
-      x = x < 0.0f ? 0.0f : x;
+    for (int i = 0; i < cute::size(values); ++i) {
+      values(i) = values(i) < 0.0f ? 0.0f : values(i);
     }
   } else if (activation == Activation::gelu) {
     CUTLASS_PRAGMA_UNROLL
-    for (float& x : values) {
-      x = 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    for (int i = 0; i < cute::size(values); ++i) {
+      values(i) = 0.5f * values(i) * (1.0f + erff(values(i) * 0.70710678118654752f));
     }
   } else if (activation == Activation::silu) {
     CUTLASS_PRAGMA_UNROLL
-    for (float& x : values) {
-      x = x / (1.0f + __expf(-x));
+    for (int i = 0; i < cute::size(values); ++i) {
+      values(i) = values(i) / (1.0f + __expf(-values(i)));
     }
   }
 }
@@ -97,16 +97,11 @@ struct Epilogue {
     return finished.next == kSquares;
   }
 
-  // act(alpha · acc + bias) of a warp group's 64 rows.
+  // act(alpha · acc + bias) of a warp group's 64 rows, in place and then rounded. What few products
+  // need is one branch for the whole tile: code that is jumped over is fetched from far away.
   template <class Accumulator>
   CUTLASS_DEVICE static void finish_tile(Params const& params, TileRecord const& record,
-                                         Accumulator const& acc, int warp_group,
-                                         Finished& finished) {
-    using namespace cute;
-    int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
-    // Where this thread's values stand within a square of 64.
-    Tensor place = square_mma().get_slice(thread).partition_C(
-        make_identity_tensor(Shape<Int<kStore>, Int<kStore>>{}));
+                                         Accumulator& acc, int warp_group, Finished& finished) {
     finished.next = 0;
     finished.m = record.m * Config::kM + warp_group * kStore;
     CUTLASS_PRAGMA_UNROLL
@@ -114,23 +109,22 @@ struct Epilogue {
       finished.slot[s] = record.slot[s];
     }
     CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < cute::size(acc); ++i) {
+      acc(i) *= params.alpha;
+    }
+    if (params.bias != nullptr) {
+      add_bias(params, finished, acc);
+    }
+    if (params.activation != Activation::none) {
+      activate(params.activation, acc);
+    }
+    CUTLASS_PRAGMA_UNROLL
     for (int square = 0; square < kSquares; ++square) {
-      int32_t const slot = finished.slot[square / kSquaresPerSlot];
-      if (slot == kNoSlot) {
-        continue;
-      }
       cutlass::Array<float, kValues> values;
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < kValues; ++i) {
-        values[i] = params.alpha * acc(square * kValues + i);
+        values[i] = acc(square * kValues + i);
       }
-      if (params.bias != nullptr) {
-        CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < kValues; ++i) {
-          values[i] += bias_at(params, finished.m, column_of(slot, square), place(i));
-        }
-      }
-      activate(params.activation, values);
       finished.squares[square] =
           cutlass::NumericArrayConverter<Element, float, kValues>::convert(values);
     }
@@ -209,12 +203,29 @@ struct Epilogue {
         GMMA::ss_op_selector<Element, Element, float, Shape<Int<kStore>, Int<kStore>, Int<64>>>());
   }
 
-  template <class Place>
-  CUTLASS_DEVICE static float bias_at(Params const& params, int32_t m, int32_t n,
-                                      Place const& place) {
-    bool const along_n = Layouts::kD == Major::K;
-    int32_t const index = along_n ? n + int(cute::get<1>(place)) : m + int(cute::get<0>(place));
-    return index < (along_n ? params.n : params.m) ? float(params.bias[index]) : 0.0f;
+  template <class Accumulator>
+  CUTLASS_DEVICE static void add_bias(Params const& params, Finished const& finished,
+                                      Accumulator& acc) {
+    using namespace cute;
+    // Where this thread's values stand within a square of 64.
+    Tensor place = square_mma()
+                       .get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup)
+                       .partition_C(make_identity_tensor(Shape<Int<kStore>, Int<kStore>>{}));
+    CUTLASS_PRAGMA_UNROLL
+    for (int square = 0; square < kSquares; ++square) {
+      int32_t const slot = finished.slot[square / kSquaresPerSlot];
+      if (slot != kNoSlot) {
+        CUTLASS_PRAGMA_UNROLL
+        for (int i = 0; i < kValues; ++i) {
+          bool const along_n = Layouts::kD == Major::K;
+          int32_t const index = along_n ? column_of(slot, square) + int(get<1>(place(i)))
+                                        : finished.m + int(get<0>(place(i)));
+          if (index < (along_n ? params.n : params.m)) {
+            acc(square * kValues + i) += float(params.bias[index]);
+          }
+        }
+      }
+    }
   }
 };
 

@@ -3,14 +3,11 @@
 
 #pragma once
 
-#include "gemm/config.hpp"
-#include "mask/k_tiles.hpp"
-#include "mask/slots.hpp"
+#include "gemm/ordering.hpp"
 
 namespace sparsedrop {
 
 // Lines that fit the shared memory which the stages leave: one warp sums up their groups.
-constexpr int32_t kMaxOwnLines = 256;
 constexpr int32_t kGroups = kMaxOwnLines / kLinesPerGroup;
 static_assert(kGroups <= 32, "one lane of a warp sums up a group");
 
@@ -24,43 +21,33 @@ struct OwnOrder {
   uint32_t left_over[kMaxOwnLines / 32];
   int32_t group_start[kGroups + 1];
 
-  // Whether a product can do without a list.
-  static bool suits(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid) {
-    return grid.lines <= kMaxOwnLines && grid.k_tiles <= UINT16_MAX && grid.slots <= UINT16_MAX &&
-           (b_lines.words == nullptr || d_lines.words == nullptr);
-  }
-
-  // Whether every CTA gets one tile at most, and knows which without an order.
-  static bool is_needless(Lines const& d_lines, FullGrid const& grid, int32_t ctas) {
-    return d_lines.words == nullptr && records_of(grid, ctas).count() <= ctas;
-  }
-
-  // The tile of this CTA where that is so, without its count of K tiles; perhaps there is none.
-  CUTLASS_DEVICE static TileRecord only_tile(FullGrid const& grid) {
-    Records const records = records_of(grid, int32_t(gridDim.x));
+  // The tile of this CTA where there is one for each, if there is one.
+  CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by) {
+    Records const records = records_of(by.grid, int32_t(gridDim.x));
     if (int32_t(blockIdx.x) >= records.count()) {
       return {0, {0, kNoSlot}, kNoMoreTiles};
     }
     Records::Part const part = records.at(int32_t(blockIdx.x));
-    GroupPlace const at = place_in_grid(grid, part);
-    int32_t const slot = at.tile * grid.slots_per_tile + part.place;
-    return {at.position, {slot, part.slots > 1 ? slot + 1 : kNoSlot}, 0};
+    GroupPlace const at = place_in_grid(by.grid, part);
+    TileRecord tile =
+        by.tile_at(at.position, at.tile * by.grid.slots_per_tile + part.place, part.slots, 0);
+    tile.k_tiles = by.live_k_tiles_of(tile);
+    return tile;
   }
 
   // By all threads of the CTA. `scratch` is 1 KB of shared memory.
-  CUTLASS_DEVICE void make(Lines const& a_lines, Lines const& d_lines, FullGrid const& grid,
-                           int32_t tile_m, SlotBits slots, void* scratch) {
-    order_lines(a_lines, grid, tile_m, static_cast<uint4*>(scratch));
-    if (d_lines.words != nullptr) {
-      count_tiles(d_lines, grid, tile_m, slots);
+  CUTLASS_DEVICE void make(Ordering const& by, void* scratch) {
+    order_lines(by, static_cast<uint4*>(scratch));
+    if (by.d_lines.words != nullptr) {
+      count_tiles(by);
     }
   }
 
-  // By one thread: calls `take` with the records of one CTA, every ctas-th of all.
-  template <class CountKTiles, class Take>
-  CUTLASS_DEVICE void deal(Lines const& d_lines, FullGrid const& grid, int32_t tile_m,
-                           SlotBits slots, CountKTiles count_k_tiles, Take take) const {
-    bool const has_mask = d_lines.words != nullptr;
+  // By one thread: calls `take` with the tiles of one CTA, every ctas-th of all.
+  template <class Take>
+  CUTLASS_DEVICE void deal(Ordering const& by, Take take) const {
+    FullGrid const& grid = by.grid;
+    bool const has_mask = by.d_lines.words != nullptr;
     auto const ctas = int32_t(gridDim.x);
     auto const cta = int32_t(blockIdx.x);
     Records const records =
@@ -71,27 +58,26 @@ struct OwnOrder {
       Records::Part const part = records.at(index);
       GroupPlace const at = has_mask ? masked_place(grid, part) : place_in_grid(grid, part);
       int32_t const line = order[at.position];
-      int32_t const rank = at.tile * grid.slots_per_tile + part.place;
-      auto slot_at = [&](int32_t live_rank) {
-        return has_mask ? slots.nth_live(d_lines.of(line * tile_m), live_rank) : live_rank;
-      };
-      TileRecord record{line, {slot_at(rank), part.slots > 1 ? slot_at(rank + 1) : kNoSlot}, 0};
-      record.k_tiles = count_k_tiles(record);
-      take(record);
+      TileRecord tile = by.tile_at(line, at.tile * grid.slots_per_tile + part.place, part.slots,
+                                   live[line]);
+      if (by.b_lines.words != nullptr) {
+        tile.k_tiles = by.live_k_tiles_of(tile);
+      }
+      take(tile);
     }
   }
 
  private:
   // A line's position is the number of lines that come before it: those with a larger key, more
   // live K tiles or as many and a lower index.
-  CUTLASS_DEVICE void order_lines(Lines const& a_lines, FullGrid const& grid, int32_t tile_m,
-                                  uint4* scratch) {
+  CUTLASS_DEVICE void order_lines(Ordering const& by, uint4* scratch) {
+    FullGrid const& grid = by.grid;
     constexpr int kKeys = sizeof(uint4) / sizeof(uint32_t);
     auto const line = int32_t(threadIdx.x);
     bool const is_one = line < grid.lines;
     uint32_t key = 0;  // behind all lines
     if (is_one) {
-      live[line] = uint16_t(KTiles(a_lines.of(line * tile_m), nullptr, grid.k_tiles).count());
+      live[line] = uint16_t(by.live_k_tiles(line));
       key = uint32_t(live[line]) * kMaxOwnLines + uint32_t(kMaxOwnLines - line);
     }
     if (line < kMaxOwnLines) {
@@ -126,13 +112,13 @@ struct OwnOrder {
     return place_in_groups(part.number, grid.lines, whole, group_start);
   }
 
-  CUTLASS_DEVICE void count_tiles(Lines const& d_lines, FullGrid const& grid, int32_t tile_m,
-                                  SlotBits slots) {
+  CUTLASS_DEVICE void count_tiles(Ordering const& by) {
+    FullGrid const& grid = by.grid;
     auto const position = int32_t(threadIdx.x);
     if (position < kMaxOwnLines) {
       int32_t live_slots = 0;
       if (position < grid.lines) {
-        live_slots = slots.count(d_lines.of(order[position] * tile_m), 0, grid.slots);
+        live_slots = by.live_slots(order[position]);
       }
       whole[position] = uint16_t(live_slots / grid.slots_per_tile);
       unsigned const odd = __ballot_sync(0xffffffffu, live_slots % grid.slots_per_tile != 0);

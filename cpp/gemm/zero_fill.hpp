@@ -4,7 +4,7 @@
 #pragma once
 
 #include "gemm/config.hpp"
-#include "mask/slots.hpp"
+#include "gemm/ordering.hpp"
 
 namespace sparsedrop {
 
@@ -20,18 +20,18 @@ struct ZeroFill {
     int64_t ld;
     int32_t m;
     int32_t n;
-    Lines d_lines;
   };
 
   // By `threads` threads of each CTA: every ctas-th slot of every line of tiles.
-  CUTLASS_DEVICE static void run(Params const& params, FullGrid const& grid, SlotBits slots,
-                                 int32_t thread, int32_t threads) {
+  CUTLASS_DEVICE static void run(Params const& params, Ordering const& by, int32_t thread,
+                                 int32_t threads) {
+    FullGrid const& grid = by.grid;
     for (auto i = int64_t(blockIdx.x); i < int64_t(grid.lines) * grid.slots; i += gridDim.x) {
       auto const line = int32_t(i / grid.slots);
       auto const slot = int32_t(i % grid.slots);
       int32_t const m = line * Config::kM;
       int32_t const n = slot * Config::kSlotN;
-      if (!slots.is_live(params.d_lines.of(m), slot)) {
+      if (!by.slots.is_live(by.d_lines.of(m), slot)) {
         int32_t const rows = min(Config::kM, params.m - m);
         int32_t const columns = min(Config::kSlotN, params.n - n);
         if (kNMajor) {

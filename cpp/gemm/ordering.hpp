@@ -1,0 +1,71 @@
+// What decides which CTA computes which output tile.
+
+#pragma once
+
+#include "gemm/config.hpp"
+#include "mask/k_tiles.hpp"
+#include "mask/shares.hpp"
+#include "mask/slots.hpp"
+
+namespace sparsedrop {
+
+// Lines of tiles that a CTA keeps book of in the shared memory which the stages leave.
+constexpr int32_t kMaxOwnLines = 256;
+
+struct Ordering {
+  Lines a_lines;
+  Lines b_lines;
+  Lines d_lines;
+  FullGrid grid;
+  int32_t tile_m;
+  int32_t slot_n;
+  SlotBits slots;
+  bool tries_shares;  // see may_share()
+  bool one_each;      // see has_one_each()
+
+  // Whether a product can do without a list.
+  static bool suits(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid) {
+    return grid.lines <= kMaxOwnLines && grid.k_tiles <= UINT16_MAX && grid.slots <= UINT16_MAX &&
+           (b_lines.words == nullptr || d_lines.words == nullptr);
+  }
+
+  // Whether shares may pay: tiles are few and long, and those of a line take equally long.
+  static bool may_share(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid,
+                        int32_t ctas) {
+    int64_t const tiles = int64_t(grid.lines) * int64_t(ceil_div(grid.slots, grid.slots_per_tile));
+    return b_lines.words == nullptr && grid.k_tiles >= kLeastSplit && grid.k_tiles <= kMostSplit &&
+           tiles <= (d_lines.words == nullptr ? 2 : 4) * int64_t(ctas);
+  }
+
+  // Whether every CTA gets one tile at most, and knows which without an order.
+  static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas) {
+    return d_lines.words == nullptr && records_of(grid, ctas).count() <= ctas;
+  }
+
+  CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {
+    return KTiles(a_lines.of(line * tile_m), nullptr, grid.k_tiles).count();
+  }
+
+  // Of one tile, whatever the masks.
+  CUTLASS_DEVICE int32_t live_k_tiles_of(TileRecord const& tile) const {
+    return KTiles(a_lines.of(tile.m * tile_m), b_lines.of(tile.slot[0] * slot_n), grid.k_tiles)
+        .count();
+  }
+
+  CUTLASS_DEVICE int32_t live_slots(int32_t line) const {
+    return d_lines.words == nullptr ? grid.slots
+                                    : slots.count(d_lines.of(line * tile_m), 0, grid.slots);
+  }
+
+  // The tile of `count` slots, the first of which has `rank` live ones before it in its line.
+  CUTLASS_DEVICE TileRecord tile_at(int32_t line, int32_t rank, int32_t count,
+                                    int32_t k_tiles) const {
+    auto slot_at = [&](int32_t live_rank) {
+      return d_lines.words == nullptr ? live_rank
+                                      : slots.nth_live(d_lines.of(line * tile_m), live_rank);
+    };
+    return {line, {slot_at(rank), count > 1 ? slot_at(rank + 1) : kNoSlot}, k_tiles};
+  }
+};
+
+}  // namespace sparsedrop
