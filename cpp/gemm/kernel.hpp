@@ -13,8 +13,6 @@
 #include "gemm/epilogue.hpp"
 #include "gemm/mainloop.hpp"
 #include "gemm/own_order.hpp"
-#include "gemm/own_shares.hpp"
-#include "gemm/partials.hpp"
 #include "gemm/zero_fill.hpp"
 
 namespace sparsedrop {
@@ -25,8 +23,7 @@ struct KernelParams {
   typename Epilogue<Traits>::Params epilogue;
   typename ZeroFill<Traits>::Params zero_fill;
   Ordering ordering;
-  TileList list;  // without records: the CTA finds its tiles itself
-  PartialSums partials;
+  TileList list;  // without records: the CTA orders its tiles itself
 };
 
 template <class Traits>
@@ -40,16 +37,12 @@ struct Kernel {
   using TileState = typename Traits::TileState;
 
   struct SharedStorage : Traits::SharedStorage {
-    // One of the two, where there is no list
-    union {
-      OwnOrder own_order;
-      OwnShares own_shares;
-    };
+    OwnOrder own_order;
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
   // Stands behind the last tile.
-  CUTLASS_DEVICE static Piece end() { return {{0, {0, kNoSlot}, kNoMoreTiles}, 0, 0, 0}; }
+  CUTLASS_DEVICE static TileRecord end() { return {0, {0, kNoSlot}, kNoMoreTiles}; }
 
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
   static constexpr int kProducerRegisters = 40;
@@ -59,40 +52,38 @@ struct Kernel {
   CUTLASS_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
 
   // The queue of tiles on their way from who finds them to who loads and multiplies them.
-  CUTLASS_DEVICE static void push(Piece const& piece, TilePipeline& tiles, TileState& write,
+  CUTLASS_DEVICE static void push(TileRecord const& record, TilePipeline& tiles, TileState& write,
                                   SharedStorage& shared) {
     tiles.producer_acquire(write);
-    shared.pieces[write.index()] = piece;
+    shared.records[write.index()] = record;
     keep_order();
     tiles.producer_commit(write);
     ++write;
   }
 
-  CUTLASS_DEVICE static Piece pop(TilePipeline& tiles, TileState& read, SharedStorage& shared) {
+  CUTLASS_DEVICE static TileRecord pop(TilePipeline& tiles, TileState& read,
+                                       SharedStorage& shared) {
     tiles.consumer_wait(read);
     keep_order();
-    Piece const piece = shared.pieces[read.index()];
+    TileRecord const record = shared.records[read.index()];
     keep_order();
     tiles.consumer_release(read);
     ++read;
-    return piece;
+    return record;
   }
 
   // One thread, ahead of all others: a tile takes it about a microsecond.
-  CUTLASS_DEVICE static void find_tiles(Params const& params, bool splits, TilePipeline& tiles,
+  CUTLASS_DEVICE static void find_tiles(Params const& params, TilePipeline& tiles,
                                         SharedStorage& shared) {
     auto write = cutlass::make_producer_start_state<TilePipeline>();
-    auto hand_out = [&](Piece const& piece) { push(piece, tiles, write, shared); };
-    auto hand_out_whole = [&](TileRecord const& tile) { hand_out({tile, 0, 0, 0}); };
-    if (splits) {
-      shared.own_shares.deal(params.ordering, hand_out);
-    } else if (params.ordering.one_each) {
+    auto hand_out = [&](TileRecord const& record) { push(record, tiles, write, shared); };
+    if (params.ordering.one_each) {
       TileRecord const tile = OwnOrder::only_tile(params.ordering);
       if (tile.k_tiles != kNoMoreTiles) {
-        hand_out_whole(tile);
+        hand_out(tile);
       }
     } else {
-      shared.own_order.deal(params.ordering, hand_out_whole);
+      shared.own_order.deal(params.ordering, hand_out);
     }
     hand_out(end());
   }
@@ -103,17 +94,17 @@ struct Kernel {
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
     TileState tile_read;
     auto load_next = [&] {
-      Piece const piece = pop(tiles, tile_read, shared);
-      write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
-      return piece.tile.k_tiles != kNoMoreTiles;
+      TileRecord const record = pop(tiles, tile_read, shared);
+      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
+      return record.k_tiles != kNoMoreTiles;
     };
     if (params.list.records == nullptr) {
       while (load_next()) {
       }
     } else {
       auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
-      take_from_list(params.list, [&](TileRecord const& tile) {
-        push({tile, 0, 0, 0}, tiles, tile_write, shared);
+      take_from_list(params.list, [&](TileRecord const& record) {
+        push(record, tiles, tile_write, shared);
         load_next();
       });
       push(end(), tiles, tile_write, shared);
@@ -149,10 +140,10 @@ struct Kernel {
       Epilogue::store_next(params.epilogue, finished, warp_group, shared);
     };
     while (true) {
-      Piece const piece = pop(tiles, tile_read, shared);
-      bool const is_last = piece.tile.k_tiles == kNoMoreTiles;
+      TileRecord const record = pop(tiles, tile_read, shared);
+      bool const is_last = record.k_tiles == kNoMoreTiles;
       if (!is_last) {
-        read = Mainloop::mma(piece.tile, pipeline, read, acc, warp_group, shared, store_next);
+        read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared, store_next);
       }
       // What a short mainloop left
       while (!Epilogue::is_stored(finished)) {
@@ -161,12 +152,7 @@ struct Kernel {
       if (is_last) {
         break;
       }
-      if (piece.first_k > 0) {
-        Partials<Traits>::leave(params.partials, piece, acc, warp_group);
-      } else {
-        Partials<Traits>::add(params.partials, piece, acc, warp_group);
-        Epilogue::finish_tile(params.epilogue, piece.tile, acc, warp_group, finished);
-      }
+      Epilogue::finish_tile(params.epilogue, record, acc, warp_group, finished);
     }
     Epilogue::finish();
   }
@@ -203,12 +189,8 @@ struct Kernel {
 
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     cudaGridDependencySynchronize();
-    bool splits = false;
-    if (params.list.records == nullptr) {
-      splits = params.ordering.tries_shares && shared.own_shares.make(params.ordering);
-      if (!splits && !params.ordering.one_each) {
-        shared.own_order.make(params.ordering, shared.d.data());
-      }
+    if (params.list.records == nullptr && !params.ordering.one_each) {
+      shared.own_order.make(params.ordering, shared.d.data());
     }
 
     if (warp_group == 0) {
@@ -217,7 +199,7 @@ struct Kernel {
       if (loads) {
         load_tiles(params, tiles, pipeline, shared);
       } else if (warp == 1 && is_elected && params.list.records == nullptr) {
-        find_tiles(params, splits, tiles, shared);
+        find_tiles(params, tiles, shared);
       } else if (warp >= 2 && params.ordering.d_lines.words != nullptr) {
         ZeroFill<Traits>::run(params.zero_fill, params.ordering,
                               int32_t(threadIdx.x) - kFirstFilling,

@@ -4,7 +4,6 @@
 
 #include "gemm/config.hpp"
 #include "mask/k_tiles.hpp"
-#include "mask/shares.hpp"
 #include "mask/slots.hpp"
 
 namespace sparsedrop {
@@ -20,21 +19,12 @@ struct Ordering {
   int32_t tile_m;
   int32_t slot_n;
   SlotBits slots;
-  bool tries_shares;  // see may_share()
-  bool one_each;      // see has_one_each()
+  bool one_each;  // see has_one_each()
 
   // Whether a product can do without a list.
   static bool suits(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid) {
     return grid.lines <= kMaxOwnLines && grid.k_tiles <= UINT16_MAX && grid.slots <= UINT16_MAX &&
            (b_lines.words == nullptr || d_lines.words == nullptr);
-  }
-
-  // Whether shares may pay: tiles are few and long, and those of a line take equally long.
-  static bool may_share(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid,
-                        int32_t ctas) {
-    int64_t const tiles = int64_t(grid.lines) * int64_t(ceil_div(grid.slots, grid.slots_per_tile));
-    return b_lines.words == nullptr && grid.k_tiles >= kLeastSplit && grid.k_tiles <= kMostSplit &&
-           tiles <= (d_lines.words == nullptr ? 2 : 4) * int64_t(ctas);
   }
 
   // Whether every CTA gets one tile at most, and knows which without an order.

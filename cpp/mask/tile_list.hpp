@@ -22,14 +22,6 @@ struct alignas(16) TileRecord {
   int32_t k_tiles;          // live K tiles, or kNoMoreTiles
 };
 
-// What a CTA does of a tile: all K tiles, or a run of them.
-struct Piece {
-  TileRecord tile;  // k_tiles of this piece
-  int32_t first_k;  // live K tiles before it; where there are any, its sum is left in memory
-  int32_t share;    // of which CTA, where it is a run
-  int32_t others;   // pieces of this tile that the next shares leave, to be added to this one
-};
-
 struct alignas(16) TileListHeader {
   int32_t count;  // records in the list
   int32_t next;   // the first that no CTA has taken yet
