@@ -118,9 +118,9 @@ struct Traits {
   using MainloopPipeline = cutlass::PipelineTmaAsync<Config::kStages>;
   using MainloopState = cutlass::PipelineState<Config::kStages>;
   // Tiles on their way from who finds them to who loads and multiplies them.
-  static constexpr int kPieces = 4;
-  using TilePipeline = cutlass::PipelineAsync<kPieces>;
-  using TileState = cutlass::PipelineState<kPieces>;
+  static constexpr int kRecords = 4;
+  using TilePipeline = cutlass::PipelineAsync<kRecords>;
+  using TileState = cutlass::PipelineState<kRecords>;
 
   struct SharedStorage {
     alignas(1024) cute::array<Element, cute::cosize_v<SmemA>> a;
@@ -128,8 +128,7 @@ struct Traits {
     alignas(1024) cute::array<Element, cute::cosize_v<SmemD>> d;
     typename MainloopPipeline::SharedStorage mainloop;
     typename TilePipeline::SharedStorage tiles;
-    Piece pieces[kPieces];
-    bool decision[kConsumerWarpGroups];  // of one thread for its warp group
+    TileRecord records[kRecords];
   };
 };
 

@@ -97,14 +97,6 @@ struct Epilogue {
     return finished.next == kSquares;
   }
 
-  // All is stored: without this the compiler would keep registers for values that are not needed.
-  CUTLASS_DEVICE static void forget(Finished& finished) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int square = 0; square < kSquares; ++square) {
-      finished.squares[square].clear();
-    }
-  }
-
   // act(alpha · acc + bias) of a warp group's 64 rows, in place and then rounded. What few products
   // need is one branch for the whole tile: code that is jumped over is fetched from far away.
   template <class Accumulator>

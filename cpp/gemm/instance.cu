@@ -8,7 +8,7 @@ namespace sparsedrop {
 
 template cudaError_t launch_tile<SPARSEDROP_ELEMENT, SPARSEDROP_A_K_MAJOR, SPARSEDROP_B_K_MAJOR,
                                  SPARSEDROP_N_MAJOR>(int tile, Product const& product,
-                                                     Workspace const& workspace, int32_t ctas,
+                                                     TileList const& list, int32_t ctas,
                                                      cudaStream_t stream);
 
 }  // namespace sparsedrop

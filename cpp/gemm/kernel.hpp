@@ -13,7 +13,6 @@
 #include "gemm/epilogue.hpp"
 #include "gemm/mainloop.hpp"
 #include "gemm/own_order.hpp"
-#include "gemm/partials.hpp"
 #include "gemm/zero_fill.hpp"
 
 namespace sparsedrop {
@@ -24,8 +23,7 @@ struct KernelParams {
   typename Epilogue<Traits>::Params epilogue;
   typename ZeroFill<Traits>::Params zero_fill;
   Ordering ordering;
-  TileList list;  // without records: the CTA finds its tiles itself
-  PartialSums partials;
+  TileList list;  // without records: the CTA orders its tiles itself
 };
 
 template <class Traits>
@@ -44,7 +42,7 @@ struct Kernel {
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
   // Stands behind the last tile.
-  CUTLASS_DEVICE static Piece end() { return {{0, {0, kNoSlot}, kNoMoreTiles}}; }
+  CUTLASS_DEVICE static TileRecord end() { return {0, {0, kNoSlot}, kNoMoreTiles}; }
 
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
   static constexpr int kProducerRegisters = 40;
@@ -54,34 +52,35 @@ struct Kernel {
   CUTLASS_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
 
   // The queue of tiles on their way from who finds them to who loads and multiplies them.
-  CUTLASS_DEVICE static void push(Piece const& piece, TilePipeline& tiles, TileState& write,
+  CUTLASS_DEVICE static void push(TileRecord const& record, TilePipeline& tiles, TileState& write,
                                   SharedStorage& shared) {
     tiles.producer_acquire(write);
-    shared.pieces[write.index()] = piece;
+    shared.records[write.index()] = record;
     keep_order();
     tiles.producer_commit(write);
     ++write;
   }
 
-  CUTLASS_DEVICE static Piece pop(TilePipeline& tiles, TileState& read, SharedStorage& shared) {
+  CUTLASS_DEVICE static TileRecord pop(TilePipeline& tiles, TileState& read,
+                                       SharedStorage& shared) {
     tiles.consumer_wait(read);
     keep_order();
-    Piece const piece = shared.pieces[read.index()];
+    TileRecord const record = shared.records[read.index()];
     keep_order();
     tiles.consumer_release(read);
     ++read;
-    return piece;
+    return record;
   }
 
   // One thread, ahead of all others: a tile takes it about a microsecond.
   CUTLASS_DEVICE static void find_tiles(Params const& params, TilePipeline& tiles,
                                         SharedStorage& shared) {
     auto write = cutlass::make_producer_start_state<TilePipeline>();
-    auto hand_out = [&](Piece const& piece) { push(piece, tiles, write, shared); };
+    auto hand_out = [&](TileRecord const& record) { push(record, tiles, write, shared); };
     if (params.ordering.one_each) {
       TileRecord const tile = OwnOrder::only_tile(params.ordering);
       if (tile.k_tiles != kNoMoreTiles) {
-        hand_out(Piece{tile});
+        hand_out(tile);
       }
     } else {
       shared.own_order.deal(params.ordering, hand_out);
@@ -95,17 +94,17 @@ struct Kernel {
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
     TileState tile_read;
     auto load_next = [&] {
-      Piece const piece = pop(tiles, tile_read, shared);
-      write = Mainloop::load(params.mainloop, piece, pipeline, write, shared);
-      return piece.tile.k_tiles != kNoMoreTiles;
+      TileRecord const record = pop(tiles, tile_read, shared);
+      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
+      return record.k_tiles != kNoMoreTiles;
     };
     if (params.list.records == nullptr) {
       while (load_next()) {
       }
     } else {
       auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
-      take_from_list(params.list, [&](TileRecord const& tile) {
-        push(Piece{tile}, tiles, tile_write, shared);
+      take_from_list(params.list, [&](TileRecord const& record) {
+        push(record, tiles, tile_write, shared);
         load_next();
       });
       push(end(), tiles, tile_write, shared);
@@ -141,10 +140,10 @@ struct Kernel {
       Epilogue::store_next(params.epilogue, finished, warp_group, shared);
     };
     while (true) {
-      Piece const piece = pop(tiles, tile_read, shared);
-      bool const is_last = piece.tile.k_tiles == kNoMoreTiles;
+      TileRecord const record = pop(tiles, tile_read, shared);
+      bool const is_last = record.k_tiles == kNoMoreTiles;
       if (!is_last) {
-        read = Mainloop::mma(piece.tile, pipeline, read, acc, warp_group, shared, store_next);
+        read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared, store_next);
       }
       // What a short mainloop left
       while (!Epilogue::is_stored(finished)) {
@@ -153,12 +152,7 @@ struct Kernel {
       if (is_last) {
         break;
       }
-      if (piece.parts == 1 ||
-          Partials<Traits>::add_up(params.partials, piece, acc, warp_group, shared)) {
-        Epilogue::finish_tile(params.epilogue, piece.tile, acc, warp_group, finished);
-      } else {
-        Epilogue::forget(finished);
-      }
+      Epilogue::finish_tile(params.epilogue, record, acc, warp_group, finished);
     }
     Epilogue::finish();
   }

@@ -18,7 +18,7 @@ auto stride_of(int64_t ld) {
 }
 
 template <class Traits>
-KernelParams<Traits> make_params(Product const& product, Workspace const& workspace, int32_t ctas) {
+KernelParams<Traits> make_params(Product const& product, TileList const& list, int32_t ctas) {
   using Config = typename Traits::Config;
   using Element = typename Traits::Element;
   using Layouts = typename Traits::Layouts;
@@ -52,17 +52,16 @@ KernelParams<Traits> make_params(Product const& product, Workspace const& worksp
       Config::kM,
       Config::kSlotN,
       SlotBits::of(Config::kSlotN, kMaskUnit),
-      workspace.list.records == nullptr && Ordering::has_one_each(product.b_lines, product.d_lines, grid, ctas)};
+      list.records == nullptr && Ordering::has_one_each(product.d_lines, grid, ctas)};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
           Epilogue<Traits>::to_underlying_arguments(epilogue),
           zero_fill,
           ordering,
-          workspace.list,
-          workspace.partials};
+          list};
 }
 
 template <class Traits>
-cudaError_t launch(Product const& product, Workspace const& workspace, int32_t ctas,
+cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
                    cudaStream_t stream) {
   auto const kernel = &matmul_kernel<Traits>;
   constexpr size_t kSmem = sizeof(typename Kernel<Traits>::SharedStorage);
@@ -73,21 +72,21 @@ cudaError_t launch(Product const& product, Workspace const& workspace, int32_t c
     return status;
   }
   return launch_overlapped(kernel, {unsigned(ctas), Traits::kThreads, kSmem, stream},
-                           make_params<Traits>(product, workspace, ctas));
+                           make_params<Traits>(product, list, ctas));
 }
 
 constexpr Major major_of(bool is_contiguous) { return is_contiguous ? Major::K : Major::MN; }
 
 // Walks the list of configs for the one of this id.
 template <class Element, bool AKMajor, bool BKMajor, bool NMajor>
-cudaError_t launch_tile(int tile, Product const& product, Workspace const& workspace, int32_t ctas,
+cudaError_t launch_tile(int tile, Product const& product, TileList const& list, int32_t ctas,
                         cudaStream_t stream) {
   using ThisLayouts = Layouts<major_of(AKMajor), major_of(BKMajor), major_of(NMajor)>;
   cudaError_t status = cudaErrorInvalidValue;
   int id = 0;
   cute::for_each(TileConfigs{}, [&](auto config) {
     if (id++ == tile) {
-      status = launch<Traits<Element, decltype(config), ThisLayouts>>(product, workspace, ctas, stream);
+      status = launch<Traits<Element, decltype(config), ThisLayouts>>(product, list, ctas, stream);
     }
   });
   return status;

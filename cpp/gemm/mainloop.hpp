@@ -68,11 +68,10 @@ struct Mainloop {
     cute::prefetch_tma_descriptor(params.tma_b.get_tma_descriptor());
   }
 
-  // One thread issues the loads of one piece and returns the state behind them.
-  CUTLASS_DEVICE static State load(Params const& params, Piece const& piece, Pipeline& pipeline,
-                                   State write, SharedStorage& shared) {
+  // One thread issues the loads of one output tile and returns the state behind them.
+  CUTLASS_DEVICE static State load(Params const& params, TileRecord const& record,
+                                   Pipeline& pipeline, State write, SharedStorage& shared) {
     using namespace cute;
-    TileRecord const& record = piece.tile;
     Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
     Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
 
@@ -91,7 +90,6 @@ struct Mainloop {
     KTiles k_tiles(params.a_lines.of(record.m * Config::kM),
                    params.b_lines.of(record.slot[0] * Config::kSlotN),
                    int32_t(ceil_div(params.k, Config::kK)));
-    k_tiles.skip(piece.first_k);
 
     for (int32_t i = 0; i < record.k_tiles; ++i) {
       int32_t const k_tile = k_tiles.next();

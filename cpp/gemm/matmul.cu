@@ -3,7 +3,6 @@
 #include "gemm/config.hpp"
 #include "gemm/ordering.hpp"
 #include "gemm/product.hpp"
-#include "mask/split.hpp"
 
 namespace sparsedrop {
 namespace {
@@ -40,15 +39,15 @@ bool block_fits(Mask const& mask) {
 
 // Calls launch_tile<Element, AKMajor, BKMajor, NMajor> with the product's own values.
 template <class Element, bool... Known>
-cudaError_t dispatch_layout(int tile, Product const& product, Workspace const& workspace, int32_t ctas,
+cudaError_t dispatch_layout(int tile, Product const& product, TileList const& list, int32_t ctas,
                             cudaStream_t stream) {
   if constexpr (sizeof...(Known) == 3) {
-    return launch_tile<Element, Known...>(tile, product, workspace, ctas, stream);
+    return launch_tile<Element, Known...>(tile, product, list, ctas, stream);
   } else {
     bool const values[] = {product.a.k_major, product.b.k_major, product.n_major};
     return values[sizeof...(Known)]
-               ? dispatch_layout<Element, Known..., true>(tile, product, workspace, ctas, stream)
-               : dispatch_layout<Element, Known..., false>(tile, product, workspace, ctas, stream);
+               ? dispatch_layout<Element, Known..., true>(tile, product, list, ctas, stream)
+               : dispatch_layout<Element, Known..., false>(tile, product, list, ctas, stream);
   }
 }
 
@@ -60,32 +59,20 @@ cudaError_t count_sms(int32_t* sms) {
              : cudaDeviceGetAttribute(sms, cudaDevAttrMultiProcessorCount, device);
 }
 
-// Below, no plan splits a tile.
-constexpr int64_t kMinSplitK = 512;
-
-size_t partial_bytes(Tile const& tile) {
-  size_t const meetings = size_t(kMaxMeetings);
-  return meetings * (2 * size_t(tile.m) * size_t(tile.n) * sizeof(float) +
-                     kConsumerWarpGroups * sizeof(uint64_t));
-}
-
-// Lays out the workspace, and makes the list where the kernel cannot do without one.
-cudaError_t prepare(Product const& product, Tile const& tile, int32_t ctas, void* memory,
-                    Workspace* workspace, cudaStream_t stream) {
-  if (memory == nullptr || reinterpret_cast<uintptr_t>(memory) % 16 != 0) {
-    return cudaErrorInvalidValue;
-  }
+// Makes the list, where the kernel cannot do without one.
+cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, void* workspace,
+                       TileList* list, cudaStream_t stream) {
   FullGrid const grid = full_grid(product.m, product.n, product.k, tile);
   if (Ordering::suits(product.b_lines, product.d_lines, grid)) {
-    auto* const sums = static_cast<float*>(memory);
-    workspace->partials = {
-        sums, reinterpret_cast<uint64_t*>(sums + 2 * int64_t(kMaxMeetings) * tile.m * tile.n)};
     return cudaSuccess;
+  }
+  if (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 16 != 0) {
+    return cudaErrorInvalidValue;
   }
   TileListRequest const request{product.m,       product.n,       product.k, product.a_lines,
                                 product.b_lines, product.d_lines, tile,      ctas};
-  workspace->list = lay_out(memory, request);
-  return make_tile_list(request, workspace->list, stream);
+  *list = lay_out(workspace, request);
+  return make_tile_list(request, *list, stream);
 }
 
 }  // namespace
@@ -142,9 +129,7 @@ size_t workspace_bytes(int64_t m, int64_t n, Choice choice) {
   request.m = choice.swap ? n : m;
   request.n = choice.swap ? m : n;
   request.tile = tile(choice.tile);
-  size_t const list_bytes = lay_out(nullptr, request).bytes;
-  size_t const sum_bytes = partial_bytes(request.tile);
-  return list_bytes > sum_bytes ? list_bytes : sum_bytes;
+  return lay_out(nullptr, request).bytes;
 }
 
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream) {
@@ -158,20 +143,18 @@ cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaS
   if (status != cudaSuccess) {
     return status;
   }
-  // A tile may be split among CTAs, where it is long enough.
-  int64_t const most = max_records(product.m, product.n, chosen) *
-                       (product.k >= kMinSplitK ? kMaxParts : 1);
-  auto const ctas = int32_t(most > sms ? sms : most);
-  Workspace prepared{};
-  status = prepare(product, chosen, ctas, workspace, &prepared, stream);
+  int64_t const records = max_records(product.m, product.n, chosen);
+  auto const ctas = int32_t(records > sms ? sms : records);
+  TileList list{};
+  status = list_tiles(product, chosen, ctas, workspace, &list, stream);
   if (status != cudaSuccess) {
     return status;
   }
   switch (problem.dtype) {
     case DataType::bf16:
-      return dispatch_layout<cutlass::bfloat16_t>(choice.tile, product, prepared, ctas, stream);
+      return dispatch_layout<cutlass::bfloat16_t>(choice.tile, product, list, ctas, stream);
     case DataType::fp16:
-      return dispatch_layout<cutlass::half_t>(choice.tile, product, prepared, ctas, stream);
+      return dispatch_layout<cutlass::half_t>(choice.tile, product, list, ctas, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -5,7 +5,6 @@
 #include "gemm/config.hpp"
 #include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
-#include "mask/split.hpp"
 
 namespace sparsedrop {
 
@@ -29,18 +28,8 @@ struct Ordering {
   }
 
   // Whether every CTA gets one tile at most, and knows which without an order.
-  static bool has_one_each(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid,
-                           int32_t ctas) {
-    if (d_lines.words != nullptr) {
-      return false;
-    }
-    Records const records = records_of(grid, ctas);
-    // Not even if all K tiles were live would it pay to split a tile.
-    bool const is_whole = b_lines.words != nullptr ||
-                          SplitPlan::of(records.whole, records.singles, grid.k_tiles,
-                                        grid.k_tiles / 2, ctas)
-                                  .parts == 1;
-    return records.count() <= ctas && is_whole;
+  static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas) {
+    return d_lines.words == nullptr && records_of(grid, ctas).count() <= ctas;
   }
 
   CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {

@@ -14,7 +14,6 @@ static_assert(kGroups <= 32, "one lane of a warp sums up a group");
 struct OwnOrder {
   // By line
   uint16_t live[kMaxOwnLines];  // K tiles of A
-  int32_t sum_of_live;
   // By position in the order: lines with the most live K tiles first
   uint16_t order[kMaxOwnLines];
   // With a mask on D, by position: tiles of live slots only, and whether a live slot is left over
@@ -54,34 +53,17 @@ struct OwnOrder {
     Records const records =
         has_mask ? Records(group_start[kGroups], count_left_over(), grid.slots_per_tile, ctas)
                  : records_of(grid, ctas);
-    SplitPlan plan{};
-    plan.parts = 1;
-    if (by.b_lines.words == nullptr) {
-      plan = SplitPlan::of(records.whole, records.singles, live[order[0]],
-                           sum_of_live / grid.lines, ctas);
-    }
-    bool const splits = plan.parts > 1;
-    int32_t const count = splits ? plan.count() : records.count();
-    for (int32_t wave = 0, index = cta; index < count; index = dealt_index(++wave, cta, ctas)) {
-      SplitPlan::Part const split = splits ? plan.at(index) : SplitPlan::Part{};
-      Records::Part const part = splits ? Records::Part{split.is_single, split.number, 0,
-                                                        split.is_single ? 1 : grid.slots_per_tile}
-                                        : records.at(index);
+    for (int32_t wave = 0, index = cta; index < records.count();
+         index = dealt_index(++wave, cta, ctas)) {
+      Records::Part const part = records.at(index);
       GroupPlace const at = has_mask ? masked_place(grid, part) : place_in_grid(grid, part);
       int32_t const line = order[at.position];
-      Piece piece{by.tile_at(line, at.tile * grid.slots_per_tile + part.place, part.slots,
-                             live[line])};
+      TileRecord tile = by.tile_at(line, at.tile * grid.slots_per_tile + part.place, part.slots,
+                                   live[line]);
       if (by.b_lines.words != nullptr) {
-        piece.tile.k_tiles = by.live_k_tiles_of(piece.tile);
-      } else if (splits && split.index >= 0) {
-        piece.part = split.part;
-        piece.parts = plan.parts;
-        piece.split_tile = split.index;
-        piece.first_k = k_tiles_before(live[line], split.part, plan.parts);
-        piece.tile.k_tiles =
-            k_tiles_before(live[line], split.part + 1, plan.parts) - piece.first_k;
+        tile.k_tiles = by.live_k_tiles_of(tile);
       }
-      take(piece);
+      take(tile);
     }
   }
 
@@ -94,9 +76,6 @@ struct OwnOrder {
     auto const line = int32_t(threadIdx.x);
     bool const is_one = line < grid.lines;
     uint32_t key = 0;  // behind all lines
-    if (line == 0) {
-      sum_of_live = 0;
-    }
     if (is_one) {
       live[line] = uint16_t(by.live_k_tiles(line));
       key = uint32_t(live[line]) * kMaxOwnLines + uint32_t(kMaxOwnLines - line);
@@ -106,7 +85,6 @@ struct OwnOrder {
     }
     __syncthreads();
     if (is_one) {
-      atomicAdd(&sum_of_live, live[line]);
       int32_t position = 0;
 #pragma unroll 4
       for (int32_t i = 0; i < int32_t(ceil_div(grid.lines, kKeys)); ++i) {

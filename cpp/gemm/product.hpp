@@ -30,24 +30,11 @@ struct Product {
   Activation activation;
 };
 
-// Where parts of split tiles leave their sums: a flag for each meeting of two and warp group, and
-// room for both sides.
-struct PartialSums {
-  float* sums;
-  uint64_t* flags;
-};
-
-// One of the two is used, in the same memory.
-struct Workspace {
-  TileList list;
-  PartialSums partials;
-};
-
 Product orient(Problem const& problem, bool swap);
 
 // Defined in launch.hpp, and instantiated once for each element type and layout in instance.cu.
 template <class Element, bool AKMajor, bool BKMajor, bool NMajor>
-cudaError_t launch_tile(int tile, Product const& product, Workspace const& workspace, int32_t ctas,
+cudaError_t launch_tile(int tile, Product const& product, TileList const& list, int32_t ctas,
                         cudaStream_t stream);
 
 }  // namespace sparsedrop

@@ -24,13 +24,6 @@ class KTiles {
     return 32 * index_ + bit;
   }
 
-  // Passes over the first `live_tiles` live tiles.
-  SPARSEDROP_HOST_DEVICE void skip(int32_t live_tiles) {
-    for (; live_tiles > 0; --live_tiles) {
-      next();
-    }
-  }
-
   SPARSEDROP_HOST_DEVICE int32_t count() const {
     int32_t total = 0;
     for (int32_t i = 0; 32 * i < k_tiles_; ++i) {

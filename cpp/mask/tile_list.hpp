@@ -22,15 +22,6 @@ struct alignas(16) TileRecord {
   int32_t k_tiles;          // live K tiles, or kNoMoreTiles
 };
 
-// What a CTA does of a tile at a time: all its live K tiles, or one of several parts of them.
-struct Piece {
-  TileRecord tile;  // k_tiles of this piece
-  int32_t first_k = 0;  // live K tiles before it
-  int32_t part = 0;
-  int32_t parts = 1;
-  int32_t split_tile = 0;  // which of the tiles that are split
-};
-
 struct alignas(16) TileListHeader {
   int32_t count;  // records in the list
   int32_t next;   // the first that no CTA has taken yet
