@@ -1,4 +1,4 @@
-"""The registered ops that draw a mask's grid and build what the kernels read from it.
+"""What draws a mask's grid and builds what the kernels read from it, and the registered ops of it.
 
 They are ops, and not plain functions, so that torch.compile keeps each whole: the host's draw, the
 kernel of ours and the generator's state are nothing that a graph could look into.
@@ -6,8 +6,11 @@ kernel of ours and the generator's state are nothing that a graph could look int
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Callable
 from math import gcd
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,8 @@ from sparsedrop import _native
 K_TILE = 64
 """Depth of the kernels' K tile: one bit of a word stands for this many columns (or rows)."""
 
+_PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
+
 
 def is_plain(*tensors: Tensor) -> bool:
     """True in eager mode where nobody watches: an op's implementation may then be called itself.
@@ -24,12 +29,16 @@ def is_plain(*tensors: Tensor) -> bool:
     The dispatcher and its lists cost the host as much as a launch, and they are there for
     torch.compile, dispatch modes, functorch's transforms and tensor subclasses only.
     """
-    return not (
+    if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
-        or any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors)
-    )
+    ):
+        return False
+    for tensor in tensors:  # noqa: SIM110 - a generator costs more than all that it would ask
+        if type(tensor) not in _PLAIN_TYPES:
+            return False
+    return True
 
 
 def grid_shape(rows: int, cols: int, block_rows: int, block_cols: int) -> tuple[int, int]:
@@ -37,25 +46,169 @@ def grid_shape(rows: int, cols: int, block_rows: int, block_cols: int) -> tuple[
     return -(-rows // block_rows), -(-cols // block_cols)
 
 
+def words_shapes(
+    rows: int, cols: int, block_rows: int, block_cols: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of row_words and col_words; (0, 0) where no tile of the kernels fits the blocks."""
+    if block_rows % K_TILE or block_cols % K_TILE or max(block_rows, block_cols) >= 2**31:
+        return (0, 0), (0, 0)
+    grid_rows, grid_cols = grid_shape(rows, cols, block_rows, block_cols)
+    bits_per_word = 32 * K_TILE
+    return (grid_rows, -(-cols // bits_per_word)), (grid_cols, -(-rows // bits_per_word))
+
+
+class Layout(NamedTuple):
+    """How row_words, col_words and live lie one after the other in one buffer of int32."""
+
+    row_words: tuple[int, int]
+    col_words: tuple[int, int]
+    live: tuple[int, int]
+    # In bytes.
+    col_words_at: int
+    live_at: int
+    # In elements.
+    size: int
+
+
+@functools.lru_cache(maxsize=4096)
+def layout(*grid: int) -> Layout:
+    """The layout for a matrix's extents and its blocks'."""
+    row_words, col_words = words_shapes(*grid)
+    live = grid_shape(*grid)
+    words = row_words[0] * row_words[1], col_words[0] * col_words[1]
+    size = sum(words) + -(-live[0] * live[1] // 4)
+    return Layout(row_words, col_words, live, 4 * words[0], 4 * sum(words), size)
+
+
+class MaskTensors:
+    """live, row_words and col_words of a mask.
+
+    Where a kernel of ours drew the mask they are one allocation, cut into the three when somebody
+    asks for one: most masks are drawn, read by kernels and forgotten, and a view costs the host
+    nearly as much as a launch.
+    """
+
+    __slots__ = ("_buffer", "_layout", "_tensors")
+
+    _buffer: Tensor | None
+    _layout: Layout | None
+    _tensors: tuple[Tensor, Tensor, Tensor] | None
+
+    def __init__(
+        self,
+        tensors: tuple[Tensor, Tensor, Tensor] | None,
+        buffer: Tensor | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        self._tensors, self._buffer, self._layout = tensors, buffer, layout
+
+    @property
+    def device(self) -> torch.device:
+        if self._buffer is not None:
+            return self._buffer.device
+        return self.all()[0].device
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """live, row_words, col_words: the same three tensors each time."""
+        if self._tensors is not None:
+            return self._tensors
+        assert self._buffer is not None
+        assert self._layout is not None
+        tensors = _cut(self._buffer, self._layout)
+        if not torch.compiler.is_compiling():  # a graph's own tensors must not outlive it
+            self._tensors = tensors
+        return tensors
+
+    def words(self) -> tuple[int, int]:
+        """Addresses of row_words and col_words; 0 where there are none."""
+        if self._buffer is not None and self._layout is not None:
+            address = self._buffer.data_ptr()
+            return address, address + self._layout.col_words_at
+        _, row_words, col_words = self.all()
+        return row_words.data_ptr(), col_words.data_ptr()
+
+
+def _cut(buffer: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    col_words_at, live_at = layout.col_words_at // 4, layout.live_at // 4
+    rows, columns = layout.live
+    live = buffer[live_at:].view(torch.bool)[: rows * columns].view(rows, columns)
+    row_words = buffer[:col_words_at].view(layout.row_words)
+    return live, row_words, buffer[col_words_at:live_at].view(layout.col_words)
+
+
 def mask_words(live: Tensor, *grid: int) -> tuple[Tensor, Tensor]:
     """row_words and col_words of a BlockMask; empty where no kernel could read them."""
-    rows, cols, block_rows, block_cols = grid
     row_words, col_words = _empty_words(live, *grid)
+    _fill_words(live, row_words, col_words, *grid)
+    return row_words, col_words
+
+
+def _fill_words(live: Tensor, row_words: Tensor, col_words: Tensor, *grid: int) -> None:
     if row_words.numel() or col_words.numel():
         _native.C.mask_words(
-            live.data_ptr(), rows, cols, block_rows, block_cols,
-            row_words.data_ptr(), col_words.data_ptr(), *_native.launch_target(live.device),
+            live.data_ptr(), *grid, row_words.data_ptr(), col_words.data_ptr(),
+            *_native.launch_target(live.device),
         )  # fmt: skip
-    return row_words, col_words
 
 
 def bernoulli_mask(
     *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """live, row_words, col_words of a mask whose blocks are dropped independently."""
-    live = torch.empty(grid_shape(*grid), dtype=torch.bool, device=device)
-    live.bernoulli_(1.0 - p, generator=generator)
-    return (live, *mask_words(live, *grid))
+    live, row_words, col_words = _empty_drawn(*grid, p=p, device=device)
+    if row_words.numel() and _draws_here(device, generator):
+        addresses = (live.data_ptr(), row_words.data_ptr(), col_words.data_ptr())
+        _draw_bernoulli(*addresses, *grid, p=p, device=device, generator=generator)
+    else:
+        live.bernoulli_(1.0 - p, generator=generator)
+        _fill_words(live, row_words, col_words, *grid)
+    return live, row_words, col_words
+
+
+def bernoulli_tensors(
+    *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
+) -> MaskTensors:
+    """The same draw with fewer calls, outside of graphs."""
+    lies = layout(*grid)
+    if not (lies.col_words_at and _draws_here(device, generator)):
+        return MaskTensors(bernoulli_mask(*grid, p=p, device=device, generator=generator))
+    buffer = torch.empty(lies.size, dtype=torch.int32, device=device)
+    address = buffer.data_ptr()
+    addresses = (address + lies.live_at, address, address + lies.col_words_at)
+    _draw_bernoulli(*addresses, *grid, p=p, device=device, generator=generator)
+    return MaskTensors(None, buffer, lies)
+
+
+def _draws_here(device: torch.device, generator: torch.Generator | None) -> bool:
+    """Whether our kernel draws, from a state that the host knows; else torch's draws.
+
+    While a CUDA graph is being captured the state lies on the GPU, where each replay advances it.
+    A generator of another device is refused by torch.
+    """
+    return (
+        _native.runs_on(device)
+        and not torch.cuda.is_current_stream_capturing()
+        and (generator is None or generator.device == device)
+    )
+
+
+def _draw_bernoulli(
+    live: int,
+    row_words: int,
+    col_words: int,
+    *grid: int,
+    p: float,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> None:
+    """Fills the three, given by address, and advances the generator as a draw of torch's does."""
+    generator = generator or _native.default_generator(device)
+    offset = generator.get_offset()
+    generator.set_offset(offset + 4)
+    _native.C.bernoulli_mask(
+        1.0 - p, generator.initial_seed(), offset, *grid, live, row_words, col_words,
+        *_native.launch_target(device),
+    )  # fmt: skip
 
 
 def balanced_mask(
@@ -67,9 +220,9 @@ def balanced_mask(
     places from place j * keep on, modulo C, of that band's own random permutation of the columns.
     Over a whole band the arcs cover every place equally often, over a part of one to within one.
     """
-    rows, columns = grid_shape(*grid)
-    live = torch.empty((rows, columns), dtype=torch.bool, device=device)
+    live, row_words, col_words = _empty_drawn(*grid, p=p, device=device)
     if live.numel():
+        rows, columns = live.shape
         keep = _balanced_count(columns, p, device, generator)
         bands = -(-rows * gcd(keep, columns) // columns)
         # Drawn even where they decide nothing, so that the next rounding is another one.
@@ -88,7 +241,15 @@ def balanced_mask(
             )
         else:
             live.copy_(balanced_live(keys, rows, keep))
-    return (live, *mask_words(live, *grid))
+        _fill_words(live, row_words, col_words, *grid)
+    return live, row_words, col_words
+
+
+def balanced_tensors(
+    *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
+) -> MaskTensors:
+    """The same draw, outside of graphs."""
+    return MaskTensors(balanced_mask(*grid, p=p, device=device, generator=generator))
 
 
 def _balanced_count(
@@ -107,8 +268,9 @@ def _balanced_count(
     else:
         # Not drawn from the GPU, which would wait for it. The state, seed and offset, lies on the
         # host, so that whatever replays a GPU's draws replays this one too.
-        generator = generator or torch.cuda.default_generators[device.index]
-        digest = hashlib.blake2b(bytes(generator.get_state().tolist()), digest_size=8).digest()
+        generator = generator or _native.default_generator(device)
+        state = f"{generator.initial_seed()} {generator.get_offset()}"
+        digest = hashlib.blake2b(state.encode(), digest_size=8).digest()
         draw = int.from_bytes(digest, "little") / 2**64
     return int(exact) + int(draw < exact - int(exact))
 
@@ -124,21 +286,12 @@ def balanced_live(keys: Tensor, rows: int, keep: int) -> Tensor:
 
 
 def _empty_words(live: Tensor, *grid: int) -> tuple[Tensor, Tensor]:
-    rows, cols, block_rows, block_cols = grid
-    shapes = [(0, 0), (0, 0)]
-    in_tiles = block_rows % K_TILE == 0 and block_cols % K_TILE == 0
-    if in_tiles and max(block_rows, block_cols) < 2**31 and _native.runs_on(live.device):
-        bits_per_word = 32 * K_TILE
-        grid_rows, grid_cols = live.shape
-        shapes = [
-            (grid_rows, -(-cols // bits_per_word)),
-            (grid_cols, -(-rows // bits_per_word)),
-        ]
+    shapes = words_shapes(*grid) if _native.runs_on(live.device) else ((0, 0), (0, 0))
     row_words, col_words = (live.new_empty(shape, dtype=torch.int32) for shape in shapes)
     return row_words, col_words
 
 
-def _fake_drawn(
+def _empty_drawn(
     *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     live = torch.empty(grid_shape(*grid), dtype=torch.bool, device=device)
@@ -155,8 +308,8 @@ def _register() -> torch.library.Library:
     plain = (torch.Tag.pt2_compliant_tag,)
     for schema, tags, kernel, fake in (
         (f"mask_words(Tensor live, {grid}) -> (Tensor, Tensor)", plain, mask_words, _empty_words),
-        (f"bernoulli_mask({grid}, *, {drawn}", random, bernoulli_mask, _fake_drawn),
-        (f"balanced_mask({grid}, *, {drawn}", random, balanced_mask, _fake_drawn),
+        (f"bernoulli_mask({grid}, *, {drawn}", random, bernoulli_mask, _empty_drawn),
+        (f"balanced_mask({grid}, *, {drawn}", random, balanced_mask, _empty_drawn),
     ):
         name = schema.partition("(")[0]
         library.define(schema, tags=tags)
@@ -166,3 +319,15 @@ def _register() -> torch.library.Library:
 
 
 _library = _register()
+
+DRAWS: dict[str, Callable[..., MaskTensors]] = {
+    "bernoulli": bernoulli_tensors,
+    "balanced": balanced_tensors,
+}
+"""What a sampler calls in eager mode."""
+
+DRAW_OPS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "bernoulli": torch.ops.sparsedrop.bernoulli_mask,
+    "balanced": torch.ops.sparsedrop.balanced_mask,
+}
+"""What it calls where somebody watches."""

@@ -16,31 +16,37 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sparsedrop import cpu, cuda, reference
-from sparsedrop.block_mask import BlockMask, Masks, expand_live
-from sparsedrop.mask_ops import is_plain
+from sparsedrop.block_mask import BlockMask, Masks, Side, expand_live, straight
+from sparsedrop.mask_ops import MaskTensors, is_plain
 
 _aten = torch.ops.aten
 
-_IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
-    "cpu": cpu.masked_mm,
-    "cuda": cuda.masked_mm,
-}
-
 
 def masked_mm(
-    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None,
+    masks: Masks,
+    alpha: float,
+    activation: str | None,
+    b_turned: bool = False,
 ) -> Tensor:
-    """The operation on checked arguments: a [m, k], b [k, n], bias [n]; differentiable."""
+    """The operation on checked arguments: a [m, k], b [k, n], bias [n]; differentiable.
+
+    With `b_turned` b is given as its transpose [n, k], and so is its mask.
+    """
     if not torch.compiler.is_compiling():
         _refuse_transforms(a, b, bias)
     # A mask that is known to drop nothing costs nothing.
-    a_mask, b_mask, out_mask = (None if m is None or m.keep == 1.0 else m for m in masks)
-    masks = (a_mask, b_mask, out_mask)
+    a_mask, b_mask, out_mask = masks
+    a_mask = None if a_mask is None or a_mask.keep == 1.0 else a_mask
+    b_mask = None if b_mask is None or b_mask.keep == 1.0 else b_mask
+    out_mask = None if out_mask is None or out_mask.keep == 1.0 else out_mask
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
-        tensors, blocks, keeps = _pack(masks)
-        return _MaskedMM.apply(a, b, bias, blocks, keeps, alpha, activation, *tensors)
-    return _product(a, b, bias, masks, alpha, activation)
+        masks = (a_mask, b_mask, out_mask)
+        return _MaskedMM.apply(a, b, bias, masks, alpha, activation, b_turned)
+    return _product((a, a_mask, False), (b, b_mask, b_turned), bias, out_mask, alpha, activation)
 
 
 def _refuse_transforms(*operands: Tensor | None) -> None:
@@ -61,68 +67,85 @@ def _refuse_transforms(*operands: Tensor | None) -> None:
 
 
 class _MaskedMM(torch.autograd.Function):
-    """Masks travel flat, as tensors and numbers: autograd saves tensors, and dynamo traces both."""
-
     @staticmethod
     def forward(
         ctx: Any,
         a: Tensor,
         b: Tensor,
         bias: Tensor | None,
-        blocks: list[int],
-        keeps: list[float],
+        masks: Masks,
         alpha: float,
         activation: str | None,
-        *mask_tensors: Tensor,
+        b_turned: bool,
     ) -> Tensor:
-        masks = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
+        a_mask, b_mask, out_mask = masks
         # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
         fused = activation if activation == "relu" else None
-        out = _product(a, b, bias, masks, alpha, fused)
+        left, right = (a, a_mask, False), (b, b_mask, b_turned)
+        out = _product(left, right, bias, out_mask, alpha, fused)
         need_a, need_b = ctx.needs_input_grad[:2]
         # An activation's gradient depends on both, which `_Once` must know.
         ctx.save_for_backward(
             a if need_b or activation is not None else None,
             b if need_a or activation is not None else None,
             None if activation is None else out,
-            *mask_tensors,
         )
-        ctx.shapes, ctx.blocks, ctx.keeps = (a.shape, b.shape), blocks, keeps
-        ctx.turned = _is_column_major(a), _is_column_major(b)
-        ctx.alpha, ctx.activation = alpha, activation
+        # The masks belong to nobody's graph, and are as small as the blocks are large.
+        ctx.product = (masks, alpha, activation, b_turned)
+        ctx.column_major = _is_column_major(a), _is_column_major(b)
         return out if fused == activation else reference.ACTIVATIONS[activation](out)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, out, *mask_tensors = ctx.saved_tensors
-        a_mask, b_mask, out_mask = _unpack(mask_tensors, ctx.blocks, ctx.keeps, *ctx.shapes)
-        need_a, need_b, need_bias = ctx.needs_input_grad[:3]
-        a_turned, b_turned = ctx.turned
-        alpha = ctx.alpha
-        grad_a = grad_b = grad_bias = None
+        a, b, out = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return (*_gradients(ctx, upstream, a, b, out), None, None, None, None)
         with torch.no_grad():
-            grad = _ACTIVATION_GRADS[ctx.activation](upstream, out)
-            # A gradient lies as its operand does, with no copy: a product's result is row-major,
-            # so the gradient of a column-major operand is the transposed product, turned.
-            if need_a and a_turned:
-                masks = (b_mask, _transposed(out_mask), _transposed(a_mask))
-                grad_a = _product(b, grad.t(), None, masks, alpha, None).t()
-            elif need_a:
-                masks = (out_mask, _transposed(b_mask), a_mask)
-                grad_a = _product(grad, b.t(), None, masks, alpha, None)
-            if need_b and b_turned:
-                masks = (_transposed(out_mask), a_mask, _transposed(b_mask))
-                grad_b = _product(grad.t(), a, None, masks, alpha, None).t()
-            elif need_b:
-                masks = (_transposed(a_mask), out_mask, b_mask)
-                grad_b = _product(a.t(), grad, None, masks, alpha, None)
-            if need_bias:
-                grad_bias = _sum_live_rows(grad, out_mask)
-        grads = (grad_a, grad_b, grad_bias)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            grads = _gradients(ctx, upstream, a, b, out)
+        if not torch.compiler.is_compiling():
             # Under create_graph: what these gradients depend on is not recorded, and says so.
             grads = _Once.apply(upstream, a, b, *grads)
-        return (*grads, None, None, None, None, *(None for _ in mask_tensors))
+        return (*grads, None, None, None, None)
+
+
+def _gradients(
+    ctx: Any, upstream: Tensor, a: Tensor, b: Tensor, out: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of a, b and bias; two products that read what the user gave, and the gradient, in place."""
+    (a_mask, b_mask, out_mask), alpha, activation, b_turned = ctx.product
+    need_a, need_b, need_bias = ctx.needs_input_grad[:3]
+    a_column_major, b_column_major = ctx.column_major
+    grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, out)
+    grad_a = grad_b = grad_bias = None
+    if need_a:
+        left, right = (grad, out_mask, False), (b, b_mask, not b_turned)
+        grad_a = _gradient(left, right, a_mask, alpha, a_column_major)
+    if need_b:
+        left, right = (a, a_mask, True), (grad, out_mask, False)
+        if b_turned:
+            left, right = _turned(right), _turned(left)
+        grad_b = _gradient(left, right, b_mask, alpha, b_column_major)
+    if need_bias:
+        grad_bias = _sum_live_rows(grad, out_mask)
+    return grad_a, grad_b, grad_bias
+
+
+def _gradient(
+    left: Side, right: Side, mask: BlockMask | None, alpha: float, column_major: bool
+) -> Tensor:
+    """The gradient of an operand under its mask, lying as the operand does, with no copy.
+
+    A product's result is row-major: that of a column-major operand is the transposed one, turned.
+    """
+    if not column_major:
+        return _product(left, right, None, mask, alpha, None)
+    mask = None if mask is None else mask.T
+    return _product(_turned(right), _turned(left), None, mask, alpha, None).t()
+
+
+def _turned(side: Side) -> Side:
+    matrix, mask, turned = side
+    return matrix, mask, not turned
 
 
 class _Once(torch.autograd.Function):
@@ -142,8 +165,7 @@ class _Once(torch.autograd.Function):
         )
 
 
-_ACTIVATION_GRADS: dict[str | None, Callable[[Tensor, Tensor], Tensor]] = {
-    None: lambda grad, _: grad,
+_ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda grad, out: _aten.threshold_backward(grad, out, 0),
     "gelu": lambda grad, before: _aten.gelu_backward(grad, before),
     "silu": lambda grad, before: _aten.silu_backward(grad, before),
@@ -151,20 +173,28 @@ _ACTIVATION_GRADS: dict[str | None, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _product(
-    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+    left: Side,
+    right: Side,
+    bias: Tensor | None,
+    out_mask: BlockMask | None,
+    alpha: float,
+    activation: str | None,
 ) -> Tensor:
-    if is_plain(a, b) and a.device.type in _IMPLEMENTATIONS:
-        return _IMPLEMENTATIONS[a.device.type](a, b, bias, masks, alpha, activation)
+    a, b = left[0], right[0]
+    is_seen = not is_plain(a, b)
+    if a.is_cuda and not is_seen:
+        return cuda.masked_mm(left, right, bias, out_mask, alpha, activation)
+    (a, a_mask), (b, b_mask) = straight(left), straight(right)
+    masks = (a_mask, b_mask, out_mask)
+    if a.is_cpu and not is_seen:
+        return cpu.masked_mm(a, b, bias, masks, alpha, activation)
     tensors, blocks, keeps = _pack(masks)
     return _OP(a, b, bias, tensors, blocks, keeps, alpha, activation)
 
 
 def _is_column_major(matrix: Tensor) -> bool:
-    return matrix.stride(0) == 1 and matrix.stride(1) != 1
-
-
-def _transposed(mask: BlockMask | None) -> BlockMask | None:
-    return None if mask is None else mask.T
+    row_stride, col_stride = matrix.stride()
+    return row_stride == 1 and col_stride != 1
 
 
 def _sum_live_rows(grad: Tensor, mask: BlockMask | None) -> Tensor:
@@ -212,7 +242,8 @@ def _unpack(
             continue
         live, row_words, col_words = tensors[used : used + 3]
         keep = keeps[i] if keeps[i] >= 0 else None
-        masks.append(BlockMask(live, shape, block_shape, row_words, col_words, keep))
+        mask_tensors = MaskTensors((live, row_words, col_words))
+        masks.append(BlockMask(shape, block_shape, keep, mask_tensors))
         used += 3
     return masks[0], masks[1], masks[2]
 
@@ -236,6 +267,15 @@ def _kernel(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return kernel
 
 
+def _masked_mm_on_cuda(
+    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+) -> Tensor:
+    a_mask, b_mask, out_mask = masks
+    return cuda.masked_mm(
+        (a, a_mask, False), (b, b_mask, False), bias, out_mask, alpha, activation
+    )
+
+
 def _fake(a: Tensor, b: Tensor, *_: object) -> Tensor:
     return a.new_empty((a.shape[0], b.shape[1]))
 
@@ -248,8 +288,8 @@ def _register() -> torch.library.Library:
         "float[] keeps, float alpha, str? activation) -> Tensor",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
-    for device, run in _IMPLEMENTATIONS.items():
-        library.impl("masked_mm", _kernel(run), device.upper())
+    library.impl("masked_mm", _kernel(cpu.masked_mm), "CPU")
+    library.impl("masked_mm", _kernel(_masked_mm_on_cuda), "CUDA")
     torch.library.register_fake("sparsedrop::masked_mm", _fake, lib=library)
     return library
 
