@@ -59,6 +59,11 @@ class BlockMask:
     ) -> BlockMask:
         """Drops each block independently with probability p (Lo 2024, section 3).
 
+        On a GPU, where the kernels read such blocks, one kernel draws the mask from the generator's
+        state, to 2**-32 of p, and advances it. In a CUDA graph, that of
+        torch.compile(mode="reduce-overhead") too, the state is on the GPU and torch draws: as for
+        nn.Dropout, a replay gives other masks than eager mode does from the same seed.
+
         Args:
             shape: (rows, cols) of the matrix.
             p: drop probability in [0, 1].
@@ -252,16 +257,12 @@ def draw(
     generator: torch.Generator | None = None,
 ) -> BlockMask:
     """The mask of "bernoulli" or "balanced" on checked arguments; the device has its index."""
+    grid = (*shape, *block_shape)
     if is_plain():
-        tensors = mask_ops.DRAWS[sampler](
-            *shape, *block_shape, p=p, device=device, generator=generator
-        )
+        tensors = mask_ops.DRAWS[sampler](grid, p, device, generator)
     else:
-        tensors = MaskTensors(
-            mask_ops.DRAW_OPS[sampler](
-                *shape, *block_shape, p=p, device=device, generator=generator
-            )
-        )
+        draw_op = mask_ops.DRAW_OPS[sampler]
+        tensors = MaskTensors(draw_op(*grid, p=p, device=device, generator=generator))
     return BlockMask(shape, block_shape, 1.0 - p, tensors)
 
 

@@ -66,10 +66,10 @@ def masked_mm(
     """The op's implementation for CUDA tensors; arguments as for `ops.masked_mm`."""
     a, a_mask, a_turned = left
     b, b_mask, b_turned = right
-    a_at, b_at = a.data_ptr(), b.data_ptr()
+    a_at, b_at, index = a.data_ptr(), b.data_ptr(), a.get_device()
     # One flat tuple: this is looked up for every product.
     key = (
-        a.dtype, a.get_device(), activation,
+        a.dtype, index, activation,
         a.shape, a.stride(), not a_at & _ALIGNMENT, a_turned,
         b.shape, b.stride(), not b_at & _ALIGNMENT, b_turned,
         None if a_mask is None else (a_mask.block_shape, a_mask.keep),
@@ -92,24 +92,21 @@ def masked_mm(
         bias_at = bias.data_ptr()
     out = a.new_empty(out_shape)
     scratch = a.new_empty(workspace) if workspace else None
+    a_rows, a_cols = (0, 0) if a_mask is None else a_mask.tensors.words()
+    b_rows, b_cols = (0, 0) if b_mask is None else b_mask.tensors.words()
+    out_rows, out_cols = (0, 0) if out_mask is None else out_mask.tensors.words()
+    if a_turned:
+        a_rows, a_cols = a_cols, a_rows
+    if b_turned:
+        b_rows, b_cols = b_cols, b_rows
     launch(
-        a_at, b_at, out.data_ptr(),
-        *_words(a_mask, a_turned), *_words(b_mask, b_turned), *_words(out_mask, False),
-        alpha, bias_at, 0 if scratch is None else scratch.data_ptr(),
-        _native.current_stream(a.get_device()),
+        a_at, b_at, out.data_ptr(), a_rows, a_cols, b_rows, b_cols, out_rows, out_cols,
+        alpha, bias_at, 0 if scratch is None else scratch.data_ptr(), _native.current_stream(index),
     )  # fmt: skip
     if fits is None:
         return out
     m, n = left[0].shape[a_turned], right[0].shape[not b_turned]
     return out if out_shape == (m, n) else out[:m, :n].contiguous()
-
-
-def _words(mask: BlockMask | None, turned: bool) -> tuple[int, int]:
-    """Addresses of the words of the block rows and the block columns of the operand as it plays."""
-    if mask is None:
-        return 0, 0
-    rows, cols = mask.tensors.words()
-    return (cols, rows) if turned else (rows, cols)
 
 
 def _make_plan(key: tuple[Any, ...]) -> Plan | None:

@@ -51,7 +51,7 @@ def matmul(
     (m, k), (b_rows, n) = a.shape, b.shape
     if k != b_rows:
         raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
-    dtype = _agreed_dtype("a", a, ("b", b))
+    dtype = _agreed_dtype(("a", "b"), a, b)
     masks = (a_mask, b_mask, out_mask)
     _check_masks(("a_mask", "b_mask", "out_mask"), masks, ((m, k), (k, n), (m, n)), a.device)
     alpha = _number("alpha", alpha)
@@ -187,7 +187,7 @@ def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
     if operand.dtype not in DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"{name} must be of {known}, not {operand.dtype}")
-    if operand.layout != torch.strided:
+    if operand.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, not one of layout {operand.layout}")
     if operand.dim() != rank if rank is not None else operand.dim() == 0:
         wanted = "at least one extent" if rank is None else f"{rank} extents"
@@ -204,29 +204,29 @@ def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype
             f"x is {list(x.shape)} and weight is {list(weight.shape)}: inner extents differ"
         )
     if bias is None:
-        return _agreed_dtype("x", x, ("weight", weight))
+        return _agreed_dtype(("x", "weight"), x, weight)
     _check_operand("bias", bias, 1)
     if bias.shape[0] != n:
         raise ValueError(
             f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: outer extents differ"
         )
-    return _agreed_dtype("x", x, ("weight", weight), ("bias", bias))
+    return _agreed_dtype(("x", "weight", "bias"), x, weight, bias)
 
 
-def _agreed_dtype(first_name: str, first: Tensor, *others: tuple[str, Tensor]) -> torch.dtype:
+def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
     """The dtype of all, as autocast leaves it; ValueError where it, or a device, disagrees."""
+    first = tensors[0]
     device = first.device
-    for name, tensor in others:
-        if tensor.device != device:
-            raise ValueError(f"{first_name} is on {device} and {name} is on {tensor.device}")
-    kind = device.type
+    kind = "cuda" if first.is_cuda else device.type
     # Asking about a device that has no autocast, such as meta, is an error.
     is_cast = kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
     dtype = _cast_dtype(first, kind) if is_cast else first.dtype
-    for name, tensor in others:
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.device != device:
+            raise ValueError(f"{names[0]} is on {device} and {name} is on {tensor.device}")
         own = _cast_dtype(tensor, kind) if is_cast else tensor.dtype
         if own != dtype:
-            raise ValueError(f"{first_name} is {dtype} and {name} is {own}")
+            raise ValueError(f"{names[0]} is {dtype} and {name} is {own}")
     return dtype
 
 

@@ -156,9 +156,9 @@ def bernoulli_mask(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """live, row_words, col_words of a mask whose blocks are dropped independently."""
     live, row_words, col_words = _empty_drawn(*grid, p=p, device=device)
-    if row_words.numel() and _draws_here(device, generator):
+    if row_words.numel() and _draws_itself(device, generator):
         addresses = (live.data_ptr(), row_words.data_ptr(), col_words.data_ptr())
-        _draw_bernoulli(*addresses, *grid, p=p, device=device, generator=generator)
+        _draw_bernoulli(addresses, grid, p, device, generator)
     else:
         live.bernoulli_(1.0 - p, generator=generator)
         _fill_words(live, row_words, col_words, *grid)
@@ -166,20 +166,20 @@ def bernoulli_mask(
 
 
 def bernoulli_tensors(
-    *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
+    grid: tuple[int, ...], p: float, device: torch.device, generator: torch.Generator | None
 ) -> MaskTensors:
     """The same draw with fewer calls, outside of graphs."""
     lies = layout(*grid)
-    if not (lies.col_words_at and _draws_here(device, generator)):
+    if not lies.col_words_at or not _draws_itself(device, generator):
         return MaskTensors(bernoulli_mask(*grid, p=p, device=device, generator=generator))
     buffer = torch.empty(lies.size, dtype=torch.int32, device=device)
-    address = buffer.data_ptr()
-    addresses = (address + lies.live_at, address, address + lies.col_words_at)
-    _draw_bernoulli(*addresses, *grid, p=p, device=device, generator=generator)
+    at = buffer.data_ptr()
+    addresses = (at + lies.live_at, at, at + lies.col_words_at)
+    _draw_bernoulli(addresses, grid, p, device, generator)
     return MaskTensors(None, buffer, lies)
 
 
-def _draws_here(device: torch.device, generator: torch.Generator | None) -> bool:
+def _draws_itself(device: torch.device, generator: torch.Generator | None) -> bool:
     """Whether our kernel draws, from a state that the host knows; else torch's draws.
 
     While a CUDA graph is being captured the state lies on the GPU, where each replay advances it.
@@ -193,22 +193,20 @@ def _draws_here(device: torch.device, generator: torch.Generator | None) -> bool
 
 
 def _draw_bernoulli(
-    live: int,
-    row_words: int,
-    col_words: int,
-    *grid: int,
+    addresses: tuple[int, int, int],
+    grid: tuple[int, ...],
     p: float,
     device: torch.device,
     generator: torch.Generator | None,
 ) -> None:
-    """Fills the three, given by address, and advances the generator as a draw of torch's does."""
-    generator = generator or _native.default_generator(device)
+    """Fills live, row_words and col_words, and advances the generator as a draw of torch's does."""
+    if generator is None:
+        generator = _native.default_generator(device)
     offset = generator.get_offset()
     generator.set_offset(offset + 4)
-    _native.C.bernoulli_mask(
-        1.0 - p, generator.initial_seed(), offset, *grid, live, row_words, col_words,
-        *_native.launch_target(device),
-    )  # fmt: skip
+    seed = generator.initial_seed()
+    target = _native.launch_target(device)
+    _native.C.bernoulli_mask(1.0 - p, seed, offset, *grid, *addresses, *target)
 
 
 def balanced_mask(
@@ -246,7 +244,7 @@ def balanced_mask(
 
 
 def balanced_tensors(
-    *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
+    grid: tuple[int, ...], p: float, device: torch.device, generator: torch.Generator | None
 ) -> MaskTensors:
     """The same draw, outside of graphs."""
     return MaskTensors(balanced_mask(*grid, p=p, device=device, generator=generator))

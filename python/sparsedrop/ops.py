@@ -21,6 +21,9 @@ from sparsedrop.mask_ops import MaskTensors, is_plain
 
 _aten = torch.ops.aten
 
+_Product = tuple[Masks, float, "str | None", bool]
+_Way = Callable[[Side, Side, "Tensor | None", "BlockMask | None", float, "str | None"], Tensor]
+
 
 def masked_mm(
     a: Tensor,
@@ -35,7 +38,9 @@ def masked_mm(
 
     With `b_turned` b is given as its transpose [n, k], and so is its mask.
     """
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    ):
         _refuse_transforms(a, b, bias)
     # A mask that is known to drop nothing costs nothing.
     a_mask, b_mask, out_mask = masks
@@ -44,9 +49,11 @@ def masked_mm(
     out_mask = None if out_mask is None or out_mask.keep == 1.0 else out_mask
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
-        masks = (a_mask, b_mask, out_mask)
-        return _MaskedMM.apply(a, b, bias, masks, alpha, activation, b_turned)
-    return _product((a, a_mask, False), (b, b_mask, b_turned), bias, out_mask, alpha, activation)
+        product = ((a_mask, b_mask, out_mask), alpha, activation, b_turned)
+        apply = _MaskedMM.apply if torch.compiler.is_compiling() else _apply_eagerly
+        return apply(a, b, bias, product)
+    left, right = (a, a_mask, False), (b, b_mask, b_turned)
+    return _way_for(a, b)(left, right, bias, out_mask, alpha, activation)
 
 
 def _refuse_transforms(*operands: Tensor | None) -> None:
@@ -67,31 +74,24 @@ def _refuse_transforms(*operands: Tensor | None) -> None:
 
 
 class _MaskedMM(torch.autograd.Function):
+    """`product`: masks, alpha, activation and b_turned, as `masked_mm` takes them."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        a: Tensor,
-        b: Tensor,
-        bias: Tensor | None,
-        masks: Masks,
-        alpha: float,
-        activation: str | None,
-        b_turned: bool,
-    ) -> Tensor:
-        a_mask, b_mask, out_mask = masks
+    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, product: _Product) -> Tensor:
+        (a_mask, b_mask, out_mask), alpha, activation, b_turned = product
         # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
         fused = activation if activation == "relu" else None
         left, right = (a, a_mask, False), (b, b_mask, b_turned)
-        out = _product(left, right, bias, out_mask, alpha, fused)
-        need_a, need_b = ctx.needs_input_grad[:2]
+        out = _way_for(a, b)(left, right, bias, out_mask, alpha, fused)
+        need_a, need_b, _, _ = ctx.needs_input_grad
         # An activation's gradient depends on both, which `_Once` must know.
         ctx.save_for_backward(
             a if need_b or activation is not None else None,
             b if need_a or activation is not None else None,
             None if activation is None else out,
         )
-        # The masks belong to nobody's graph, and are as small as the blocks are large.
-        ctx.product = (masks, alpha, activation, b_turned)
+        # Masks are constants, and small: they need no saving.
+        ctx.product = product
         ctx.column_major = _is_column_major(a), _is_column_major(b)
         return out if fused == activation else reference.ACTIVATIONS[activation](out)
 
@@ -99,48 +99,57 @@ class _MaskedMM(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         a, b, out = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return (*_gradients(ctx, upstream, a, b, out), None, None, None, None)
+            return _gradients(ctx, upstream, a, b, out)
         with torch.no_grad():
             grads = _gradients(ctx, upstream, a, b, out)
-        if not torch.compiler.is_compiling():
-            # Under create_graph: what these gradients depend on is not recorded, and says so.
-            grads = _Once.apply(upstream, a, b, *grads)
-        return (*grads, None, None, None, None)
+        if torch.compiler.is_compiling():
+            return grads
+        # Under create_graph: what these gradients depend on is not recorded, and says so.
+        return _Once.apply(upstream, a, b, *grads)
+
+
+# What Function.apply calls in the end, without its detour for the transforms of torch.func, which
+# are refused: a tenth of the forward pass on the host.
+_apply_eagerly = super(torch.autograd.Function, _MaskedMM).apply
 
 
 def _gradients(
     ctx: Any, upstream: Tensor, a: Tensor, b: Tensor, out: Tensor
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of a, b and bias; two products that read what the user gave, and the gradient, in place."""
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    """Of a, b and bias: two products that read in place what the user gave, and the gradient.
+
+    What no gradient needs was not saved, and is None.
+    """
     (a_mask, b_mask, out_mask), alpha, activation, b_turned = ctx.product
-    need_a, need_b, need_bias = ctx.needs_input_grad[:3]
+    need_a, need_b, need_bias, _ = ctx.needs_input_grad
     a_column_major, b_column_major = ctx.column_major
     grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, out)
+    run = _way_for(grad, *(operand for operand in (a, b) if operand is not None))
     grad_a = grad_b = grad_bias = None
     if need_a:
         left, right = (grad, out_mask, False), (b, b_mask, not b_turned)
-        grad_a = _gradient(left, right, a_mask, alpha, a_column_major)
+        grad_a = _gradient(run, left, right, a_mask, alpha, a_column_major)
     if need_b:
         left, right = (a, a_mask, True), (grad, out_mask, False)
         if b_turned:
             left, right = _turned(right), _turned(left)
-        grad_b = _gradient(left, right, b_mask, alpha, b_column_major)
+        grad_b = _gradient(run, left, right, b_mask, alpha, b_column_major)
     if need_bias:
         grad_bias = _sum_live_rows(grad, out_mask)
-    return grad_a, grad_b, grad_bias
+    return grad_a, grad_b, grad_bias, None
 
 
 def _gradient(
-    left: Side, right: Side, mask: BlockMask | None, alpha: float, column_major: bool
+    run: _Way, left: Side, right: Side, mask: BlockMask | None, alpha: float, column_major: bool
 ) -> Tensor:
     """The gradient of an operand under its mask, lying as the operand does, with no copy.
 
     A product's result is row-major: that of a column-major operand is the transposed one, turned.
     """
     if not column_major:
-        return _product(left, right, None, mask, alpha, None)
+        return run(left, right, None, mask, alpha, None)
     mask = None if mask is None else mask.T
-    return _product(_turned(right), _turned(left), None, mask, alpha, None).t()
+    return run(_turned(right), _turned(left), None, mask, alpha, None).t()
 
 
 def _turned(side: Side) -> Side:
@@ -172,7 +181,16 @@ _ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _product(
+def _way_for(*operands: Tensor) -> _Way:
+    """What runs a product of these: an implementation itself, or the op where somebody watches."""
+    if not is_plain(*operands):
+        return _by_op
+    if operands[0].is_cuda:
+        return cuda.masked_mm
+    return _on_cpu if operands[0].is_cpu else _by_op
+
+
+def _on_cpu(
     left: Side,
     right: Side,
     bias: Tensor | None,
@@ -180,15 +198,20 @@ def _product(
     alpha: float,
     activation: str | None,
 ) -> Tensor:
-    a, b = left[0], right[0]
-    is_seen = not is_plain(a, b)
-    if a.is_cuda and not is_seen:
-        return cuda.masked_mm(left, right, bias, out_mask, alpha, activation)
     (a, a_mask), (b, b_mask) = straight(left), straight(right)
-    masks = (a_mask, b_mask, out_mask)
-    if a.is_cpu and not is_seen:
-        return cpu.masked_mm(a, b, bias, masks, alpha, activation)
-    tensors, blocks, keeps = _pack(masks)
+    return cpu.masked_mm(a, b, bias, (a_mask, b_mask, out_mask), alpha, activation)
+
+
+def _by_op(
+    left: Side,
+    right: Side,
+    bias: Tensor | None,
+    out_mask: BlockMask | None,
+    alpha: float,
+    activation: str | None,
+) -> Tensor:
+    (a, a_mask), (b, b_mask) = straight(left), straight(right)
+    tensors, blocks, keeps = _pack((a_mask, b_mask, out_mask))
     return _OP(a, b, bias, tensors, blocks, keeps, alpha, activation)
 
 
@@ -271,9 +294,7 @@ def _masked_mm_on_cuda(
     a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
 ) -> Tensor:
     a_mask, b_mask, out_mask = masks
-    return cuda.masked_mm(
-        (a, a_mask, False), (b, b_mask, False), bias, out_mask, alpha, activation
-    )
+    return cuda.masked_mm((a, a_mask, False), (b, b_mask, False), bias, out_mask, alpha, activation)
 
 
 def _fake(a: Tensor, b: Tensor, *_: object) -> Tensor:
