@@ -9,7 +9,7 @@ import torch
 
 import sparsedrop
 from cases import value_and_grads
-from sparsedrop import BlockMask, _native, mask_ops
+from sparsedrop import BlockMask, _native, mask_tensors
 
 CPU = torch.device("cpu")
 SHAPE, BLOCK = (640, 2300), (128, 64)  # a grid of [5, 36], in words [5, 2] and [36, 1]
@@ -87,7 +87,9 @@ def test_one_launch_draws_all(writer):
     assert writer.draws == [(0.75, 7, 40, (*SHAPE, *BLOCK))]
     assert not writer.built
     assert mask.keep == 0.75
-    assert mask.tensors.words() == (mask.row_words.data_ptr(), mask.col_words.data_ptr())
+    assert mask.tensors.addresses() == tuple(
+        tensor.data_ptr() for tensor in (mask.live, mask.row_words, mask.col_words)
+    )
     _assert_is_written(mask)
     assert mask.live is mask.live
 
@@ -175,8 +177,8 @@ def test_a_drawn_mask_as_a_compiled_functions_argument(backend, cut_first, write
 
 def test_layouts_are_aligned_and_disjoint():
     for grid in ((640, 2300, 128, 64), (1, 1, 64, 64), (70_000, 100, 64, 128), (5, 9000, 192, 64)):
-        lies = mask_ops.layout(*grid)
-        rows, cols = mask_ops.grid_shape(*grid)
+        lies = mask_tensors.layout(*grid)
+        rows, cols = mask_tensors.grid_shape(*grid)
         assert lies.live == (rows, cols)
         assert lies.col_words_at == 4 * lies.row_words[0] * lies.row_words[1]
         assert lies.live_at == lies.col_words_at + 4 * lies.col_words[0] * lies.col_words[1]

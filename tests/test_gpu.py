@@ -276,7 +276,9 @@ def test_a_drawn_mask_follows_its_definition(shape, block):
     offset = generator.get_offset()
     mask = BlockMask.bernoulli(shape, 0.3, block_shape=block, device=GPU, generator=generator)
     assert generator.get_offset() == offset + 4
-    assert mask.tensors.words() == (mask.row_words.data_ptr(), mask.col_words.data_ptr())
+    assert mask.tensors.addresses() == tuple(
+        tensor.data_ptr() for tensor in (mask.live, mask.row_words, mask.col_words)
+    )
     count, seed = mask.live.numel(), generator.initial_seed()
     below = round(0.7 * 2**32)
     live = [_philox(seed, offset // 4, i) < below for i in range(count)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import mask_ops
-from sparsedrop.mask_ops import MaskTensors, grid_shape, is_plain
+from sparsedrop.mask_tensors import MaskTensors, grid_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -257,12 +257,7 @@ def draw(
     generator: torch.Generator | None = None,
 ) -> BlockMask:
     """The mask of "bernoulli" or "balanced" on checked arguments; the device has its index."""
-    grid = (*shape, *block_shape)
-    if is_plain():
-        tensors = mask_ops.DRAWS[sampler](grid, p, device, generator)
-    else:
-        draw_op = mask_ops.DRAW_OPS[sampler]
-        tensors = MaskTensors(draw_op(*grid, p=p, device=device, generator=generator))
+    tensors = mask_ops.drawn(sampler, (*shape, *block_shape), p, device, generator)
     return BlockMask(shape, block_shape, 1.0 - p, tensors)
 
 

@@ -28,6 +28,9 @@ _ALIGNMENT = 15
 """Bits of an address that must be 0."""
 
 
+_NO_MASK = (0, 0, 0)
+
+
 class Operand(NamedTuple):
     """How a matrix lies in memory. `in_place`: the kernels can read it as it is."""
 
@@ -92,9 +95,9 @@ def masked_mm(
         bias_at = bias.data_ptr()
     out = a.new_empty(out_shape)
     scratch = a.new_empty(workspace) if workspace else None
-    a_rows, a_cols = (0, 0) if a_mask is None else a_mask.tensors.words()
-    b_rows, b_cols = (0, 0) if b_mask is None else b_mask.tensors.words()
-    out_rows, out_cols = (0, 0) if out_mask is None else out_mask.tensors.words()
+    _, a_rows, a_cols = _NO_MASK if a_mask is None else a_mask.tensors.addresses()
+    _, b_rows, b_cols = _NO_MASK if b_mask is None else b_mask.tensors.addresses()
+    _, out_rows, out_cols = _NO_MASK if out_mask is None else out_mask.tensors.addresses()
     if a_turned:
         a_rows, a_cols = a_cols, a_rows
     if b_turned:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from sparsedrop import _native, block_mask, ops, reference
 from sparsedrop.block_mask import BlockMask, Masks, check_block_shape, check_p
-from sparsedrop.mask_ops import DRAWS
+from sparsedrop.mask_ops import SAMPLERS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SAMPLERS = tuple(DRAWS)
 
 
 def matmul(

@@ -6,19 +6,16 @@ kernel of ours and the generator's state are nothing that a graph could look int
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable
 from math import gcd
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsedrop import _native
-
-K_TILE = 64
-"""Depth of the kernels' K tile: one bit of a word stands for this many columns (or rows)."""
+from sparsedrop.mask_tensors import MaskTensors, grid_shape, layout, words_shapes
 
 _PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 
@@ -41,213 +38,81 @@ def is_plain(*tensors: Tensor) -> bool:
     return True
 
 
-def grid_shape(rows: int, cols: int, block_rows: int, block_cols: int) -> tuple[int, int]:
-    """Extents of the grid of blocks over a matrix."""
-    return -(-rows // block_rows), -(-cols // block_cols)
-
-
-def words_shapes(
-    rows: int, cols: int, block_rows: int, block_cols: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of row_words and col_words; (0, 0) where no tile of the kernels fits the blocks."""
-    if block_rows % K_TILE or block_cols % K_TILE or max(block_rows, block_cols) >= 2**31:
-        return (0, 0), (0, 0)
-    grid_rows, grid_cols = grid_shape(rows, cols, block_rows, block_cols)
-    bits_per_word = 32 * K_TILE
-    return (grid_rows, -(-cols // bits_per_word)), (grid_cols, -(-rows // bits_per_word))
-
-
-class Layout(NamedTuple):
-    """How row_words, col_words and live lie one after the other in one buffer of int32."""
-
-    row_words: tuple[int, int]
-    col_words: tuple[int, int]
-    live: tuple[int, int]
-    # In bytes.
-    col_words_at: int
-    live_at: int
-    # In elements.
-    size: int
-
-
-@functools.lru_cache(maxsize=4096)
-def layout(*grid: int) -> Layout:
-    """The layout for a matrix's extents and its blocks'."""
-    row_words, col_words = words_shapes(*grid)
-    live = grid_shape(*grid)
-    words = row_words[0] * row_words[1], col_words[0] * col_words[1]
-    size = sum(words) + -(-live[0] * live[1] // 4)
-    return Layout(row_words, col_words, live, 4 * words[0], 4 * sum(words), size)
-
-
-class MaskTensors:
-    """live, row_words and col_words of a mask.
-
-    Where a kernel of ours drew the mask they are one allocation, cut into the three when somebody
-    asks for one: most masks are drawn, read by kernels and forgotten, and a view costs the host
-    nearly as much as a launch.
-    """
-
-    __slots__ = ("_buffer", "_layout", "_tensors")
-
-    _buffer: Tensor | None
-    _layout: Layout | None
-    _tensors: tuple[Tensor, Tensor, Tensor] | None
-
-    def __init__(
-        self,
-        tensors: tuple[Tensor, Tensor, Tensor] | None,
-        buffer: Tensor | None = None,
-        layout: Layout | None = None,
-    ) -> None:
-        self._tensors, self._buffer, self._layout = tensors, buffer, layout
-
-    @property
-    def device(self) -> torch.device:
-        if self._buffer is not None:
-            return self._buffer.device
-        return self.all()[0].device
-
-    def all(self) -> tuple[Tensor, Tensor, Tensor]:
-        """live, row_words, col_words: the same three tensors each time."""
-        if self._tensors is not None:
-            return self._tensors
-        assert self._buffer is not None
-        assert self._layout is not None
-        tensors = _cut(self._buffer, self._layout)
-        if not torch.compiler.is_compiling():  # a graph's own tensors must not outlive it
-            self._tensors = tensors
-        return tensors
-
-    def words(self) -> tuple[int, int]:
-        """Addresses of row_words and col_words; 0 where there are none."""
-        if self._buffer is not None and self._layout is not None:
-            address = self._buffer.data_ptr()
-            return address, address + self._layout.col_words_at
-        _, row_words, col_words = self.all()
-        return row_words.data_ptr(), col_words.data_ptr()
-
-
-def _cut(buffer: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-    col_words_at, live_at = layout.col_words_at // 4, layout.live_at // 4
-    rows, columns = layout.live
-    live = buffer[live_at:].view(torch.bool)[: rows * columns].view(rows, columns)
-    row_words = buffer[:col_words_at].view(layout.row_words)
-    return live, row_words, buffer[col_words_at:live_at].view(layout.col_words)
-
-
 def mask_words(live: Tensor, *grid: int) -> tuple[Tensor, Tensor]:
     """row_words and col_words of a BlockMask; empty where no kernel could read them."""
     row_words, col_words = _empty_words(live, *grid)
-    _fill_words(live, row_words, col_words, *grid)
+    _fill_words(MaskTensors((live, row_words, col_words)), grid, live.device)
     return row_words, col_words
 
 
-def _fill_words(live: Tensor, row_words: Tensor, col_words: Tensor, *grid: int) -> None:
-    if row_words.numel() or col_words.numel():
-        _native.C.mask_words(
-            live.data_ptr(), *grid, row_words.data_ptr(), col_words.data_ptr(),
-            *_native.launch_target(live.device),
-        )  # fmt: skip
+def _fill_words(mask: MaskTensors, grid: tuple[int, ...], device: torch.device) -> None:
+    live, row_words, col_words = mask.addresses()
+    if row_words:
+        target = _native.launch_target(device)
+        _native.C.mask_words(live, *grid, row_words, col_words, *target)
 
 
-def bernoulli_mask(
-    *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """live, row_words, col_words of a mask whose blocks are dropped independently."""
-    live, row_words, col_words = _empty_drawn(*grid, p=p, device=device)
-    if row_words.numel() and _draws_itself(device, generator):
-        addresses = (live.data_ptr(), row_words.data_ptr(), col_words.data_ptr())
-        _draw_bernoulli(addresses, grid, p, device, generator)
-    else:
-        live.bernoulli_(1.0 - p, generator=generator)
-        _fill_words(live, row_words, col_words, *grid)
-    return live, row_words, col_words
-
-
-def bernoulli_tensors(
-    grid: tuple[int, ...], p: float, device: torch.device, generator: torch.Generator | None
-) -> MaskTensors:
-    """The same draw with fewer calls, outside of graphs."""
-    lies = layout(*grid)
-    if not lies.col_words_at or not _draws_itself(device, generator):
-        return MaskTensors(bernoulli_mask(*grid, p=p, device=device, generator=generator))
-    buffer = torch.empty(lies.size, dtype=torch.int32, device=device)
-    at = buffer.data_ptr()
-    addresses = (at + lies.live_at, at, at + lies.col_words_at)
-    _draw_bernoulli(addresses, grid, p, device, generator)
-    return MaskTensors(None, buffer, lies)
-
-
-def _draws_itself(device: torch.device, generator: torch.Generator | None) -> bool:
-    """Whether our kernel draws, from a state that the host knows; else torch's draws.
-
-    While a CUDA graph is being captured the state lies on the GPU, where each replay advances it.
-    A generator of another device is refused by torch.
-    """
-    return (
-        _native.runs_on(device)
-        and not torch.cuda.is_current_stream_capturing()
-        and (generator is None or generator.device == device)
-    )
-
-
-def _draw_bernoulli(
-    addresses: tuple[int, int, int],
+def _fill_bernoulli(
+    mask: MaskTensors,
     grid: tuple[int, ...],
     p: float,
     device: torch.device,
     generator: torch.Generator | None,
 ) -> None:
-    """Fills live, row_words and col_words, and advances the generator as a draw of torch's does."""
+    """Drops each block on its own with probability p."""
+    live, row_words, col_words = mask.addresses()
+    if not row_words or not _state_is_on_the_host(device, generator):
+        mask.all()[0].bernoulli_(1.0 - p, generator=generator)
+        _fill_words(mask, grid, device)
+        return
     if generator is None:
         generator = _native.default_generator(device)
+    # As a kernel of torch's that draws up to four numbers a thread.
     offset = generator.get_offset()
     generator.set_offset(offset + 4)
-    seed = generator.initial_seed()
-    target = _native.launch_target(device)
-    _native.C.bernoulli_mask(1.0 - p, seed, offset, *grid, *addresses, *target)
+    seed, target = generator.initial_seed(), _native.launch_target(device)
+    _native.C.bernoulli_mask(1.0 - p, seed, offset, *grid, live, row_words, col_words, *target)
 
 
-def balanced_mask(
-    *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """live, row_words, col_words of a mask which keeps equally many blocks in every block row.
+def _state_is_on_the_host(device: torch.device, generator: torch.Generator | None) -> bool:
+    """Whether a GPU's draw may take seed and offset from here; else torch draws.
+
+    While a CUDA graph is being captured the state lies on the GPU, where each replay advances it.
+    A generator of another device is refused by torch.
+    """
+    is_here = not torch.cuda.is_current_stream_capturing()
+    return is_here and (generator is None or generator.device == device)
+
+
+def _fill_balanced(
+    mask: MaskTensors,
+    grid: tuple[int, ...],
+    p: float,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> None:
+    """Keeps equally many blocks in every block row.
 
     The block rows come in bands of L = C / gcd(keep, C). Row j of a band keeps the arc of `keep`
     places from place j * keep on, modulo C, of that band's own random permutation of the columns.
     Over a whole band the arcs cover every place equally often, over a part of one to within one.
     """
-    live, row_words, col_words = _empty_drawn(*grid, p=p, device=device)
-    if live.numel():
-        rows, columns = live.shape
-        keep = _balanced_count(columns, p, device, generator)
-        bands = -(-rows * gcd(keep, columns) // columns)
-        # Drawn even where they decide nothing, so that the next rounding is another one.
-        keys = torch.empty((bands, columns), dtype=torch.int32, device=device)
-        keys.random_(generator=generator)
-        if keep in (0, columns):
-            live.fill_(keep == columns)
-        elif _native.runs_on(device):
-            _native.C.balanced_live(
-                keys.data_ptr(),
-                rows,
-                columns,
-                keep,
-                live.data_ptr(),
-                *_native.launch_target(device),
-            )
-        else:
-            live.copy_(balanced_live(keys, rows, keep))
-        _fill_words(live, row_words, col_words, *grid)
-    return live, row_words, col_words
-
-
-def balanced_tensors(
-    grid: tuple[int, ...], p: float, device: torch.device, generator: torch.Generator | None
-) -> MaskTensors:
-    """The same draw, outside of graphs."""
-    return MaskTensors(balanced_mask(*grid, p=p, device=device, generator=generator))
+    rows, columns = grid_shape(*grid)
+    if not rows or not columns:
+        return
+    keep = _balanced_count(columns, p, device, generator)
+    bands = -(-rows * gcd(keep, columns) // columns)
+    # Drawn even where they decide nothing, so that the next rounding is another one.
+    keys = torch.empty((bands, columns), dtype=torch.int32, device=device)
+    keys.random_(generator=generator)
+    if keep in (0, columns):
+        mask.all()[0].fill_(keep == columns)
+    elif _native.runs_on(device):
+        live, target = mask.addresses()[0], _native.launch_target(device)
+        _native.C.balanced_live(keys.data_ptr(), rows, columns, keep, live, *target)
+    else:
+        mask.all()[0].copy_(balanced_live(keys, rows, keep))
+    _fill_words(mask, grid, device)
 
 
 def _balanced_count(
@@ -296,36 +161,63 @@ def _empty_drawn(
     return (live, *_empty_words(live, *grid))
 
 
+_FILLS = {"bernoulli": _fill_bernoulli, "balanced": _fill_balanced}
+SAMPLERS = tuple(_FILLS)
+
+
+def drawn(
+    sampler: str,
+    grid: tuple[int, ...],
+    p: float,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> MaskTensors:
+    """The tensors of a mask that a sampler draws; `grid` as `grid_shape` takes it."""
+    if not is_plain():
+        op = getattr(torch.ops.sparsedrop, f"{sampler}_mask")
+        return MaskTensors(op(*grid, p=p, device=device, generator=generator))
+    lies = layout(*grid)
+    if lies.live_at and _native.runs_on(device):
+        buffer = torch.empty(lies.size, dtype=torch.int32, device=device)
+        mask = MaskTensors(None, buffer, lies)
+    else:
+        mask = MaskTensors(_empty_drawn(*grid, p=p, device=device))
+    _FILLS[sampler](mask, grid, p, device, generator)
+    return mask
+
+
+def _kernel(sampler: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """The sampler's op: the same draw into tensors of their own, as the outputs of an op are."""
+
+    def draw(
+        *grid: int, p: float, device: torch.device, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        tensors = _empty_drawn(*grid, p=p, device=device)
+        _FILLS[sampler](MaskTensors(tensors), grid, p, device, generator)
+        return tensors
+
+    return draw
+
+
 def _register() -> torch.library.Library:
     """Defines the ops; the library must outlive them, so the module keeps it."""
     grid = "SymInt rows, SymInt cols, SymInt block_rows, SymInt block_cols"
-    drawn = "float p, Device device, Generator? generator=None) -> (Tensor, Tensor, Tensor)"
+    result = "float p, Device device, Generator? generator=None) -> (Tensor, Tensor, Tensor)"
     library = torch.library.Library("sparsedrop", "FRAGMENT")
     # Tagged, so that compiled graphs neither merge two draws nor repeat one.
     random = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
     plain = (torch.Tag.pt2_compliant_tag,)
-    for schema, tags, kernel, fake in (
-        (f"mask_words(Tensor live, {grid}) -> (Tensor, Tensor)", plain, mask_words, _empty_words),
-        (f"bernoulli_mask({grid}, *, {drawn}", random, bernoulli_mask, _empty_drawn),
-        (f"balanced_mask({grid}, *, {drawn}", random, balanced_mask, _empty_drawn),
-    ):
+
+    def add(schema: str, tags: Any, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
         name = schema.partition("(")[0]
         library.define(schema, tags=tags)
         library.impl(name, kernel, "CompositeExplicitAutograd")
         torch.library.register_fake(f"sparsedrop::{name}", fake, lib=library)
+
+    add(f"mask_words(Tensor live, {grid}) -> (Tensor, Tensor)", plain, mask_words, _empty_words)
+    for sampler in SAMPLERS:
+        add(f"{sampler}_mask({grid}, *, {result}", random, _kernel(sampler), _empty_drawn)
     return library
 
 
 _library = _register()
-
-DRAWS: dict[str, Callable[..., MaskTensors]] = {
-    "bernoulli": bernoulli_tensors,
-    "balanced": balanced_tensors,
-}
-"""What a sampler calls in eager mode."""
-
-DRAW_OPS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
-    "bernoulli": torch.ops.sparsedrop.bernoulli_mask,
-    "balanced": torch.ops.sparsedrop.balanced_mask,
-}
-"""What it calls where somebody watches."""

@@ -17,7 +17,8 @@ from torch.autograd import forward_ad
 
 from sparsedrop import cpu, cuda, reference
 from sparsedrop.block_mask import BlockMask, Masks, Side, expand_live, straight
-from sparsedrop.mask_ops import MaskTensors, is_plain
+from sparsedrop.mask_ops import is_plain
+from sparsedrop.mask_tensors import MaskTensors
 
 _aten = torch.ops.aten
 
@@ -271,7 +272,7 @@ def _unpack(
     return masks[0], masks[1], masks[2]
 
 
-def _kernel(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _kernel(run: _Way) -> Callable[..., Tensor]:
     """The op's implementation by a function that takes the masks as BlockMasks."""
 
     def kernel(
@@ -284,17 +285,10 @@ def _kernel(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         alpha: float,
         activation: str | None,
     ) -> Tensor:
-        masks = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
-        return run(a, b, bias, masks, alpha, activation)
+        a_mask, b_mask, out_mask = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
+        return run((a, a_mask, False), (b, b_mask, False), bias, out_mask, alpha, activation)
 
     return kernel
-
-
-def _masked_mm_on_cuda(
-    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
-) -> Tensor:
-    a_mask, b_mask, out_mask = masks
-    return cuda.masked_mm((a, a_mask, False), (b, b_mask, False), bias, out_mask, alpha, activation)
 
 
 def _fake(a: Tensor, b: Tensor, *_: object) -> Tensor:
@@ -309,8 +303,8 @@ def _register() -> torch.library.Library:
         "float[] keeps, float alpha, str? activation) -> Tensor",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
-    library.impl("masked_mm", _kernel(cpu.masked_mm), "CPU")
-    library.impl("masked_mm", _kernel(_masked_mm_on_cuda), "CUDA")
+    library.impl("masked_mm", _kernel(_on_cpu), "CPU")
+    library.impl("masked_mm", _kernel(cuda.masked_mm), "CUDA")
     torch.library.register_fake("sparsedrop::masked_mm", _fake, lib=library)
     return library
 
