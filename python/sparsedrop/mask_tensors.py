@@ -103,6 +103,8 @@ class MaskTensors:
 def _cut(buffer: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
     col_words_at, live_at = layout.col_words_at // 4, layout.live_at // 4
     rows, columns = layout.live
-    live = buffer[live_at:].view(torch.bool)[: rows * columns].view(rows, columns)
+    cells = buffer[live_at:].view(torch.uint8)[: rows * columns].view(rows, columns)
+    # The inductor of torch 2.11 knows no view as bool.
+    live = cells != 0 if torch.compiler.is_compiling() else cells.view(torch.bool)
     row_words = buffer[:col_words_at].view(layout.row_words)
     return live, row_words, buffer[col_words_at:live_at].view(layout.col_words)
