@@ -125,7 +125,7 @@ def _gradients(
     need_a, need_b, need_bias, _ = ctx.needs_input_grad
     a_column_major, b_column_major = ctx.column_major
     grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, out)
-    run = _way_for(grad, *(operand for operand in (a, b) if operand is not None))
+    run = _way_for(grad, grad if a is None else a, grad if b is None else b)
     grad_a = grad_b = grad_bias = None
     if need_a:
         left, right = (grad, out_mask, False), (b, b_mask, not b_turned)
