@@ -66,7 +66,7 @@ def masked_mm(
     alpha: float,
     activation: str | None,
 ) -> Tensor:
-    """The op's implementation for CUDA tensors; arguments as for `ops.masked_mm`."""
+    """The op on CUDA tensors: `left` plays a [m, k], `right` b [k, n], `bias` is [n]."""
     a, a_mask, a_turned = left
     b, b_mask, b_turned = right
     a_at, b_at, index = a.data_ptr(), b.data_ptr(), a.get_device()
