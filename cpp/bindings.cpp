@@ -18,17 +18,17 @@ namespace py = pybind11;
 namespace sparsedrop {
 namespace {
 
-using MaskTuple = std::tuple<uintptr_t, uintptr_t, int32_t, int32_t>;
-
 template <class T>
 T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-void check(cudaError_t status, std::string const& what) {
+// `what` makes the text that stands before CUDA's own reason.
+template <class What>
+void check(cudaError_t status, What const& what) {
   if (status != cudaSuccess) {
     cudaGetLastError();  // the error is reported here; the next call starts clean
-    throw std::runtime_error(what + ": " + cudaGetErrorString(status));
+    throw std::runtime_error(what() + ": " + cudaGetErrorString(status));
   }
 }
 
@@ -36,9 +36,9 @@ void check(cudaError_t status, std::string const& what) {
 class OnDevice {
  public:
   explicit OnDevice(int device) {
-    check(cudaGetDevice(&before_), "cudaGetDevice");
+    check(cudaGetDevice(&before_), [] { return std::string("cudaGetDevice"); });
     if (before_ != device) {
-      check(cudaSetDevice(device), "cudaSetDevice(" + std::to_string(device) + ")");
+      check(cudaSetDevice(device), [&] { return "cudaSetDevice(" + std::to_string(device) + ")"; });
       changed_ = true;
     }
   }
@@ -54,14 +54,6 @@ class OnDevice {
   int before_ = 0;
   bool changed_ = false;
 };
-
-Mask mask_from(std::optional<MaskTuple> const& mask) {
-  if (!mask) {
-    return {};
-  }
-  auto const [row_words, col_words, block_rows, block_cols] = *mask;
-  return {at<uint32_t const>(row_words), at<uint32_t const>(col_words), block_rows, block_cols};
-}
 
 std::vector<std::tuple<int, int, int, int>> tiles() {
   std::vector<std::tuple<int, int, int, int>> all;
@@ -79,22 +71,40 @@ std::string describe(Problem const& p, Choice choice) {
        << (choice.swap ? ", swapped" : "");
   for (auto const& [name, mask] :
        {std::pair("A", p.a_mask), std::pair("B", p.b_mask), std::pair("D", p.d_mask)}) {
-    if (mask.row_words != nullptr) {
+    if (mask.block_rows != 0) {
       text << ", blocks of " << name << " " << mask.block_rows << "x" << mask.block_cols;
     }
   }
   return text.str();
 }
 
+std::string describe(Blocking const& blocking) {
+  return "a [" + std::to_string(blocking.rows) + ", " + std::to_string(blocking.cols) +
+         "] matrix in blocks of " + std::to_string(blocking.block_rows) + "x" +
+         std::to_string(blocking.block_cols);
+}
+
 void bind_mask_words(uintptr_t live, int64_t rows, int64_t cols, int32_t block_rows,
                      int32_t block_cols, uintptr_t row_words, uintptr_t col_words, int device,
                      uintptr_t stream) {
+  Blocking const blocking{rows, cols, block_rows, block_cols};
   OnDevice const guard(device);
-  check(mask_words(at<uint8_t const>(live), rows, cols, block_rows, block_cols,
-                   at<uint32_t>(row_words), at<uint32_t>(col_words), at<CUstream_st>(stream)),
-        "sparsedrop.mask_words for a [" + std::to_string(rows) + ", " + std::to_string(cols) +
-            "] matrix in blocks of " + std::to_string(block_rows) + "x" +
-            std::to_string(block_cols));
+  check(mask_words(at<uint8_t const>(live), blocking, at<uint32_t>(row_words),
+                   at<uint32_t>(col_words), at<CUstream_st>(stream)),
+        [&] { return "sparsedrop.mask_words for " + describe(blocking); });
+}
+
+void bind_bernoulli_mask(double keep, uint64_t seed, uint64_t offset, int64_t rows, int64_t cols,
+                         int32_t block_rows, int32_t block_cols, uintptr_t live,
+                         uintptr_t row_words, uintptr_t col_words, int device, uintptr_t stream) {
+  Blocking const blocking{rows, cols, block_rows, block_cols};
+  OnDevice const guard(device);
+  check(bernoulli_mask({keep, seed, offset}, blocking, at<uint8_t>(live), at<uint32_t>(row_words),
+                       at<uint32_t>(col_words), at<CUstream_st>(stream)),
+        [&] {
+          return "sparsedrop.bernoulli_mask for " + describe(blocking) + ", keeping " +
+                 std::to_string(keep) + ", offset " + std::to_string(offset);
+        });
 }
 
 void bind_balanced_live(uintptr_t keys, int64_t grid_rows, int64_t grid_cols, int64_t keep,
@@ -102,41 +112,82 @@ void bind_balanced_live(uintptr_t keys, int64_t grid_rows, int64_t grid_cols, in
   OnDevice const guard(device);
   check(balanced_live(at<int32_t const>(keys), grid_rows, grid_cols, keep, at<uint8_t>(live),
                       at<CUstream_st>(stream)),
-        "sparsedrop.balanced_live for a grid of [" + std::to_string(grid_rows) + ", " +
-            std::to_string(grid_cols) + "] blocks, keeping " + std::to_string(keep) + " a row");
+        [&] {
+          return "sparsedrop.balanced_live for a grid of [" + std::to_string(grid_rows) + ", " +
+                 std::to_string(grid_cols) + "] blocks, keeping " + std::to_string(keep) + " a row";
+        });
 }
 
-void bind_matmul(int dtype, int64_t m, int64_t n, int64_t k, uintptr_t a, int64_t a_ld,
-                 bool a_k_major, uintptr_t b, int64_t b_ld, bool b_k_major, uintptr_t d,
-                 int64_t d_ld, std::optional<MaskTuple> const& a_mask,
-                 std::optional<MaskTuple> const& b_mask, std::optional<MaskTuple> const& out_mask,
-                 float alpha, uintptr_t bias, int activation, int tile, bool swap,
-                 uintptr_t workspace, int device, uintptr_t stream) {
-  Problem problem;
-  problem.dtype = DataType(dtype);
-  problem.m = m;
-  problem.n = n;
-  problem.k = k;
-  problem.a = {at<void const>(a), a_ld, a_k_major ? Order::row_major : Order::col_major};
-  problem.b = {at<void const>(b), b_ld, b_k_major ? Order::col_major : Order::row_major};
-  problem.d = at<void>(d);
-  problem.d_ld = d_ld;
-  problem.a_mask = mask_from(a_mask);
-  problem.b_mask = mask_from(b_mask);
-  problem.d_mask = mask_from(out_mask);
-  problem.bias = at<void const>(bias);
-  problem.alpha = alpha;
-  problem.activation = Activation(activation);
-  Choice const choice{tile, swap};
-  if (char const* reason = refusal(problem, choice)) {
-    throw std::runtime_error(describe(problem, choice) + ": " + reason);
+// A product and how it is run, all but its addresses: made once for a shape, launched many times.
+class Launch {
+ public:
+  using Block = std::optional<std::pair<int32_t, int32_t>>;
+
+  Launch(int dtype, int64_t m, int64_t n, int64_t k, int64_t a_ld, bool a_k_major, int64_t b_ld,
+         bool b_k_major, int64_t d_ld, Block const& a_block, Block const& b_block,
+         Block const& d_block, int activation, int tile, bool swap, int device)
+      : choice_{tile, swap}, device_(device) {
+    problem_.dtype = DataType(dtype);
+    problem_.m = m;
+    problem_.n = n;
+    problem_.k = k;
+    problem_.a = {nullptr, a_ld, a_k_major ? Order::row_major : Order::col_major};
+    problem_.b = {nullptr, b_ld, b_k_major ? Order::col_major : Order::row_major};
+    problem_.d_ld = d_ld;
+    set_block(problem_.a_mask, a_block);
+    set_block(problem_.b_mask, b_block);
+    set_block(problem_.d_mask, d_block);
+    problem_.activation = Activation(activation);
   }
-  OnDevice const guard(device);
-  cudaError_t const status = matmul(problem, choice, at<void>(workspace), at<CUstream_st>(stream));
-  if (status != cudaSuccess) {
-    check(status, describe(problem, choice));
+
+  size_t workspace_bytes() const {
+    return sparsedrop::workspace_bytes(problem_.m, problem_.n, choice_);
   }
-}
+
+  void operator()(uintptr_t a, uintptr_t b, uintptr_t d, uintptr_t a_row_words,
+                  uintptr_t a_col_words, uintptr_t b_row_words, uintptr_t b_col_words,
+                  uintptr_t d_row_words, uintptr_t d_col_words, float alpha, uintptr_t bias,
+                  uintptr_t workspace, uintptr_t stream) const {
+    Problem problem = problem_;
+    problem.a.data = at<void const>(a);
+    problem.b.data = at<void const>(b);
+    problem.d = at<void>(d);
+    set_words(problem.a_mask, a_row_words, a_col_words);
+    set_words(problem.b_mask, b_row_words, b_col_words);
+    set_words(problem.d_mask, d_row_words, d_col_words);
+    problem.alpha = alpha;
+    problem.bias = at<void const>(bias);
+    OnDevice const guard(device_);
+    check(matmul(problem, choice_, at<void>(workspace), at<CUstream_st>(stream)), [&] {
+      char const* const reason = refusal(problem, choice_);
+      return describe(problem, choice_) + (reason == nullptr ? "" : std::string(": ") + reason);
+    });
+  }
+
+ private:
+  static void set_block(Mask& mask, Block const& block) {
+    if (block) {
+      mask.block_rows = block->first;
+      mask.block_cols = block->second;
+    }
+  }
+
+  // Without words a mask would count as none, and its dropped blocks as live.
+  void set_words(Mask& mask, uintptr_t row_words, uintptr_t col_words) const {
+    bool const has_words = row_words != 0 && col_words != 0;
+    if (has_words != (mask.block_rows != 0)) {
+      throw std::runtime_error(
+          describe(problem_, choice_) + ": a mask in blocks of " + std::to_string(mask.block_rows) +
+          "x" + std::to_string(mask.block_cols) + (has_words ? " has words" : " has no words"));
+    }
+    mask.row_words = at<uint32_t const>(row_words);
+    mask.col_words = at<uint32_t const>(col_words);
+  }
+
+  Problem problem_;
+  Choice choice_;
+  int device_;
+};
 
 }  // namespace
 
@@ -145,11 +196,14 @@ PYBIND11_MODULE(_C, module) {
   module.attr("TILES") = tiles();
   module.attr("CUDA_ARCHS") = SPARSEDROP_CUDA_ARCHS;
   module.def("mask_words", &bind_mask_words);
+  module.def("bernoulli_mask", &bind_bernoulli_mask);
   module.def("balanced_live", &bind_balanced_live);
-  module.def("workspace_bytes", [](int64_t m, int64_t n, int tile, bool swap) {
-    return workspace_bytes(m, n, Choice{tile, swap});
-  });
-  module.def("matmul", &bind_matmul);
+  py::class_<Launch>(module, "Launch")
+      .def(py::init<int, int64_t, int64_t, int64_t, int64_t, bool, int64_t, bool, int64_t,
+                    Launch::Block const&, Launch::Block const&, Launch::Block const&, int, int,
+                    bool, int>())
+      .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
+      .def("__call__", &Launch::operator());
 }
 
 }  // namespace sparsedrop

@@ -137,6 +137,10 @@ BAD_CALLS = [
     (lambda: sparsedrop.dropout_linear(X, W, sampler=[]), ValueError, r"sampler is .* not \[\]"),
     (lambda: sparsedrop.dropout_linear(X, W, p=True), TypeError, "a number in .*, not bool"),
     (lambda: sparsedrop.linear(X.to_sparse(), W), TypeError, "x must be a dense tensor"),
+    (lambda: sparsedrop.linear(X, W, [1.0] * 48), TypeError, "bias must be a tensor, not list"),
+    (lambda: sparsedrop.linear(X, W.to_sparse()), TypeError, "weight must be a dense tensor"),
+    (lambda: sparsedrop.linear(X, W, B.to_sparse()), TypeError, "bias must be a dense tensor"),
+    (lambda: sparsedrop.linear(X, W[None]), ValueError, r"weight must have 2 extents, but is \["),
 ]
 
 # What disagrees is found out in evaluation too, and before a mask is drawn.

@@ -122,9 +122,9 @@ def test_balanced_kernel_follows_the_definition(grid):
     for keep in {1, columns // 2, columns - 1}:
         bands = -(-rows * math.gcd(keep, columns) // columns)
         torch.manual_seed(keep)
-        live, _, _ = mask_ops.balanced_mask(
-            *grid, 1, 1, p=1.0 - keep / columns, device=torch.device("cuda", 0)
-        )
+        live = BlockMask.balanced(
+            grid, 1.0 - keep / columns, block_shape=(1, 1), device="cuda"
+        ).live
         torch.manual_seed(keep)
         keys = torch.empty((bands, columns), dtype=torch.int32, device="cuda").random_()
         assert torch.equal(live, mask_ops.balanced_live(keys, rows, keep))

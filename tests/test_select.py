@@ -144,17 +144,28 @@ class Recorder:
     def __init__(self):
         self.calls = []
 
-    def workspace_bytes(self, m, n, tile, swap):
-        return 64
+    def mask_words(self, *args):
+        pass
 
-    def matmul(self, *args):
-        self.calls.append(args)
+    def Launch(self, *plan):  # noqa: N802 - the name of the class that it stands for
+        return RecordedLaunch(plan, self.calls)
+
+
+class RecordedLaunch:
+    workspace_bytes = 64
+
+    def __init__(self, plan, calls):
+        self.plan, self.calls = plan, calls
+
+    def __call__(self, *addresses):
+        self.calls.append((*self.plan, *addresses))
 
 
 NAMES = [
-    *("dtype", "m", "n", "k", "a", "a_ld", "a_k_major", "b", "b_ld", "b_k_major", "d", "d_ld"),
-    *("a_mask", "b_mask", "out_mask", "alpha", "bias", "activation"),
-    *("tile", "swap", "workspace", "device", "stream"),
+    *("dtype", "m", "n", "k", "a_ld", "a_k_major", "b_ld", "b_k_major", "d_ld"),
+    *("a_block", "b_block", "out_block", "activation", "tile", "swap", "device"),
+    *("a", "b", "d", "a_row_words", "a_col_words", "b_row_words", "b_col_words"),
+    *("out_row_words", "out_col_words", "alpha", "bias", "workspace", "stream"),
 ]
 
 
@@ -163,15 +174,26 @@ def launches(monkeypatch):
     """Runs the GPU path on CPU tensors against a recorder; returns the recorded launches."""
     recorder = Recorder()
     monkeypatch.setattr(_native, "C", recorder)
-    monkeypatch.setattr(cuda, "_gpu", lambda index: ((9, 0), TILES))
+    monkeypatch.setattr(_native, "runs_on", lambda device: True)
+    monkeypatch.setattr(_native, "current_stream", lambda index: 0)
     monkeypatch.setattr(_native, "launch_target", lambda device: (0, 0))
-    return recorder.calls
+    monkeypatch.setattr(cuda, "_gpu", lambda index: ((9, 0), TILES))
+    cuda._plan.cache_clear()
+    yield recorder.calls
+    cuda._plan.cache_clear()
 
 
-def _launch(launches, a, b, masks=(None, None, None), bias=None, activation=None):
+def _launch(launches, left, right, masks=(None, None, None), bias=None, activation=None):
+    """`left` and `right`: matrices, or (matrix, whether it plays transposed)."""
+    (a, a_turned), (b, b_turned) = (
+        side if isinstance(side, tuple) else (side, False) for side in (left, right)
+    )
+    a_mask, b_mask, out_mask = masks
     with select.override(path="sm90"):
-        out = cuda.masked_mm(a, b, bias, masks, 2.0, activation)
-    assert out.shape == (a.shape[0], b.shape[1])
+        out = cuda.masked_mm(
+            (a, a_mask, a_turned), (b, b_mask, b_turned), bias, out_mask, 2.0, activation
+        )
+    assert out.shape == (a.shape[a_turned], b.shape[not b_turned])
     assert out.is_contiguous()
     return dict(zip(NAMES, launches.pop(), strict=True))
 
@@ -192,9 +214,46 @@ def test_aligned_operands_are_read_in_place(a_order, b_order, launches):
     assert (args["a_k_major"], args["a_ld"]) == ((True, 128) if a_order == "row" else (False, 256))
     assert (args["b_k_major"], args["b_ld"]) == ((False, 384) if b_order == "row" else (True, 128))
     assert args["d_ld"] == 384
-    assert args["a_mask"][2:] == (128, 64)
-    assert args["b_mask"] is args["out_mask"] is None
+    assert args["a_block"] == (128, 64)
+    assert (args["a_row_words"], args["a_col_words"]) == (
+        mask.row_words.data_ptr(),
+        mask.col_words.data_ptr(),
+    )
+    assert args["b_block"] is args["out_block"] is None
+    assert args["b_row_words"] == args["out_col_words"] == 0
     assert (args["dtype"], args["alpha"], args["activation"]) == (0, 2.0, 3)
+
+
+@pytest.mark.parametrize("order", ["row", "col"])
+def test_a_turned_operand_is_the_transpose_with_its_mask(order, launches):
+    a, b = _matrix(128, 256, order), _matrix(384, 128, order)
+    a_mask = random_mask((128, 256), (64, 128), torch.device("cpu"))
+    b_mask = random_mask((384, 128), (256, 64), torch.device("cpu"))
+    out_mask = random_mask((256, 384), (128, 256), torch.device("cpu"))
+    turned = _launch(launches, (a, True), (b, True), (a_mask, b_mask, out_mask))
+    straight = _launch(launches, a.t(), b.t(), (a_mask.T, b_mask.T, out_mask))
+    for name in set(NAMES) - {"d", "workspace"}:
+        assert turned[name] == straight[name], name
+
+
+def test_a_plan_is_kept_for_its_shape_and_its_address_checked_each_time(launches):
+    masks = [random_mask((256, 128), (128, 64), torch.device("cpu")) for _ in range(2)]
+    b, values = _matrix(128, 384), torch.randn(256 * 128 + 8).bfloat16()
+    a, shifted = values[:-8].view(256, 128), values[1:-7].view(256, 128)
+
+    def product(a, mask):
+        cuda.masked_mm((a, mask, False), (b, None, False), None, None, 1.0, None)
+        return dict(zip(NAMES, launches.pop(), strict=True)) if launches else None
+
+    first = product(a, masks[0])
+    again = product(a.clone(), masks[1])
+    assert cuda._plan.cache_info().misses == 1
+    assert [again[name] for name in NAMES[:16]] == [first[name] for name in NAMES[:16]]
+    assert again["a_row_words"] == masks[1].row_words.data_ptr() != first["a_row_words"]
+    assert product(shifted, masks[0]) is None  # small and misaligned: the dense path
+    with select.override(tile=1):
+        assert product(a, masks[0])["tile"] == 1
+    assert product(a, masks[0])["tile"] == first["tile"] != 1
 
 
 def test_a_slice_of_a_wider_matrix_is_read_in_place(launches):
@@ -239,11 +298,10 @@ def test_what_cannot_be_read_in_place_is_copied(view, row_major, launches, monke
     a, copies, fit = view(), [], cuda._fit
     monkeypatch.setattr(cuda, "_fit", lambda *args: copies.append(fit(*args)) or copies[-1])
     args = _launch(launches, a, _matrix(a.shape[1], 64))
-    matrix, lies = copies[0]
-    assert lies.row_major == row_major
+    matrix = copies[0]
     assert args["a"] == matrix.data_ptr() != a.data_ptr()
     assert args["a"] % 16 == 0
-    assert args["a_k_major"] == lies.row_major
+    assert args["a_k_major"] == row_major
     assert args["a_ld"] % 8 == 0
     assert torch.equal(matrix[: a.shape[0], : a.shape[1]], a)
     assert not matrix[:, a.shape[1] :].any()
@@ -252,7 +310,7 @@ def test_what_cannot_be_read_in_place_is_copied(view, row_major, launches, monke
 def test_the_dense_path_is_the_reference(launches):
     a, b = torch.randn(64, 32), torch.randn(32, 48)
     mask = random_mask((64, 32), (16, 16), torch.device("cpu"))
-    out = cuda.masked_mm(a, b, None, (mask, None, None), 2.0, "relu")
+    out = cuda.masked_mm((a, mask, False), (b, None, False), None, None, 2.0, "relu")
     assert not launches
     expected = sparsedrop.reference.matmul(a, b, a_mask=mask, alpha=2.0, activation="relu")
     assert torch.equal(out, expected)

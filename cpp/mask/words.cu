@@ -1,6 +1,9 @@
-// A grid of booleans -> bit words in both orientations.
+// A grid of booleans, given or drawn here -> bit words in both orientations.
+
+#include <cmath>
 
 #include "mask/bits.hpp"
+#include "mask/philox.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
@@ -15,18 +18,46 @@ struct WordsOf {
   int64_t words_per_line;  // bits run along the other extent
   int64_t units;           // mask units along a line
   int64_t units_per_block;
-  int64_t line_stride;   // distance in `live` between neighbouring lines
-  int64_t block_stride;  // distance in `live` between neighbouring blocks of a line
+  int64_t line_stride;   // distance in the grid between neighbouring lines
+  int64_t block_stride;  // distance in the grid between neighbouring blocks of a line
+};
+
+// What a block is, by its index in the row-major grid. `by_rows`: asked for the words of the block
+// rows, where `starts_block` is true once for each block.
+
+struct GivenBlocks {
+  uint8_t const* live;
+
+  __device__ bool is_live(int64_t block, bool, bool) const { return live[block] != 0; }
+};
+
+// Both orientations draw the same, each for itself; the grid is written along with the rows.
+struct DrawnBlocks {
+  uint64_t seed;
+  uint64_t position;
+  uint64_t live_below;  // of 2^32
+  uint8_t* live;
+
+  __device__ bool is_live(int64_t block, bool by_rows, bool starts_block) const {
+    bool const drawn = philox(seed, position, uint64_t(block)).word[0] < live_below;
+    if (by_rows && starts_block) {
+      live[block] = drawn;
+    }
+    return drawn;
+  }
 };
 
 // One warp makes one word: each lane looks up the block that its bit belongs to.
-__device__ void make_word(uint8_t const* live, WordsOf const& to, int64_t index, int lane) {
+template <class Blocks>
+__device__ void make_word(Blocks const& blocks, WordsOf const& to, int64_t index, bool by_rows) {
+  int const lane = threadIdx.x % kWarp;
   int64_t const line = index / to.words_per_line;
   int64_t const unit = index % to.words_per_line * kWarp + lane;
   bool is_live = false;
   if (unit < to.units) {
     int64_t const block = unit / to.units_per_block;
-    is_live = live[line * to.line_stride + block * to.block_stride] != 0;
+    is_live = blocks.is_live(line * to.line_stride + block * to.block_stride, by_rows,
+                             block * to.units_per_block == unit);
   }
   uint32_t const word = __ballot_sync(0xffffffffu, is_live);
   if (lane == 0) {
@@ -34,44 +65,42 @@ __device__ void make_word(uint8_t const* live, WordsOf const& to, int64_t index,
   }
 }
 
-__global__ void mask_words_kernel(uint8_t const* live, WordsOf rows, WordsOf cols) {
-  int const lane = threadIdx.x % kWarp;
+template <class Blocks>
+__global__ void words_kernel(Blocks blocks, WordsOf rows, WordsOf cols) {
   int64_t const first = int64_t(blockIdx.x) * kWarpsPerCta + threadIdx.x / kWarp;
   int64_t const step = int64_t(gridDim.x) * kWarpsPerCta;
   int64_t const row_words = rows.lines * rows.words_per_line;
   int64_t const all_words = row_words + cols.lines * cols.words_per_line;
   for (int64_t i = first; i < all_words; i += step) {
     if (i < row_words) {
-      make_word(live, rows, i, lane);
+      make_word(blocks, rows, i, true);
     } else {
-      make_word(live, cols, i - row_words, lane);
+      make_word(blocks, cols, i - row_words, false);
     }
   }
 }
 
-}  // namespace
-
-cudaError_t mask_words(uint8_t const* live, int64_t rows, int64_t cols, int32_t block_rows,
-                       int32_t block_cols, uint32_t* row_words, uint32_t* col_words,
-                       cudaStream_t stream) {
-  if (block_rows <= 0 || block_cols <= 0 || block_rows % kMaskUnit != 0 ||
-      block_cols % kMaskUnit != 0) {
+template <class Blocks>
+cudaError_t launch(Blocks const& blocks, Blocking const& of, uint32_t* row_words,
+                   uint32_t* col_words, cudaStream_t stream) {
+  if (of.block_rows <= 0 || of.block_cols <= 0 || of.block_rows % kMaskUnit != 0 ||
+      of.block_cols % kMaskUnit != 0) {
     return cudaErrorInvalidValue;
   }
-  int64_t const grid_rows = ceil_div(rows, block_rows);
-  int64_t const grid_cols = ceil_div(cols, block_cols);
+  int64_t const grid_rows = ceil_div(of.rows, of.block_rows);
+  int64_t const grid_cols = ceil_div(of.cols, of.block_cols);
   WordsOf const by_row{row_words,
                        grid_rows,
-                       mask_line_words(cols),
-                       ceil_div(cols, kMaskUnit),
-                       block_cols / kMaskUnit,
+                       mask_line_words(of.cols),
+                       ceil_div(of.cols, kMaskUnit),
+                       of.block_cols / kMaskUnit,
                        grid_cols,
                        1};
   WordsOf const by_col{col_words,
                        grid_cols,
-                       mask_line_words(rows),
-                       ceil_div(rows, kMaskUnit),
-                       block_rows / kMaskUnit,
+                       mask_line_words(of.rows),
+                       ceil_div(of.rows, kMaskUnit),
+                       of.block_rows / kMaskUnit,
                        1,
                        grid_cols};
   int64_t const words = by_row.lines * by_row.words_per_line + by_col.lines * by_col.words_per_line;
@@ -81,8 +110,25 @@ cudaError_t mask_words(uint8_t const* live, int64_t rows, int64_t cols, int32_t 
   // A few thousand CTAs fill any GPU; larger grids of blocks loop.
   auto const ctas =
       unsigned(ceil_div(words, kWarpsPerCta) < 4096 ? ceil_div(words, kWarpsPerCta) : 4096);
-  mask_words_kernel<<<ctas, kWarp * kWarpsPerCta, 0, stream>>>(live, by_row, by_col);
+  words_kernel<<<ctas, kWarp * kWarpsPerCta, 0, stream>>>(blocks, by_row, by_col);
   return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t mask_words(uint8_t const* live, Blocking const& blocking, uint32_t* row_words,
+                       uint32_t* col_words, cudaStream_t stream) {
+  return launch(GivenBlocks{live}, blocking, row_words, col_words, stream);
+}
+
+cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, uint8_t* live,
+                           uint32_t* row_words, uint32_t* col_words, cudaStream_t stream) {
+  if (!(draw.keep >= 0.0 && draw.keep <= 1.0) || draw.offset % 4 != 0) {
+    return cudaErrorInvalidValue;
+  }
+  auto const live_below = uint64_t(std::llround(std::ldexp(draw.keep, 32)));
+  return launch(DrawnBlocks{draw.seed, draw.offset / 4, live_below, live}, blocking, row_words,
+                col_words, stream);
 }
 
 }  // namespace sparsedrop

@@ -8,9 +8,6 @@ TILES: list[tuple[int, int, int, int]]
 
 CUDA_ARCHS: str
 
-_Mask = tuple[int, int, int, int]
-"""Addresses of row_words and col_words, block_rows, block_cols."""
-
 def mask_words(
     live: int,
     rows: int,
@@ -23,33 +20,65 @@ def mask_words(
     stream: int,
     /,
 ) -> None: ...
-def balanced_live(
-    keys: int, grid_rows: int, grid_cols: int, keep: int, live: int, device: int, stream: int, /
-) -> None: ...
-def workspace_bytes(m: int, n: int, tile: int, swap: bool, /) -> int: ...
-def matmul(
-    dtype: int,
-    m: int,
-    n: int,
-    k: int,
-    a: int,
-    a_ld: int,
-    a_k_major: bool,
-    b: int,
-    b_ld: int,
-    b_k_major: bool,
-    d: int,
-    d_ld: int,
-    a_mask: _Mask | None,
-    b_mask: _Mask | None,
-    out_mask: _Mask | None,
-    alpha: float,
-    bias: int,
-    activation: int,
-    tile: int,
-    swap: bool,
-    workspace: int,
+def bernoulli_mask(
+    keep: float,
+    seed: int,
+    offset: int,
+    rows: int,
+    cols: int,
+    block_rows: int,
+    block_cols: int,
+    live: int,
+    row_words: int,
+    col_words: int,
     device: int,
     stream: int,
     /,
 ) -> None: ...
+def balanced_live(
+    keys: int, grid_rows: int, grid_cols: int, keep: int, live: int, device: int, stream: int, /
+) -> None: ...
+
+class Launch:
+    """A product and how it is run, all but its addresses; a block of None: no mask."""
+
+    def __init__(
+        self,
+        dtype: int,
+        m: int,
+        n: int,
+        k: int,
+        a_ld: int,
+        a_k_major: bool,
+        b_ld: int,
+        b_k_major: bool,
+        d_ld: int,
+        a_block: tuple[int, int] | None,
+        b_block: tuple[int, int] | None,
+        d_block: tuple[int, int] | None,
+        activation: int,
+        tile: int,
+        swap: bool,
+        device: int,
+        /,
+    ) -> None: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+    def __call__(
+        self,
+        a: int,
+        b: int,
+        d: int,
+        a_row_words: int,
+        a_col_words: int,
+        b_row_words: int,
+        b_col_words: int,
+        d_row_words: int,
+        d_col_words: int,
+        alpha: float,
+        bias: int,
+        workspace: int,
+        stream: int,
+        /,
+    ) -> None:
+        """Launches it. A mask's words are 0 where it has no block, and nowhere else."""

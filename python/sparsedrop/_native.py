@@ -39,10 +39,20 @@ def runs_on(device: torch.device) -> bool:
     return f"{major}{minor}a" in C.CUDA_ARCHS
 
 
+def default_generator(device: torch.device) -> torch.Generator:
+    """torch's default generator of that GPU. The device must have its index."""
+    return torch.cuda.default_generators[device.index]
+
+
 def launch_target(device: torch.device) -> tuple[int, int]:
     """Device index and address of torch's current stream there, as every launch takes them."""
+    return device.index, current_stream(device.index)
+
+
+def current_stream(index: int) -> int:
+    """Address of torch's current stream on GPU `index`."""
     # The address alone: torch.cuda.current_stream() makes a Stream object around it.
-    return device.index, torch._C._cuda_getCurrentRawStream(device.index)
+    return torch._C._cuda_getCurrentRawStream(index)
 
 
 def require_build_for(device: torch.device) -> None:

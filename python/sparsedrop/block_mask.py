@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import mask_ops
-from sparsedrop.mask_ops import grid_shape, is_plain
+from sparsedrop.mask_tensors import MaskTensors, grid_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,12 +31,22 @@ class BlockMask:
         keep: the expected live share where the host knows it (1 - p for the samplers), else None.
     """
 
-    live: Tensor
     shape: tuple[int, int]
     block_shape: tuple[int, int]
-    row_words: Tensor
-    col_words: Tensor
     keep: float | None
+    tensors: MaskTensors
+
+    @property
+    def live(self) -> Tensor:
+        return self.tensors.all()[0]
+
+    @property
+    def row_words(self) -> Tensor:
+        return self.tensors.all()[1]
+
+    @property
+    def col_words(self) -> Tensor:
+        return self.tensors.all()[2]
 
     @staticmethod
     def bernoulli(
@@ -50,6 +59,11 @@ class BlockMask:
     ) -> BlockMask:
         """Drops each block independently with probability p (Lo 2024, section 3).
 
+        On a GPU, where the kernels read such blocks, one kernel draws the mask from the generator's
+        state, to 2**-32 of p, and advances it. In a CUDA graph, that of
+        torch.compile(mode="reduce-overhead") too, the state is on the GPU and torch draws: as for
+        nn.Dropout, a replay gives other masks than eager mode does from the same seed.
+
         Args:
             shape: (rows, cols) of the matrix.
             p: drop probability in [0, 1].
@@ -61,8 +75,8 @@ class BlockMask:
             ValueError: for p outside [0, 1] or an extent that is no matrix extent or block extent.
             TypeError: for a shape or block shape that is not two integers.
         """
-        draw = mask_ops.bernoulli_mask if is_plain() else torch.ops.sparsedrop.bernoulli_mask
-        return _drawn(draw, shape, p, block_shape, device, generator)
+        shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
+        return draw("bernoulli", shape, p, block_shape, _device(device), generator)
 
     @staticmethod
     def balanced(
@@ -82,8 +96,8 @@ class BlockMask:
 
         Args, Raises: as for `bernoulli`.
         """
-        draw = mask_ops.balanced_mask if is_plain() else torch.ops.sparsedrop.balanced_mask
-        return _drawn(draw, shape, p, block_shape, device, generator)
+        shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
+        return draw("balanced", shape, p, block_shape, _device(device), generator)
 
     @staticmethod
     def from_live(
@@ -106,24 +120,22 @@ class BlockMask:
                 f"{list(block_shape)} has a grid of {list(grid)}"
             )
         live = live.detach().clone(memory_format=torch.contiguous_format)
-        words = torch.ops.sparsedrop.mask_words(live, *shape, *block_shape)
-        return _from_tensors((live, *words), shape, block_shape, None)
+        return _of_grid(live, shape, block_shape, None)
 
     @property
     def T(self) -> BlockMask:  # noqa: N802 - the name torch gives a transpose
         """The mask of the transposed matrix; views and swaps, nothing is copied."""
+        live, row_words, col_words = self.tensors.all()
         return BlockMask(
-            self.live.t(),
             (self.shape[1], self.shape[0]),
             (self.block_shape[1], self.block_shape[0]),
-            self.col_words,
-            self.row_words,
             self.keep,
+            MaskTensors((live.t(), col_words, row_words)),
         )
 
     @property
     def device(self) -> torch.device:
-        return self.live.device
+        return self.tensors.device
 
     def density(self) -> float:
         """Share of the matrix's elements that are live. Reads the device, so it waits for a GPU."""
@@ -143,11 +155,12 @@ class BlockMask:
         live = self.live.to(device)
         if live.device == self.live.device:
             return self
-        return _rebuilt(live, self.shape, self.block_shape, self.keep)
+        return _of_grid(live.contiguous(), self.shape, self.block_shape, self.keep)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What the kernels read belongs to a device: it is built anew wherever the grid ends up.
-        return _rebuilt, (self.live, self.shape, self.block_shape, self.keep)
+        live = self.live.clone(memory_format=torch.contiguous_format)
+        return _of_grid, (live, self.shape, self.block_shape, self.keep)
 
     def __repr__(self) -> str:
         return (
@@ -169,6 +182,17 @@ class BlockMask:
 Masks = tuple[BlockMask | None, BlockMask | None, BlockMask | None]
 """The masks of a product's a, b and out."""
 
+Side = tuple[Tensor, BlockMask | None, bool]
+"""An operand as it is given: the matrix, its mask, and whether both play transposed."""
+
+
+def straight(side: Side) -> tuple[Tensor, BlockMask | None]:
+    """The operand and its mask as they play."""
+    matrix, mask, turned = side
+    if not turned:
+        return matrix, mask
+    return matrix.t(), None if mask is None else mask.T
+
 
 def expand_live(live: Tensor, block_shape: tuple[int, int], shape: tuple[int, int]) -> Tensor:
     """The grid `live` with each cell spread over its block, cropped to `shape`."""
@@ -180,7 +204,7 @@ def expand_live(live: Tensor, block_shape: tuple[int, int], shape: tuple[int, in
 
 def check_p(p: float) -> float:
     """p as a float; ValueError where it is no probability."""
-    if not isinstance(p, (int, float, torch.SymFloat)) or isinstance(p, bool):
+    if not isinstance(p, (float, int, torch.SymFloat)) or isinstance(p, bool):
         raise TypeError(f"p must be a number in [0, 1], not {type(p).__name__}")
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p is a probability in [0, 1], not {p}")
@@ -206,10 +230,12 @@ def check_shape(shape: tuple[int, int]) -> tuple[int, int]:
 def _two_ints(name: str, pair: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name} must be two integers, not {pair!r}")
-    for n in pair:
-        if not isinstance(n, (int, torch.SymInt)) or isinstance(n, bool):
-            raise TypeError(f"{name} must be two integers, not {pair!r}")
-    return (pair[0], pair[1])
+    first, second = pair
+    if type(first) is not int or type(second) is not int:
+        for n in pair:
+            if not isinstance(n, (int, torch.SymInt)) or isinstance(n, bool):
+                raise TypeError(f"{name} must be two integers, not {pair!r}")
+    return first, second
 
 
 def _device(device: torch.device | str | None) -> torch.device:
@@ -222,34 +248,22 @@ def _device(device: torch.device | str | None) -> torch.device:
     return device
 
 
-def _drawn(
-    draw: Callable[..., tuple[Tensor, Tensor, Tensor]],
+def draw(
+    sampler: str,
     shape: tuple[int, int],
     p: float,
     block_shape: tuple[int, int],
-    device: torch.device | str | None,
-    generator: torch.Generator | None,
+    device: torch.device,
+    generator: torch.Generator | None = None,
 ) -> BlockMask:
-    """The mask that a sampler's op or implementation draws, its arguments checked first."""
-    shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
-    tensors = draw(*shape, *block_shape, p=p, device=_device(device), generator=generator)
-    return _from_tensors(tensors, shape, block_shape, 1.0 - p)
+    """The mask of "bernoulli" or "balanced" on checked arguments; the device has its index."""
+    tensors = mask_ops.drawn(sampler, (*shape, *block_shape), p, device, generator)
+    return BlockMask(shape, block_shape, 1.0 - p, tensors)
 
 
-def _rebuilt(
+def _of_grid(
     live: Tensor, shape: tuple[int, int], block_shape: tuple[int, int], keep: float | None
 ) -> BlockMask:
-    """The mask of a grid that was another one's, with what the kernels read on its device."""
-    live = live.contiguous()
+    """The mask of a contiguous grid, with what the kernels read on the grid's device."""
     words = torch.ops.sparsedrop.mask_words(live, *shape, *block_shape)
-    return _from_tensors((live, *words), shape, block_shape, keep)
-
-
-def _from_tensors(
-    tensors: tuple[Tensor, Tensor, Tensor],
-    shape: tuple[int, int],
-    block_shape: tuple[int, int],
-    keep: float | None,
-) -> BlockMask:
-    live, row_words, col_words = tensors
-    return BlockMask(live, shape, block_shape, row_words, col_words, keep)
+    return BlockMask(shape, block_shape, keep, MaskTensors((live, *words)))

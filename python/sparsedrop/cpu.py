@@ -39,7 +39,7 @@ def masked_mm(
     a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
 ) -> Tensor:
     """The op's implementation for CPU tensors; arguments as for `ops.masked_mm`."""
-    choice = select.decide(select.request_for("cpu", a, b, masks))
+    choice = select.decide(select.cpu_request(a, b, masks))
     if choice.path == "dense":
         return reference.masked_mm(a, b, bias, masks, alpha, activation)
     if a.dtype == torch.float16:

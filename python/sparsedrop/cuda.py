@@ -1,24 +1,34 @@
 """The operation on a GPU: the kernels of `_C` where `select` chooses them, else masked operands.
 
-Nothing here waits for the GPU: sizes and choices come from what the host knows.
+Nothing here waits for the GPU: sizes and choices come from what the host knows. All that does not
+depend on addresses is worked out once for a shape, and kept as a plan.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsedrop import _native, reference, select
-from sparsedrop.block_mask import BlockMask, Masks
+from sparsedrop.block_mask import BlockMask, Side, straight
+
+if TYPE_CHECKING:
+    from sparsedrop import _C
 
 _DTYPE_CODES = {torch.bfloat16: 0, torch.float16: 1}
 _ACTIVATION_CODES = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
 
 _UNIT = 8
 """Elements in 16 bytes: the kernels' loads want addresses and strides in multiples of them."""
+
+_ALIGNMENT = 15
+"""Bits of an address that must be 0."""
+
+
+_NO_MASK = (0, 0, 0)
 
 
 class Operand(NamedTuple):
@@ -29,41 +39,137 @@ class Operand(NamedTuple):
     in_place: bool
 
 
+class Fit(NamedTuple):
+    """How an operand lies, and the extents to which it is copied where it cannot be read so."""
+
+    lies: Operand
+    rows: int
+    cols: int
+
+
+class Plan(NamedTuple):
+    """How the products of one shape are run."""
+
+    out_shape: tuple[int, int]
+    # 2-byte elements.
+    workspace: int
+    launch: _C.Launch
+    # Of a and b, where one of them has to be copied or padded.
+    fits: tuple[Fit, Fit] | None
+
+
 def masked_mm(
-    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+    left: Side,
+    right: Side,
+    bias: Tensor | None,
+    out_mask: BlockMask | None,
+    alpha: float,
+    activation: str | None,
 ) -> Tensor:
-    """The op's implementation for CUDA tensors; arguments as for `ops.masked_mm`."""
-    a_lies, b_lies = describe(a), describe(b)
-    capability, tiles = _gpu(a.device.index)
-    request = select.request_for(
-        "cuda",
-        a,
-        b,
-        masks,
-        a_k_major=a_lies.row_major,
-        b_k_major=not b_lies.row_major,
-        aligned=a_lies.in_place and b_lies.in_place and b.shape[1] % _UNIT == 0,
-        capability=capability,
-        tiles=tiles,
+    """The op on CUDA tensors: `left` plays a [m, k], `right` b [k, n], `bias` is [n]."""
+    a, a_mask, a_turned = left
+    b, b_mask, b_turned = right
+    a_at, b_at, index = a.data_ptr(), b.data_ptr(), a.get_device()
+    # One flat tuple: this is looked up for every product.
+    key = (
+        a.dtype, index, activation,
+        a.shape, a.stride(), not a_at & _ALIGNMENT, a_turned,
+        b.shape, b.stride(), not b_at & _ALIGNMENT, b_turned,
+        None if a_mask is None else (a_mask.block_shape, a_mask.keep),
+        None if b_mask is None else (b_mask.block_shape, b_mask.keep),
+        None if out_mask is None else (out_mask.block_shape, out_mask.keep),
+    )  # fmt: skip
+    plan = _plan(key) if select.is_free() else _make_plan(key)
+    if plan is None:
+        (a, a_mask), (b, b_mask) = straight(left), straight(right)
+        return reference.masked_mm(a, b, bias, (a_mask, b_mask, out_mask), alpha, activation)
+    out_shape, workspace, launch, fits = plan
+    if fits is not None:
+        a, b = _fit(a, fits[0]), _fit(b, fits[1])
+        a_at, b_at = a.data_ptr(), b.data_ptr()
+    bias_at = 0 if bias is None else bias.data_ptr()
+    if bias is not None and (
+        bias_at & _ALIGNMENT or not bias.is_contiguous() or bias.shape[0] != out_shape[1]
+    ):
+        bias = torch.cat([bias, bias.new_zeros(out_shape[1] - bias.shape[0])])
+        bias_at = bias.data_ptr()
+    out = a.new_empty(out_shape)
+    scratch = a.new_empty(workspace) if workspace else None
+    _, a_rows, a_cols = _NO_MASK if a_mask is None else a_mask.tensors.addresses()
+    _, b_rows, b_cols = _NO_MASK if b_mask is None else b_mask.tensors.addresses()
+    _, out_rows, out_cols = _NO_MASK if out_mask is None else out_mask.tensors.addresses()
+    if a_turned:
+        a_rows, a_cols = a_cols, a_rows
+    if b_turned:
+        b_rows, b_cols = b_cols, b_rows
+    launch(
+        a_at, b_at, out.data_ptr(), a_rows, a_cols, b_rows, b_cols, out_rows, out_cols,
+        alpha, bias_at, 0 if scratch is None else scratch.data_ptr(), _native.current_stream(index),
+    )  # fmt: skip
+    if fits is None:
+        return out
+    m, n = left[0].shape[a_turned], right[0].shape[not b_turned]
+    return out if out_shape == (m, n) else out[:m, :n].contiguous()
+
+
+def _make_plan(key: tuple[Any, ...]) -> Plan | None:
+    """The plan for what `masked_mm` looks up; None for the dense path."""
+    dtype, index, activation, *operands, a_mask, b_mask, out_mask = key
+    a_shape, a_strides, a_aligned, a_turned, b_shape, b_strides, b_aligned, b_turned = operands
+    m, k = a_shape[::-1] if a_turned else a_shape
+    n = b_shape[not b_turned]
+    a_lies, b_lies = (
+        describe(a_shape, a_strides, a_aligned),
+        describe(b_shape, b_strides, b_aligned),
     )
-    choice = select.decide(request)
-    if choice.path == "sm90":
-        return _run_kernel(a, b, bias, masks, alpha, activation, a_lies, b_lies, choice)
-    return reference.masked_mm(a, b, bias, masks, alpha, activation)
+    a_k_major, b_k_major = a_lies.row_major != a_turned, b_lies.row_major == b_turned
+    capability, tiles = _gpu(index)
+    (a_block, a_keep), (b_block, b_keep), (out_block, out_keep) = (
+        _as_it_plays(a_mask, a_turned),
+        _as_it_plays(b_mask, b_turned),
+        _as_it_plays(out_mask, False),
+    )
+    choice = select.decide(
+        select.Request(
+            "cuda", dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep,
+            a_k_major=a_k_major,
+            b_k_major=b_k_major,
+            aligned=a_lies.in_place and b_lies.in_place and n % _UNIT == 0,
+            capability=capability,
+            tiles=tiles,
+        )
+    )  # fmt: skip
+    if choice.path != "sm90":
+        return None
+    # The extents that are contiguous in memory grow to whole units, in every operand alike: a zero
+    # of the padding then meets a zero, and never a NaN.
+    k_pad = _round_up(k) if a_k_major or b_k_major else k
+    m_pad, n_pad = m if a_k_major else _round_up(m), _round_up(n)
+    a_fit = _fit_for(a_shape, a_lies, (k_pad, m_pad) if a_turned else (m_pad, k_pad))
+    b_fit = _fit_for(b_shape, b_lies, (n_pad, k_pad) if b_turned else (k_pad, n_pad))
+    launch = _native.C.Launch(
+        _DTYPE_CODES[dtype], m_pad, n_pad, k_pad, a_fit.lies.ld, a_k_major, b_fit.lies.ld,
+        b_k_major, n_pad, a_block, b_block, out_block, _ACTIVATION_CODES[activation],
+        choice.tile, choice.swap, index,
+    )  # fmt: skip
+    in_place = a_fit.lies.in_place and b_fit.lies.in_place and (m, n) == (m_pad, n_pad)
+    workspace = -(-launch.workspace_bytes // 2)
+    return Plan((m_pad, n_pad), workspace, launch, None if in_place else (a_fit, b_fit))
 
 
-def describe(matrix: Tensor) -> Operand:
-    """The layout of a 2-D tensor."""
-    rows, cols = matrix.shape
-    row_stride, col_stride = matrix.stride()
+_plan = functools.lru_cache(maxsize=4096)(_make_plan)
+
+
+def describe(shape: tuple[int, int], strides: tuple[int, int], aligned: bool) -> Operand:
+    """The layout of a 2-D tensor, whose address is `aligned` or not."""
+    (rows, cols), (row_stride, col_stride) = shape, strides
     if col_stride == 1 and (row_stride >= cols or rows == 1):
         row_major, extent, ld = True, cols, row_stride if rows > 1 else cols
     elif row_stride == 1 and (col_stride >= rows or cols == 1):
         row_major, extent, ld = False, rows, col_stride if cols > 1 else rows
     else:
         return Operand(True, cols, False)
-    in_place = extent % _UNIT == 0 and ld % _UNIT == 0 and matrix.data_ptr() % 16 == 0
-    return Operand(row_major, ld, in_place)
+    return Operand(row_major, ld, extent % _UNIT == 0 and ld % _UNIT == 0 and aligned)
 
 
 @functools.cache
@@ -73,62 +179,33 @@ def _gpu(index: int) -> tuple[tuple[int, int], tuple[select.Tile, ...]]:
     return _native.capability(index), tiles
 
 
-def _run_kernel(
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None,
-    masks: Masks,
-    alpha: float,
-    activation: str | None,
-    a_lies: Operand,
-    b_lies: Operand,
-    choice: select.Choice,
-) -> Tensor:
-    (m, k), n = a.shape, b.shape[1]
-    # The extents that are contiguous in memory grow to whole units, in every operand alike: a zero
-    # of the padding then meets a zero, and never a NaN.
-    k_pad = _round_up(k) if a_lies.row_major or not b_lies.row_major else k
-    m_pad, n_pad = m if a_lies.row_major else _round_up(m), _round_up(n)
-    a, a_lies = _fit(a, a_lies, m_pad, k_pad)
-    b, b_lies = _fit(b, b_lies, k_pad, n_pad)
-    if bias is not None and (n_pad != n or bias.stride(0) != 1 or bias.data_ptr() % 16):
-        bias = torch.cat([bias, bias.new_zeros(n_pad - n)])
-    out = a.new_empty((m_pad, n_pad))
-    device = a.device
-    workspace = torch.empty(
-        _native.C.workspace_bytes(m_pad, n_pad, choice.tile, choice.swap),
-        dtype=torch.uint8,
-        device=device,
-    )
-    a_mask, b_mask, out_mask = masks
-    _native.C.matmul(
-        _DTYPE_CODES[a.dtype], m_pad, n_pad, k_pad,
-        a.data_ptr(), a_lies.ld, a_lies.row_major,
-        b.data_ptr(), b_lies.ld, not b_lies.row_major,
-        out.data_ptr(), n_pad,
-        _mask_arg(a_mask), _mask_arg(b_mask), _mask_arg(out_mask),
-        alpha, 0 if bias is None else bias.data_ptr(), _ACTIVATION_CODES[activation],
-        choice.tile, choice.swap, workspace.data_ptr(),
-        *_native.launch_target(device),
-    )  # fmt: skip
-    return out if (m_pad, n_pad) == (m, n) else out[:m, :n].contiguous()
+def _as_it_plays(
+    mask: tuple[select.Block, float | None] | None, turned: bool
+) -> tuple[select.Block | None, float | None]:
+    """Blocks and keep of a mask, or of its transpose."""
+    if mask is None:
+        return None, None
+    block, keep = mask
+    return (block[1], block[0]) if turned else block, keep
 
 
-def _fit(matrix: Tensor, lies: Operand, rows: int, cols: int) -> tuple[Tensor, Operand]:
+def _fit_for(shape: tuple[int, int], lies: Operand, wanted: tuple[int, int]) -> Fit:
+    if lies.in_place and tuple(shape) == wanted:
+        return Fit(lies, *wanted)
+    # Until it is copied it is not in place; its leading dimension is the copy's already.
+    return Fit(Operand(lies.row_major, wanted[1] if lies.row_major else wanted[0], False), *wanted)
+
+
+def _fit(matrix: Tensor, fit: Fit) -> Tensor:
     """The matrix itself where the kernels can read it, else an aligned copy, padded with zeros."""
-    if lies.in_place and matrix.shape == (rows, cols):
-        return matrix, lies
+    lies, rows, cols = fit
+    if lies.in_place:
+        return matrix
     zeros = matrix.new_zeros((rows, cols) if lies.row_major else (cols, rows))
     copy = zeros if lies.row_major else zeros.t()
     copy[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return copy, Operand(lies.row_major, cols if lies.row_major else rows, True)
+    return copy
 
 
 def _round_up(extent: int) -> int:
     return -(-extent // _UNIT) * _UNIT
-
-
-def _mask_arg(mask: BlockMask | None) -> tuple[int, int, int, int] | None:
-    if mask is None:
-        return None
-    return (mask.row_words.data_ptr(), mask.col_words.data_ptr(), *mask.block_shape)

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sparsedrop import _native, ops, reference
+from sparsedrop import _native, block_mask, ops, reference
 from sparsedrop.block_mask import BlockMask, Masks, check_block_shape, check_p
+from sparsedrop.mask_ops import SAMPLERS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SAMPLERS = {"bernoulli": BlockMask.bernoulli, "balanced": BlockMask.balanced}
 
 
 def matmul(
@@ -47,14 +47,14 @@ def matmul(
     """
     _check_operand("a", a, 2)
     _check_operand("b", b, 2)
-    if a.shape[1] != b.shape[0]:
+    (m, k), (b_rows, n) = a.shape, b.shape
+    if k != b_rows:
         raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
-    _check_agree((("a", a), ("b", b)))
-    a, b = _cast(a), _cast(b)
+    dtype = _agreed_dtype(("a", "b"), a, b)
     masks = (a_mask, b_mask, out_mask)
-    m, n, k = a.shape[0], b.shape[1], a.shape[1]
     _check_masks(("a_mask", "b_mask", "out_mask"), masks, ((m, k), (k, n), (m, n)), a.device)
-    return ops.masked_mm(a, b, None, masks, _number("alpha", alpha), None)
+    alpha = _number("alpha", alpha)
+    return ops.masked_mm(_cast(a, dtype), _cast(b, dtype), None, masks, alpha, None)
 
 
 def linear(
@@ -94,14 +94,14 @@ def linear(
     if not is_name or activation not in reference.ACTIVATIONS:
         known = ", ".join(repr(name) for name in reference.ACTIVATIONS)
         raise ValueError(f"activation is one of {known}, not {activation!r}")
-    _check_linear(x, weight, bias)
+    dtype = _check_linear(x, weight, bias)
     n, k = weight.shape
-    rows = math.prod(x.shape[:-1])
+    rows = _rows(x)
     masks = (x_mask, weight_mask, out_mask)
     _check_masks(
         ("x_mask", "weight_mask", "out_mask"), masks, ((rows, k), (n, k), (rows, n)), x.device
     )
-    return _linear(x, weight, bias, masks, _number("alpha", alpha), activation)
+    return _linear(x, weight, bias, dtype, masks, _number("alpha", alpha), activation)
 
 
 def dropout_linear(
@@ -134,13 +134,14 @@ def dropout_linear(
     """
     p, block_shape = check_p(p), check_block_shape(block_shape)
     check_sampler(sampler)
-    _check_linear(x, weight, bias)
+    dtype = _check_linear(x, weight, bias)
     if not training or p == 0.0:
         return nn.functional.linear(x, weight, bias)
-    _native.require_build_for(x.device)
-    shape = (math.prod(x.shape[:-1]), x.shape[-1])
-    mask = SAMPLERS[sampler](shape, p, block_shape=block_shape, device=x.device)
-    return _linear(x, weight, bias, (mask, None, None), reference.dropout_scale(p), None)
+    device = x.device
+    _native.require_build_for(device)
+    mask = block_mask.draw(sampler, (_rows(x), x.shape[-1]), p, block_shape, device)
+    masks = (mask, None, None)
+    return _linear(x, weight, bias, dtype, masks, reference.dropout_scale(p), None)
 
 
 def check_sampler(sampler: str) -> str:
@@ -151,23 +152,32 @@ def check_sampler(sampler: str) -> str:
     return sampler
 
 
+def _rows(x: Tensor) -> int:
+    """M of x flattened to [M, K]."""
+    return x.shape[0] if x.dim() == 2 else math.prod(x.shape[:-1])
+
+
 def _linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    dtype: torch.dtype,
     masks: Masks,
     alpha: float,
     activation: str | None,
 ) -> Tensor:
-    """`linear` on checked arguments."""
-    x, weight, bias = _cast(x), _cast(weight), None if bias is None else _cast(bias)
-    x_mask, weight_mask, out_mask = masks
-    masks = (x_mask, None if weight_mask is None else weight_mask.T, out_mask)
+    """`linear` on checked arguments, in the dtype that autocast wants."""
+    x, weight = _cast(x, dtype), _cast(weight, dtype)
+    bias = None if bias is None else _cast(bias, dtype)
     if x.dim() == 2:
-        return ops.masked_mm(x, weight.t(), bias, masks, alpha, activation)
-    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    out = ops.masked_mm(flat, weight.t(), bias, masks, alpha, activation)
+        return ops.masked_mm(x, weight, bias, masks, alpha, activation, b_turned=True)
+    flat = x.reshape(_rows(x), x.shape[-1])
+    out = ops.masked_mm(flat, weight, bias, masks, alpha, activation, b_turned=True)
     return out.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
@@ -176,54 +186,86 @@ def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
     if operand.dtype not in DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"{name} must be of {known}, not {operand.dtype}")
-    if operand.layout != torch.strided:
+    if operand.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, not one of layout {operand.layout}")
     if operand.dim() != rank if rank is not None else operand.dim() == 0:
         wanted = "at least one extent" if rank is None else f"{rank} extents"
         raise ValueError(f"{name} must have {wanted}, but is {list(operand.shape)}")
 
 
-def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _is_usual(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether `_check_linear` would find nothing, and autocast does nothing: in one look.
+
+    The checks that have a sentence ready for each fault cost the host three times as much.
+    """
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
+        return False
+    dtype, device = x.dtype, x.device
+    x_shape, weight_shape = x.shape, weight.shape
+    return (
+        dtype in DTYPES
+        and weight.dtype is dtype
+        and x.layout is torch.strided
+        and weight.layout is torch.strided
+        and weight.device == device
+        and len(weight_shape) == 2
+        and len(x_shape) > 0
+        and x_shape[-1] == weight_shape[1]
+        and (
+            bias is None
+            or (
+                isinstance(bias, Tensor)
+                and bias.dtype is dtype
+                and bias.layout is torch.strided
+                and bias.device == device
+                and bias.shape == weight_shape[:1]
+            )
+        )
+        and not torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
+    )
+
+
+def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
+    """The dtype of the product."""
+    if _is_usual(x, weight, bias):
+        return x.dtype
     _check_operand("x", x, None)
     _check_operand("weight", weight, 2)
-    if x.shape[-1] != weight.shape[1]:
+    n, k = weight.shape
+    if x.shape[-1] != k:
         raise ValueError(
             f"x is {list(x.shape)} and weight is {list(weight.shape)}: inner extents differ"
         )
-    if bias is not None:
-        _check_operand("bias", bias, 1)
-        if bias.shape[0] != weight.shape[0]:
-            raise ValueError(
-                f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: "
-                "outer extents differ"
-            )
-    named = (("x", x), ("weight", weight))
-    _check_agree(named if bias is None else (*named, ("bias", bias)))
+    if bias is None:
+        return _agreed_dtype(("x", "weight"), x, weight)
+    _check_operand("bias", bias, 1)
+    if bias.shape[0] != n:
+        raise ValueError(
+            f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: outer extents differ"
+        )
+    return _agreed_dtype(("x", "weight", "bias"), x, weight, bias)
 
 
-def _check_agree(named: tuple[tuple[str, Tensor], ...]) -> None:
-    """ValueError where devices, or dtypes as autocast leaves them, disagree."""
-    first_name, first = named[0]
-    for name, tensor in named[1:]:
-        if tensor.device != first.device:
-            raise ValueError(f"{first_name} is on {first.device} and {name} is on {tensor.device}")
-    dtypes = [_dtype_of(tensor) for _, tensor in named]
-    for (name, _), dtype in zip(named[1:], dtypes[1:], strict=True):
-        if dtype != dtypes[0]:
-            raise ValueError(f"{first_name} is {dtypes[0]} and {name} is {dtype}")
-
-
-def _dtype_of(tensor: Tensor) -> torch.dtype:
-    """The dtype in which autocast has it; as for torch's own products, float64 is left alone."""
-    kind = tensor.device.type
+def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
+    """The dtype of all, as autocast leaves it; ValueError where it, or a device, disagrees."""
+    first = tensors[0]
+    device = first.device
+    kind = "cuda" if first.is_cuda else device.type
     # Asking about a device that has no autocast, such as meta, is an error.
-    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        return tensor.dtype if tensor.dtype == torch.float64 else torch.get_autocast_dtype(kind)
-    return tensor.dtype
+    is_cast = kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
+    dtype = _cast_dtype(first, kind) if is_cast else first.dtype
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.device != device:
+            raise ValueError(f"{names[0]} is on {device} and {name} is on {tensor.device}")
+        own = _cast_dtype(tensor, kind) if is_cast else tensor.dtype
+        if own != dtype:
+            raise ValueError(f"{names[0]} is {dtype} and {name} is {own}")
+    return dtype
 
 
-def _cast(tensor: Tensor) -> Tensor:
-    return tensor.to(_dtype_of(tensor))
+def _cast_dtype(tensor: Tensor, kind: str) -> torch.dtype:
+    """The dtype in which autocast has it; as for torch's own products, float64 is left alone."""
+    return tensor.dtype if tensor.dtype == torch.float64 else torch.get_autocast_dtype(kind)
 
 
 def _check_masks(

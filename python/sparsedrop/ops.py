@@ -16,31 +16,45 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sparsedrop import cpu, cuda, reference
-from sparsedrop.block_mask import BlockMask, Masks, expand_live
+from sparsedrop.block_mask import BlockMask, Masks, Side, expand_live, straight
 from sparsedrop.mask_ops import is_plain
+from sparsedrop.mask_tensors import MaskTensors
 
 _aten = torch.ops.aten
 
-_IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
-    "cpu": cpu.masked_mm,
-    "cuda": cuda.masked_mm,
-}
+_Product = tuple[Masks, float, "str | None", bool]
+_Way = Callable[[Side, Side, "Tensor | None", "BlockMask | None", float, "str | None"], Tensor]
 
 
 def masked_mm(
-    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None,
+    masks: Masks,
+    alpha: float,
+    activation: str | None,
+    b_turned: bool = False,
 ) -> Tensor:
-    """The operation on checked arguments: a [m, k], b [k, n], bias [n]; differentiable."""
-    if not torch.compiler.is_compiling():
+    """The operation on checked arguments: a [m, k], b [k, n], bias [n]; differentiable.
+
+    With `b_turned` b is given as its transpose [n, k], and so is its mask.
+    """
+    if not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    ):
         _refuse_transforms(a, b, bias)
     # A mask that is known to drop nothing costs nothing.
-    a_mask, b_mask, out_mask = (None if m is None or m.keep == 1.0 else m for m in masks)
-    masks = (a_mask, b_mask, out_mask)
+    a_mask, b_mask, out_mask = masks
+    a_mask = None if a_mask is None or a_mask.keep == 1.0 else a_mask
+    b_mask = None if b_mask is None or b_mask.keep == 1.0 else b_mask
+    out_mask = None if out_mask is None or out_mask.keep == 1.0 else out_mask
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
-        tensors, blocks, keeps = _pack(masks)
-        return _MaskedMM.apply(a, b, bias, blocks, keeps, alpha, activation, *tensors)
-    return _product(a, b, bias, masks, alpha, activation)
+        product = ((a_mask, b_mask, out_mask), alpha, activation, b_turned)
+        apply = _MaskedMM.apply if torch.compiler.is_compiling() else _apply_eagerly
+        return apply(a, b, bias, product)
+    left, right = (a, a_mask, False), (b, b_mask, b_turned)
+    return _way_for(a, b)(left, right, bias, out_mask, alpha, activation)
 
 
 def _refuse_transforms(*operands: Tensor | None) -> None:
@@ -61,68 +75,87 @@ def _refuse_transforms(*operands: Tensor | None) -> None:
 
 
 class _MaskedMM(torch.autograd.Function):
-    """Masks travel flat, as tensors and numbers: autograd saves tensors, and dynamo traces both."""
+    """`product`: masks, alpha, activation and b_turned, as `masked_mm` takes them."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        a: Tensor,
-        b: Tensor,
-        bias: Tensor | None,
-        blocks: list[int],
-        keeps: list[float],
-        alpha: float,
-        activation: str | None,
-        *mask_tensors: Tensor,
-    ) -> Tensor:
-        masks = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
+    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, product: _Product) -> Tensor:
+        (a_mask, b_mask, out_mask), alpha, activation, b_turned = product
         # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
         fused = activation if activation == "relu" else None
-        out = _product(a, b, bias, masks, alpha, fused)
-        need_a, need_b = ctx.needs_input_grad[:2]
+        left, right = (a, a_mask, False), (b, b_mask, b_turned)
+        out = _way_for(a, b)(left, right, bias, out_mask, alpha, fused)
+        need_a, need_b, _, _ = ctx.needs_input_grad
         # An activation's gradient depends on both, which `_Once` must know.
         ctx.save_for_backward(
             a if need_b or activation is not None else None,
             b if need_a or activation is not None else None,
             None if activation is None else out,
-            *mask_tensors,
         )
-        ctx.shapes, ctx.blocks, ctx.keeps = (a.shape, b.shape), blocks, keeps
-        ctx.turned = _is_column_major(a), _is_column_major(b)
-        ctx.alpha, ctx.activation = alpha, activation
+        # Masks are constants, and small: they need no saving.
+        ctx.product = product
+        ctx.column_major = _is_column_major(a), _is_column_major(b)
         return out if fused == activation else reference.ACTIVATIONS[activation](out)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, out, *mask_tensors = ctx.saved_tensors
-        a_mask, b_mask, out_mask = _unpack(mask_tensors, ctx.blocks, ctx.keeps, *ctx.shapes)
-        need_a, need_b, need_bias = ctx.needs_input_grad[:3]
-        a_turned, b_turned = ctx.turned
-        alpha = ctx.alpha
-        grad_a = grad_b = grad_bias = None
+        a, b, out = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _gradients(ctx, upstream, a, b, out)
         with torch.no_grad():
-            grad = _ACTIVATION_GRADS[ctx.activation](upstream, out)
-            # A gradient lies as its operand does, with no copy: a product's result is row-major,
-            # so the gradient of a column-major operand is the transposed product, turned.
-            if need_a and a_turned:
-                masks = (b_mask, _transposed(out_mask), _transposed(a_mask))
-                grad_a = _product(b, grad.t(), None, masks, alpha, None).t()
-            elif need_a:
-                masks = (out_mask, _transposed(b_mask), a_mask)
-                grad_a = _product(grad, b.t(), None, masks, alpha, None)
-            if need_b and b_turned:
-                masks = (_transposed(out_mask), a_mask, _transposed(b_mask))
-                grad_b = _product(grad.t(), a, None, masks, alpha, None).t()
-            elif need_b:
-                masks = (_transposed(a_mask), out_mask, b_mask)
-                grad_b = _product(a.t(), grad, None, masks, alpha, None)
-            if need_bias:
-                grad_bias = _sum_live_rows(grad, out_mask)
-        grads = (grad_a, grad_b, grad_bias)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # Under create_graph: what these gradients depend on is not recorded, and says so.
-            grads = _Once.apply(upstream, a, b, *grads)
-        return (*grads, None, None, None, None, *(None for _ in mask_tensors))
+            grads = _gradients(ctx, upstream, a, b, out)
+        if torch.compiler.is_compiling():
+            return grads
+        # Under create_graph: what these gradients depend on is not recorded, and says so.
+        return _Once.apply(upstream, a, b, *grads)
+
+
+# What Function.apply calls in the end, without its detour for the transforms of torch.func, which
+# are refused: a tenth of the forward pass on the host.
+_apply_eagerly = super(torch.autograd.Function, _MaskedMM).apply
+
+
+def _gradients(
+    ctx: Any, upstream: Tensor, a: Tensor, b: Tensor, out: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    """Of a, b and bias: two products that read in place what the user gave, and the gradient.
+
+    What no gradient needs was not saved, and is None.
+    """
+    (a_mask, b_mask, out_mask), alpha, activation, b_turned = ctx.product
+    need_a, need_b, need_bias, _ = ctx.needs_input_grad
+    a_column_major, b_column_major = ctx.column_major
+    grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, out)
+    run = _way_for(grad, grad if a is None else a, grad if b is None else b)
+    grad_a = grad_b = grad_bias = None
+    if need_a:
+        left, right = (grad, out_mask, False), (b, b_mask, not b_turned)
+        grad_a = _gradient(run, left, right, a_mask, alpha, a_column_major)
+    if need_b:
+        left, right = (a, a_mask, True), (grad, out_mask, False)
+        if b_turned:
+            left, right = _turned(right), _turned(left)
+        grad_b = _gradient(run, left, right, b_mask, alpha, b_column_major)
+    if need_bias:
+        grad_bias = _sum_live_rows(grad, out_mask)
+    return grad_a, grad_b, grad_bias, None
+
+
+def _gradient(
+    run: _Way, left: Side, right: Side, mask: BlockMask | None, alpha: float, column_major: bool
+) -> Tensor:
+    """The gradient of an operand under its mask, lying as the operand does, with no copy.
+
+    A product's result is row-major: that of a column-major operand is the transposed one, turned.
+    """
+    if not column_major:
+        return run(left, right, None, mask, alpha, None)
+    mask = None if mask is None else mask.T
+    return run(_turned(right), _turned(left), None, mask, alpha, None).t()
+
+
+def _turned(side: Side) -> Side:
+    matrix, mask, turned = side
+    return matrix, mask, not turned
 
 
 class _Once(torch.autograd.Function):
@@ -142,29 +175,50 @@ class _Once(torch.autograd.Function):
         )
 
 
-_ACTIVATION_GRADS: dict[str | None, Callable[[Tensor, Tensor], Tensor]] = {
-    None: lambda grad, _: grad,
+_ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda grad, out: _aten.threshold_backward(grad, out, 0),
     "gelu": lambda grad, before: _aten.gelu_backward(grad, before),
     "silu": lambda grad, before: _aten.silu_backward(grad, before),
 }
 
 
-def _product(
-    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
+def _way_for(*operands: Tensor) -> _Way:
+    """What runs a product of these: an implementation itself, or the op where somebody watches."""
+    if not is_plain(*operands):
+        return _by_op
+    if operands[0].is_cuda:
+        return cuda.masked_mm
+    return _on_cpu if operands[0].is_cpu else _by_op
+
+
+def _on_cpu(
+    left: Side,
+    right: Side,
+    bias: Tensor | None,
+    out_mask: BlockMask | None,
+    alpha: float,
+    activation: str | None,
 ) -> Tensor:
-    if is_plain(a, b) and a.device.type in _IMPLEMENTATIONS:
-        return _IMPLEMENTATIONS[a.device.type](a, b, bias, masks, alpha, activation)
-    tensors, blocks, keeps = _pack(masks)
+    (a, a_mask), (b, b_mask) = straight(left), straight(right)
+    return cpu.masked_mm(a, b, bias, (a_mask, b_mask, out_mask), alpha, activation)
+
+
+def _by_op(
+    left: Side,
+    right: Side,
+    bias: Tensor | None,
+    out_mask: BlockMask | None,
+    alpha: float,
+    activation: str | None,
+) -> Tensor:
+    (a, a_mask), (b, b_mask) = straight(left), straight(right)
+    tensors, blocks, keeps = _pack((a_mask, b_mask, out_mask))
     return _OP(a, b, bias, tensors, blocks, keeps, alpha, activation)
 
 
 def _is_column_major(matrix: Tensor) -> bool:
-    return matrix.stride(0) == 1 and matrix.stride(1) != 1
-
-
-def _transposed(mask: BlockMask | None) -> BlockMask | None:
-    return None if mask is None else mask.T
+    row_stride, col_stride = matrix.stride()
+    return row_stride == 1 and col_stride != 1
 
 
 def _sum_live_rows(grad: Tensor, mask: BlockMask | None) -> Tensor:
@@ -212,12 +266,13 @@ def _unpack(
             continue
         live, row_words, col_words = tensors[used : used + 3]
         keep = keeps[i] if keeps[i] >= 0 else None
-        masks.append(BlockMask(live, shape, block_shape, row_words, col_words, keep))
+        mask_tensors = MaskTensors((live, row_words, col_words))
+        masks.append(BlockMask(shape, block_shape, keep, mask_tensors))
         used += 3
     return masks[0], masks[1], masks[2]
 
 
-def _kernel(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _kernel(run: _Way) -> Callable[..., Tensor]:
     """The op's implementation by a function that takes the masks as BlockMasks."""
 
     def kernel(
@@ -230,8 +285,8 @@ def _kernel(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         alpha: float,
         activation: str | None,
     ) -> Tensor:
-        masks = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
-        return run(a, b, bias, masks, alpha, activation)
+        a_mask, b_mask, out_mask = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
+        return run((a, a_mask, False), (b, b_mask, False), bias, out_mask, alpha, activation)
 
     return kernel
 
@@ -248,8 +303,8 @@ def _register() -> torch.library.Library:
         "float[] keeps, float alpha, str? activation) -> Tensor",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
-    for device, run in _IMPLEMENTATIONS.items():
-        library.impl("masked_mm", _kernel(run), device.upper())
+    library.impl("masked_mm", _kernel(_on_cpu), "CPU")
+    library.impl("masked_mm", _kernel(cuda.masked_mm), "CUDA")
     torch.library.register_fake("sparsedrop::masked_mm", _fake, lib=library)
     return library
 

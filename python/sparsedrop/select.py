@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,11 +69,11 @@ class Request(NamedTuple):
     tiles: tuple[Tile, ...] = ()
 
 
-def request_for(device: str, a: Tensor, b: Tensor, masks: Masks, **layout: Any) -> Request:
-    """The request of a product: operands as the op takes them, and what only a GPU asks for."""
+def cpu_request(a: Tensor, b: Tensor, masks: Masks) -> Request:
+    """The request of a product on the CPU: operands as the op takes them."""
     a_mask, b_mask, out_mask = masks
     return Request(
-        device,
+        "cpu",
         a.dtype,
         a.shape[0],
         b.shape[1],
@@ -84,7 +84,6 @@ def request_for(device: str, a: Tensor, b: Tensor, masks: Masks, **layout: Any) 
         None if a_mask is None else a_mask.keep,
         None if b_mask is None else b_mask.keep,
         None if out_mask is None else out_mask.keep,
-        **layout,
     )
 
 
@@ -125,6 +124,11 @@ def override(
         yield
     finally:
         _override = before
+
+
+def is_free() -> bool:
+    """True where nothing is forced: then equal requests are decided alike."""
+    return _override is None
 
 
 def decide(request: Request) -> Choice:

@@ -36,11 +36,32 @@ struct Mask {
   int32_t block_cols = 0;
 };
 
+// How a mask's matrix is cut into blocks; the last block row and column may be ragged.
+struct Blocking {
+  int64_t rows;
+  int64_t cols;
+  int32_t block_rows;
+  int32_t block_cols;
+};
+
 // Builds both orientations of a mask from its grid of booleans, one byte a block, row-major
 // [ceil(rows / block_rows), ceil(cols / block_cols)]. One launch.
-cudaError_t mask_words(uint8_t const* live, int64_t rows, int64_t cols, int32_t block_rows,
-                       int32_t block_cols, uint32_t* row_words, uint32_t* col_words,
-                       cudaStream_t stream);
+cudaError_t mask_words(uint8_t const* live, Blocking const& blocking, uint32_t* row_words,
+                       uint32_t* col_words, cudaStream_t stream);
+
+// One draw of a whole grid: `keep` is each block's probability to be live, `seed` and `offset` are
+// the state of a Philox4x32-10 generator as torch's GPU generators have it. It uses up 4 of offset.
+struct BernoulliDraw {
+  double keep;
+  uint64_t seed;
+  uint64_t offset;  // a multiple of 4
+};
+
+// Draws a grid whose blocks are live independently of each other, and builds both orientations.
+// Block i of the row-major grid is live where the first number of subsequence i is below
+// keep * 2^32. One launch.
+cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, uint8_t* live,
+                           uint32_t* row_words, uint32_t* col_words, cudaStream_t stream);
 
 // Draws a grid with exactly `keep` live blocks in each row and, to within one, equally many in each
 // column. Rows come in bands of grid_cols / gcd(keep, grid_cols). `keys` holds one random int32 per

@@ -26,9 +26,9 @@ import torch
 
 from sparsedrop import _native
 from sparsedrop.cli import UserError
-from sparsedrop.functional import SAMPLERS
 from sparsedrop.info import device_name, dtype_name
-from sparsedrop.mask_ops import K_TILE
+from sparsedrop.mask_ops import SAMPLERS
+from sparsedrop.mask_tensors import K_TILE
 from sparsedrop.study import data
 
 if TYPE_CHECKING:
