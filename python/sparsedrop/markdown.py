@@ -11,8 +11,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join(
-        "| " + " | ".join(_justified(cells, widths, left)) + " |"
-        for cells in (header, rule, *rows)
+        "| " + " | ".join(_justified(cells, widths, left)) + " |" for cells in (header, rule, *rows)
     )
 
 
