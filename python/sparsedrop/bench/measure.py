@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +64,6 @@ class Row(NamedTuple):
     shrunk_us: float
     ours_us: float
     live_share: float  # live FLOPs over dense FLOPs
-    shrunk_share: float  # the shrunk problem's FLOPs over dense FLOPs
     of_shrunk: float  # our live FLOPs per second over the shrunk problem's FLOPs per second
     choice: str
     tiles_us: dict[str, float]  # of each tile and orientation, where asked for
@@ -113,16 +113,16 @@ def measure(case: Case, steps: Sequence[Operands], settings: Settings, notes: li
     draws = [_draw(case, settings.sampler, device) for _ in range(settings.masks)]
     for i, masks in enumerate(draws):
         check(case, factors[i % len(factors)], masks)
+    request = request_for(*factors[0], draws[0])
+    tiles = {_name(request, choice): choice for choice in _legal(request) if settings.tiles}
 
     turns = Turns(device)
     few = case.product.shrunk(case.extents, case.p)
     few_factors = [case.product.factors(step.corner(few)) for step in steps]
-    candidates: dict[tuple[str, int], Candidate] = {
+    candidates: dict[tuple[str, int], Candidate] = {  # by name and mask
         ("dense", 0): turns.prepare([_dense(a, b) for a, b in factors]),
         ("shrunk", 0): turns.prepare([_dense(a, b) for a, b in few_factors]),
     }
-    request = request_for(*factors[0], draws[0])
-    tiles = {_name(request, choice): choice for choice in _legal(request) if settings.tiles}
     for i, masks in enumerate(draws):
         calls = [_ours(a, b, masks) for a, b in factors]
         candidates["ours", i] = turns.prepare(calls)
@@ -133,33 +133,35 @@ def measure(case: Case, steps: Sequence[Operands], settings: Settings, notes: li
     if settings.peers and case.product.name == "forward":
         prepared, sentences = peers.prepare_all(factors, draws[0], turns)
         notes += sentences
-        for peer in prepared:
-            candidates[peer.name, 0] = peer.product
-            packing_us[peer.name] = peer.packing_us
+        candidates |= {(peer.name, 0): peer.product for peer in prepared}
+        packing_us = {peer.name: peer.packing_us for peer in prepared}
 
     times = turns.medians_us(candidates)
-    medians = {
-        name: statistics.median(us for (other, _), us in times.items() if other == name)
-        for name, _ in times
-    }
-    live = [live_share(masks, *_extents(*factors[0])) for masks in draws]
-    shrunk_share = math.prod(few) / math.prod(case.extents)
-    shrunk_rate = shrunk_share / medians["shrunk"]
+    extents = (request.m, request.n, request.k)
+    live = [live_share(masks, *extents) for masks in draws]
+    us = _medians(times)
+    shrunk_rate = math.prod(few) / math.prod(case.extents) / us["shrunk"]
+    rates = [share / times["ours", i] for i, share in enumerate(live)]
     return Row(
         case,
-        dense_us=medians["dense"],
-        shrunk_us=medians["shrunk"],
-        ours_us=medians["ours"],
-        live_share=statistics.median(live),
-        shrunk_share=shrunk_share,
-        of_shrunk=statistics.median(
-            share / times["ours", i] / shrunk_rate for i, share in enumerate(live)
-        ),
+        us["dense"],
+        us["shrunk"],
+        us["ours"],
+        statistics.median(live),
+        of_shrunk=statistics.median(rates) / shrunk_rate,
         choice=_name(request, select.decide(request)),
-        tiles_us={name: medians[name] for name in tiles},
-        peers_us={name: medians[name] for name in packing_us},
+        tiles_us={name: us[name] for name in tiles},
+        peers_us={name: us[name] for name in packing_us},
         packing_us=packing_us,
     )
+
+
+def _medians(times: Mapping[tuple[str, int], float]) -> dict[str, float]:
+    """Of each name, over the masks."""
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for (name, _), us in times.items():
+        by_name[name].append(us)
+    return {name: statistics.median(values) for name, values in by_name.items()}
 
 
 def check(case: Case, factors: tuple[Tensor, Tensor], masks: Masks) -> None:
@@ -235,7 +237,3 @@ def _ours(a: Tensor, b: Tensor, masks: Masks) -> Callable[[], Tensor]:
 
 def _named(masks: Masks) -> dict[str, Any]:
     return dict(zip(("a_mask", "b_mask", "out_mask"), masks, strict=True))
-
-
-def _extents(a: Tensor, b: Tensor) -> tuple[int, int, int]:
-    return a.shape[0], b.shape[1], a.shape[1]

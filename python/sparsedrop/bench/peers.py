@@ -50,12 +50,11 @@ def _pack_stk(a: Tensor, mask: BlockMask) -> Any:
     rows, cols = mask.block_shape
     if rows != cols:
         raise ValueError(f"its blocks are square, not {rows}x{cols}")
-    stk = importlib.import_module("stk")
-    return stk.ops.to_sparse(reference.keep_live(a, mask), rows)
+    return importlib.import_module("stk.ops").to_sparse(reference.keep_live(a, mask), rows)
 
 
 def _multiply_stk(packed: Any, b: Tensor) -> Tensor:
-    return importlib.import_module("stk").ops.dsd(packed, b)
+    return importlib.import_module("stk.ops").dsd(packed, b)
 
 
 PEERS = (Peer("torch BSR", _pack_bsr, torch.mm), Peer("STK", _pack_stk, _multiply_stk))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sparsedrop import markdown
+from sparsedrop.arguments import plural
 from sparsedrop.bench.measure import Row
 from sparsedrop.bench.products import Extents
 from sparsedrop.bench.settings import block_name
@@ -103,18 +104,23 @@ def break_even(points: Iterable[tuple[float, float]]) -> float | None:
 
 
 def _of_shrunk(rows: Sequence[Row]) -> Iterator[str]:
-    one_sided = [row for row in rows if not row.case.product.two_sided]
-    if not one_sided:
-        return
-    mean = geometric_mean(row.of_shrunk for row in one_sided)
-    count = len(one_sided)
-    yield f"Of shrunk, masks on one side: geometric mean {mean:.3f} over {count} products."
-    sizes = [math.prod(row.case.extents) >= LARGE for row in one_sided]
-    for large, words in ((True, "from 2048x2048x2048 up"), (False, "below 2048x2048x2048")):
-        some = [row for row, is_large in zip(one_sided, sizes, strict=True) if is_large == large]
-        if some:
-            worst = min(some, key=lambda row: row.of_shrunk)
-            yield f"Worst {words}: {worst.of_shrunk:.3f} ({worst.case.label})."
+    """Of the one-sided products in each dtype."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if not row.case.product.two_sided:
+            groups[dtype_name(row.case.dtype)].append(row)
+    for dtype, one_sided in groups.items():
+        mean = geometric_mean(row.of_shrunk for row in one_sided)
+        yield (
+            f"Of shrunk, {dtype}, masks on one side: geometric mean {mean:.3f} over "
+            f"{plural(len(one_sided), 'product')}."
+        )
+        large = [row for row in one_sided if math.prod(row.case.extents) >= LARGE]
+        small = [row for row in one_sided if math.prod(row.case.extents) < LARGE]
+        for some, where in ((large, "from 2048x2048x2048 up"), (small, "below 2048x2048x2048")):
+            if some:
+                worst = min(some, key=lambda row: row.of_shrunk)
+                yield f"Worst {where}: {worst.of_shrunk:.3f} ({worst.case.label})."
 
 
 def _break_evens(rows: Sequence[Row]) -> Iterator[str]:

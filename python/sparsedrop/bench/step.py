@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop import markdown
+from sparsedrop.bench import timing
 from sparsedrop.bench.products import Extents
 from sparsedrop.bench.report import Line, Panel, Report
 from sparsedrop.bench.settings import Settings, block_name
-from sparsedrop.bench.timing import BUDGETS, Call, Turns
+from sparsedrop.bench.timing import Call, Turns
 from sparsedrop.info import dtype_name
 from sparsedrop.nn import SparseDropLinear
 
@@ -131,16 +132,22 @@ def _measure(
     peaks: dict[str, float] = {}
     if settings.device.type == "cuda":
         peaks = {name: _peak_mb(layers, name) for name in layers.modules}
-        turns, candidates = Turns(settings.device), {}
-        for name in layers.modules:
-            try:
-                candidates[name] = turns.prepare([functools.partial(layers.step, name)])
-            except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                notes.append(f"{extents}, p = {p:g}: no GPU time of {name}: {reason}")
-        gpu = {name: us / 1e3 for name, us in turns.medians_us(candidates).items()}
+        gpu, left_out = _gpu_ms(layers, settings.device)
+        notes += [f"{extents}, p = {p:g}: {sentence}" for sentence in left_out]
     figures = {name: Figures(ms, gpu.get(name), peaks.get(name)) for name, ms in walls.items()}
     return Row(extents, p, dtype, figures)
+
+
+def _gpu_ms(layers: Layers, device: torch.device) -> tuple[dict[str, float], list[str]]:
+    """Time of one step of each layer as a CUDA graph, and a sentence for each that is left out."""
+    turns, candidates, left_out = Turns(device), {}, []
+    for name in layers.modules:
+        try:
+            candidates[name] = turns.prepare([functools.partial(layers.step, name)])
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            left_out.append(f"no GPU time of {name}: {reason}")
+    return {name: us / 1e3 for name, us in turns.medians_us(candidates).items()}, left_out
 
 
 def _walls_ms(layers: Layers, device: torch.device) -> dict[str, float]:
@@ -151,7 +158,7 @@ def _walls_ms(layers: Layers, device: torch.device) -> dict[str, float]:
     estimate_ms = sum(
         _lap_ms(functools.partial(layers.step, name), device, 1) for name in layers.modules
     )
-    budget = BUDGETS[device.type]
+    budget = timing.BUDGETS[device.type]
     steps = STEPS if device.type == "cuda" else 1
     wanted = int(5 * budget.ms / (estimate_ms * steps))
     rounds = min(MOST_ROUNDS, max(budget.least_rounds, wanted))

@@ -23,19 +23,20 @@ def run(settings: Settings) -> report.Report:
     """
     rows: list[Row] = []
     notes: list[str] = []
-    per_operands = len(list(_cases(settings, settings.shapes[0], settings.dtypes[0])))
+    per_operands = len(list(cases(settings, settings.shapes[0], settings.dtypes[0])))
     total = per_operands * len(settings.shapes) * len(settings.dtypes)
     for extents in settings.shapes:
         for dtype in settings.dtypes:
             steps = operand_sets(extents, dtype, settings.device)
-            for case in _cases(settings, extents, dtype):
+            for case in cases(settings, extents, dtype):
                 rows.append(measure(case, steps, settings, notes))
                 print(f"{len(rows)}/{total}  {_progress(rows[-1])}", file=sys.stderr, flush=True)
     reasons = [f"{note} ({plural(n, 'product')})" for note, n in Counter(notes).items()]
     return report.of_products(rows, reasons)
 
 
-def _cases(settings: Settings, extents: Extents, dtype: torch.dtype) -> Iterator[Case]:
+def cases(settings: Settings, extents: Extents, dtype: torch.dtype) -> Iterator[Case]:
+    """The rows of one shape and dtype, in the order of the table."""
     for product in settings.products:
         for out_block in settings.both_blocks if product.two_sided else (None,):
             for p in settings.rates:

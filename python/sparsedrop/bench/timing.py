@@ -72,7 +72,7 @@ class Turns:
         """Median time of one call of each candidate, in microseconds."""
         budget = BUDGETS[self._device.type]
         round_ms = sum(candidate.lap_us for candidate in candidates.values()) / 1e3
-        rounds = min(MOST_ROUNDS, max(budget.least_rounds, int(budget.ms / round_ms)))
+        rounds = min(MOST_ROUNDS, max(budget.least_rounds, int(budget.ms / max(round_ms, 1e-3))))
         clocks = {key: Clock(self._device) for key in candidates}
         for candidate in candidates.values():
             candidate.launch()

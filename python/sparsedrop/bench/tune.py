@@ -131,8 +131,9 @@ def run(settings: Settings) -> Report:
         "samples": {name: [s._asdict() for s in some] for name, some in samples.items()},
         "entry": entry,
     }
-    sentences = ["Well-filled products with an all-live mask; to paste:", "", entry]
-    return Report(markdown.table(HEADER, rows), sentences, [], results, [], "")
+    text = f"{markdown.table(HEADER, rows)}\n\n{entry}"
+    sentences = [f"Fitted to well-filled products in {dtype_name(dtype)}, every block live."]
+    return Report(text, sentences, [], results, [], "")
 
 
 def _samples(tile: Tile, index: int | None, sms: int, settings: Settings) -> list[Sample]:
