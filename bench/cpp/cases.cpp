@@ -46,8 +46,9 @@ std::string Case::name() const {
   for (auto const& [of, word] : kProducts) {
     text << (of == product ? word : "");
   }
-  text << "/" << extents.m << "x" << extents.n << "x" << extents.k << "/p=" << p << "/" << t.m
-       << "x" << t.n << "x" << t.k << (choice.swap ? "/swap" : "");
+  text << "/" << extents.m << "x" << extents.n << "x" << extents.k << "/p=" << p
+       << "/tile=" << choice.tile << ":" << t.m << "x" << t.n << "x" << t.k
+       << (choice.swap ? "/swap" : "");
   return text.str();
 }
 

@@ -210,11 +210,11 @@ def _legal(request: select.Request) -> Iterator[select.Choice]:
 
 
 def _name(request: select.Request, choice: select.Choice) -> str:
-    """Such as "128x256x64 swap"; the path where it has no tiles."""
+    """Such as "#0 128x256x64 swap", after the tile's id; the path where it has no tiles."""
     if choice.path != "sm90":
         return choice.path
-    tile_m, tile_n, tile_k, _ = request.tiles[choice.tile]
-    return f"{tile_m}x{tile_n}x{tile_k}{' swap' * choice.swap}"
+    tile_m, tile_n, tile_k = request.tiles[choice.tile][:3]
+    return f"#{choice.tile} {tile_m}x{tile_n}x{tile_k}{' swap' * choice.swap}"
 
 
 def _draw(case: Case, sampler: str, device: torch.device) -> Masks:

@@ -57,7 +57,7 @@ class Cost(NamedTuple):
 
     def tflops(self, tile: Tile, sms: int) -> float:
         """Of all SMs together within the K tiles."""
-        tile_m, tile_n, tile_k, _ = tile
+        tile_m, tile_n, tile_k = tile[:3]
         return 2e-6 * tile_m * tile_n * tile_k * sms / self.k_tile_us
 
 
@@ -83,7 +83,7 @@ def worst_residual(cost: Cost, samples: Sequence[Sample]) -> float:
 
 def well_filled(tile: Tile, waves: int, k_tiles: int, sms: int) -> Extents:
     """The problem nearest to a square that gives every SM so many whole tiles."""
-    tile_m, tile_n, tile_k, _ = tile
+    tile_m, tile_n, tile_k = tile[:3]
     tiles = waves * sms
     divisors = [d for d in range(1, tiles + 1) if tiles % d == 0]
 
@@ -111,12 +111,13 @@ def run(settings: Settings) -> Report:
     device, dtype = settings.device, settings.dtypes[0]
     sms = torch.cuda.get_device_properties(device).multi_processor_count
     kernels = _native.C.TILES if _native.runs_on(device) and dtype in select.KERNEL_DTYPES else ()
-    tiles: dict[str, Tile] = {"x".join(map(str, tile)): tile for tile in kernels}
+    tiles: dict[str, Tile] = {
+        f"#{index} {'x'.join(map(str, tile[:3]))}": tile for index, tile in enumerate(kernels)
+    }
     tiles[CUBLAS] = CUBLAS_TILE
     samples: dict[str, list[Sample]] = {}
     for index, (name, tile) in enumerate(tiles.items()):
-        index_or_none = None if name == CUBLAS else index
-        samples[name] = _samples(tile, index_or_none, sms, settings)
+        samples[name] = _samples(tile, None if name == CUBLAS else index, sms, settings)
         print(f"{index + 1}/{len(tiles)}  {name}", file=sys.stderr, flush=True)
     costs = {name: fit(some) for name, some in samples.items()}
     residuals = {name: worst_residual(cost, samples[name]) for name, cost in costs.items()}
