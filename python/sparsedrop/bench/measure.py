@@ -128,6 +128,7 @@ def measure(case: Case, steps: Sequence[Operands], settings: Settings, notes: li
         candidates["ours", i] = turns.prepare(calls)
         for name, choice in tiles.items():
             with select.override(path=choice.path, tile=choice.tile, swap=choice.swap):
+                check(case, factors[0], masks)
                 candidates[name, i] = turns.prepare(calls)
     packing_us: dict[str, float] = {}
     if settings.peers and case.product.name == "forward":
