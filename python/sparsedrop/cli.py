@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "info": Command("sparsedrop.info", "what this machine can run"),
+    "bench": Command("sparsedrop.bench", "time products and training steps beside dense ones"),
     "study": Command("sparsedrop.study", "train with no dropout, nn.Dropout and SparseDropLinear"),
 }
 

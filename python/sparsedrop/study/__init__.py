@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sparsedrop import _native
+from sparsedrop.arguments import DEVICES, count, pick_device, plural, rate
 from sparsedrop.cli import UserError
 from sparsedrop.info import device_name, dtype_name
 from sparsedrop.mask_ops import SAMPLERS
@@ -48,17 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", choices=data.SOURCES, default="digits", help="default: scikit-learn's digits")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the IDX files of (Fashion-)MNIST")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add("--device", choices=DEVICES, default="auto", help="default: auto")
     dtype_help = "bfloat16 is by autocast; default: that on a GPU, float32 on a CPU"
     add("--dtype", choices=("auto", *DTYPES), default="auto", help=dtype_help)
     rates = [0.1, 0.3, 0.5]
-    add("--rates", type=_rate, nargs="+", default=rates, metavar="P", help="default: 0.1 0.3 0.5")
-    add("--seeds", type=_count, default=3, metavar="N", help="runs of each method; default: 3")
-    add("--epochs", type=_count, metavar="N", help=_defaults("epochs"))
-    add("--batch-size", type=_count, metavar="N", help=_defaults("batch_size"))
+    add("--rates", type=rate, nargs="+", default=rates, metavar="P", help="default: 0.1 0.3 0.5")
+    add("--seeds", type=count, default=3, metavar="N", help="runs of each method; default: 3")
+    add("--epochs", type=count, metavar="N", help=_defaults("epochs"))
+    add("--batch-size", type=count, metavar="N", help=_defaults("batch_size"))
     add(
         "--block-shape",
-        type=_count,
+        type=count,
         nargs=2,
         metavar=("IMAGES", "UNITS"),
         help=f"what SparseDropLinear drops at once; {_defaults('block_shape')}; "
@@ -107,7 +107,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     from sparsedrop.study.train import Settings
 
     source = data.SOURCES[args.data]
-    device = _device(args.device)
+    device = pick_device(args.device)
     fastest = torch.bfloat16 if device.type == "cuda" else torch.float32
     block_images, block_units = args.block_shape or source.block_shape
     if device.type == "cuda" and args.block_shape is None:
@@ -125,29 +125,16 @@ def _settings(args: argparse.Namespace) -> Settings:
     )
 
 
-def _device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where this build can use one."""
-    usable = torch.cuda.is_available() and _native.C is not None
-    if name == "cuda" and not usable:
-        raise UserError(
-            "--device cuda needs a GPU that torch can use and a build of sparsedrop with CUDA "
-            "kernels: `sparsedrop info` says what there is"
-        )
-    if name == "cpu" or not usable:
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
-
-
 def _title(source: str, images: data.Dataset, settings: Settings) -> str:
     train, validation = (len(part.labels) for part in images)
     rows, columns = settings.block_shape
     machine = device_name(settings.device)
     if settings.device.type == "cpu":
-        machine += f", {_plural(torch.get_num_threads(), 'thread')}"
+        machine += f", {plural(torch.get_num_threads(), 'thread')}"
     return (
         f"{source}: {train} training and {validation} validation images, "
-        f"{_plural(settings.epochs, 'epoch')}, batch {settings.batch_size}, "
-        f"blocks {rows}x{columns} ({settings.sampler}), {_plural(settings.seeds, 'seed')}\n"
+        f"{plural(settings.epochs, 'epoch')}, batch {settings.batch_size}, "
+        f"blocks {rows}x{columns} ({settings.sampler}), {plural(settings.seeds, 'seed')}\n"
         f"{machine}, {dtype_name(settings.dtype)}, torch {torch.__version__}"
     )
 
@@ -160,21 +147,3 @@ def _defaults(field: str) -> str:
         words = value if isinstance(value, tuple) else (value,)
         texts.append(f"{' '.join(map(str, words))} for {name}")
     return "default: " + ", ".join(texts)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count > 1)}"
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {count}")
-    return count
-
-
-def _rate(text: str) -> float:
-    rate = float(text)
-    if not 0 <= rate < 1:
-        raise argparse.ArgumentTypeError(f"is a drop probability in [0, 1), not {rate}")
-    return rate

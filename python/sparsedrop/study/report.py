@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 import sparsedrop
+from sparsedrop import markdown
 from sparsedrop.info import device_name, dtype_name
 from sparsedrop.study.train import DENSE, DROPOUT, Method, Result, Settings
 
@@ -89,16 +90,7 @@ def _step_times(results: dict[Method, list[Result]]) -> dict[Method, float]:
 
 def as_markdown(rows: list[Row]) -> str:
     """The table, aligned: names to the left, figures to the right."""
-    lines = [HEADER, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines.insert(1, rule)
-    text = []
-    for first, *figures in lines:
-        cells = [first.ljust(widths[0])]
-        cells += [figure.rjust(w) for figure, w in zip(figures, widths[1:], strict=True)]
-        text.append(f"| {' | '.join(cells)} |")
-    return "\n".join(text)
+    return markdown.table(HEADER, [_cells(row) for row in rows])
 
 
 def as_json(rows: list[Row], settings: Settings, source: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sparsedrop.clock import Clock
 from sparsedrop.nn import SparseDropLinear
 from sparsedrop.study.data import CLASSES, Dataset, Images
 
@@ -102,7 +101,7 @@ class Run:
         # first, so that they are the same for every method.
         torch.manual_seed(self._seed * self._settings.epochs + self._epochs)
         self._model.train()
-        clock = StepClock(self._settings.device)
+        clock = Clock(self._settings.device)
         for batch in _batches(self._data.train, self._settings.batch_size):
             with clock:
                 self._optimizer.zero_grad()
@@ -151,39 +150,6 @@ def evaluate(model: nn.Module, images: Images, settings: Settings) -> tuple[floa
     logits = _logits(model, images.pixels, settings)
     correct = logits.argmax(1) == images.labels
     return _loss(logits, images.labels).item(), correct.double().mean().item()
-
-
-class StepClock:
-    """Times the steps it is entered for: wall clock on a CPU, events on a GPU.
-
-    A GPU is not waited for before the median is asked for.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._walls: list[float] = []
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._start = 0.0
-
-    def __enter__(self) -> None:
-        if self._on_gpu:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            self._events.append((start, end))
-            start.record()
-        else:
-            self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self._on_gpu:
-            self._events[-1][1].record()
-        else:
-            self._walls.append(1e3 * (time.perf_counter() - self._start))
-
-    def median_ms(self) -> float:
-        if self._on_gpu:
-            torch.cuda.synchronize()
-        gpu_times = [start.elapsed_time(end) for start, end in self._events]
-        return statistics.median(self._walls or gpu_times)
 
 
 def _batches(images: Images, size: int) -> Iterator[Images]:

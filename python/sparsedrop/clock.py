@@ -1,0 +1,42 @@
+"""A stopwatch for work on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+
+class Clock:
+    """Times the laps it is entered for: wall clock on a CPU, events on a GPU.
+
+    A GPU is not waited for before the median is asked for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._walls: list[float] = []
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._start = 0.0
+
+    def __enter__(self) -> None:
+        if self._on_gpu:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self._events.append((start, end))
+            start.record()
+        else:
+            self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self._on_gpu:
+            self._events[-1][1].record()
+        else:
+            self._walls.append(1e3 * (time.perf_counter() - self._start))
+
+    def median_ms(self) -> float:
+        """Of all laps. Waits for the GPU."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        gpu_times = [start.elapsed_time(end) for start, end in self._events]
+        return statistics.median(self._walls or gpu_times)
