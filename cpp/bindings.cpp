@@ -140,9 +140,7 @@ class Launch {
     problem_.activation = Activation(activation);
   }
 
-  size_t workspace_bytes() const {
-    return sparsedrop::workspace_bytes(problem_.m, problem_.n, choice_);
-  }
+  size_t workspace_bytes() const { return sparsedrop::workspace_bytes(problem_, choice_); }
 
   void operator()(uintptr_t a, uintptr_t b, uintptr_t d, uintptr_t a_row_words,
                   uintptr_t a_col_words, uintptr_t b_row_words, uintptr_t b_col_words,

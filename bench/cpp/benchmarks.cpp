@@ -93,7 +93,7 @@ void measure(benchmark::State& state, Case const& c) {
       std::max(1, int(std::ceil(kReplaySeconds * kPeakFlops / (flops * double(sets.size())))));
   int const calls = std::min(rounds, 64) * int(sets.size());
   Problem const first = describe(c.product, c.extents, sets[0].matrices(), masks);
-  Buffer const workspace(workspace_bytes(first.m, first.n, c.choice));
+  Buffer const workspace(workspace_bytes(first, c.choice));
   std::unique_ptr<DenseProduct> const dense = dense_product();
 
   Stream const stream;

@@ -63,7 +63,7 @@ cudaError_t count_sms(int32_t* sms) {
 cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, void* workspace,
                        TileList* list, cudaStream_t stream) {
   FullGrid const grid = full_grid(product.m, product.n, product.k, tile);
-  if (Ordering::suits(product.b_lines, product.d_lines, grid)) {
+  if (Ordering::suits(product.b_lines.words != nullptr, product.d_lines.words != nullptr, grid)) {
     return cudaSuccess;
   }
   if (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 16 != 0) {
@@ -124,12 +124,16 @@ char const* refusal(Problem const& problem, Choice choice) {
   return nullptr;
 }
 
-size_t workspace_bytes(int64_t m, int64_t n, Choice choice) {
+size_t workspace_bytes(Problem const& problem, Choice choice) {
   TileListRequest request{};
-  request.m = choice.swap ? n : m;
-  request.n = choice.swap ? m : n;
+  request.m = choice.swap ? problem.n : problem.m;
+  request.n = choice.swap ? problem.m : problem.n;
   request.tile = tile(choice.tile);
-  return lay_out(nullptr, request).bytes;
+  Mask const& b_mask = choice.swap ? problem.a_mask : problem.b_mask;
+  FullGrid const grid = full_grid(request.m, request.n, problem.k, request.tile);
+  bool const needs_list =
+      !Ordering::suits(b_mask.block_rows != 0, problem.d_mask.block_rows != 0, grid);
+  return needs_list ? lay_out(nullptr, request).bytes : 0;
 }
 
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream) {

@@ -22,9 +22,9 @@ struct Ordering {
   bool one_each;  // see has_one_each()
 
   // Whether a product can do without a list.
-  static bool suits(Lines const& b_lines, Lines const& d_lines, FullGrid const& grid) {
+  static bool suits(bool has_b_mask, bool has_d_mask, FullGrid const& grid) {
     return grid.lines <= kMaxOwnLines && grid.k_tiles <= UINT16_MAX && grid.slots <= UINT16_MAX &&
-           (b_lines.words == nullptr || d_lines.words == nullptr);
+           !(has_b_mask && has_d_mask);
   }
 
   // Whether every CTA gets one tile at most, and knows which without an order.
@@ -50,11 +50,12 @@ struct Ordering {
   // The tile of `count` slots, the first of which has `rank` live ones before it in its line.
   CUTLASS_DEVICE TileRecord tile_at(int32_t line, int32_t rank, int32_t count,
                                     int32_t k_tiles) const {
-    auto slot_at = [&](int32_t live_rank) {
-      return d_lines.words == nullptr ? live_rank
-                                      : slots.nth_live(d_lines.of(line * tile_m), live_rank);
-    };
-    return {line, {slot_at(rank), count > 1 ? slot_at(rank + 1) : kNoSlot}, k_tiles};
+    if (d_lines.words == nullptr) {
+      return {line, {rank, count > 1 ? rank + 1 : kNoSlot}, k_tiles};
+    }
+    uint32_t const* const words = d_lines.of(line * tile_m);
+    int32_t const slot = slots.nth_live(words, rank);
+    return {line, {slot, count > 1 ? slots.next_live(words, slot) : kNoSlot}, k_tiles};
   }
 };
 

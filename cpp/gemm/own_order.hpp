@@ -71,10 +71,17 @@ struct OwnOrder {
   // A line's position is the number of lines that come before it: those with a larger key, more
   // live K tiles or as many and a lower index.
   CUTLASS_DEVICE void order_lines(Ordering const& by, uint4* scratch) {
-    FullGrid const& grid = by.grid;
     constexpr int kKeys = sizeof(uint4) / sizeof(uint32_t);
     auto const line = int32_t(threadIdx.x);
-    bool const is_one = line < grid.lines;
+    bool const is_one = line < by.grid.lines;
+    if (by.a_lines.words == nullptr) {
+      if (is_one) {
+        live[line] = uint16_t(by.grid.k_tiles);
+        order[line] = uint16_t(line);
+      }
+      __syncthreads();
+      return;
+    }
     uint32_t key = 0;  // behind all lines
     if (is_one) {
       live[line] = uint16_t(by.live_k_tiles(line));
@@ -87,7 +94,7 @@ struct OwnOrder {
     if (is_one) {
       int32_t position = 0;
 #pragma unroll 4
-      for (int32_t i = 0; i < int32_t(ceil_div(grid.lines, kKeys)); ++i) {
+      for (int32_t i = 0; i < int32_t(ceil_div(by.grid.lines, kKeys)); ++i) {
         uint4 const others = scratch[i];
         position += (others.x > key) + (others.y > key) + (others.z > key) + (others.w > key);
       }

@@ -43,6 +43,17 @@ struct SlotBits {
     }
     return (32 * w + lowest_bit(word)) / units_per_slot;
   }
+
+  // The live slot behind `slot`; there must be one.
+  SPARSEDROP_HOST_DEVICE int32_t next_live(uint32_t const* line, int32_t slot) const {
+    int32_t const unit = slot * units_per_slot;
+    int32_t w = unit / 32;
+    uint32_t word = line[w] & firsts & ~tiles_in_word(unit % 32 + 1, 0);
+    while (word == 0) {
+      word = line[++w] & firsts;
+    }
+    return (32 * w + lowest_bit(word)) / units_per_slot;
+  }
 };
 
 }  // namespace sparsedrop

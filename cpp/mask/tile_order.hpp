@@ -66,18 +66,23 @@ SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines,
     }
   }
   int32_t const first = group * kLinesPerGroup;
-  int32_t const in_group = lines - first < kLinesPerGroup ? lines - first : kLinesPerGroup;
+  int32_t counts[kLinesPerGroup];
+  int32_t most = 0;
+  for (int32_t i = 0; i < kLinesPerGroup; ++i) {
+    counts[i] = first + i < lines ? tiles[first + i] : 0;
+    most = counts[i] > most ? counts[i] : most;
+  }
   // Records of the first `rounds` tiles of all lines.
   auto records_before = [&](int32_t rounds) {
     int32_t sum = 0;
-    for (int32_t i = 0; i < in_group; ++i) {
-      sum += tiles[first + i] < rounds ? tiles[first + i] : rounds;
+    for (int32_t i = 0; i < kLinesPerGroup; ++i) {
+      sum += counts[i] < rounds ? counts[i] : rounds;
     }
     return sum;
   };
   int32_t const within = index - group_start[group];
   int32_t low = 0;
-  int32_t high = within;  // a round has at least one record
+  int32_t high = most - 1;
   while (low < high) {
     int32_t const middle = (low + high + 1) / 2;
     if (records_before(middle) <= within) {
@@ -86,11 +91,14 @@ SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines,
       high = middle - 1;
     }
   }
-  int32_t skip = within - records_before(low);
+  // Of the lines that have so many tiles, the one with as many before it as records are left.
+  int32_t const skip = within - records_before(low);
   int32_t position = first;
-  while (tiles[position] <= low || skip > 0) {
-    skip -= tiles[position] > low ? 1 : 0;
-    ++position;
+  int32_t before = 0;
+  for (int32_t i = 0; i < kLinesPerGroup; ++i) {
+    bool const has_tile = counts[i] > low;
+    position = has_tile && before == skip ? first + i : position;
+    before += has_tile ? 1 : 0;
   }
   return {position, low};
 }

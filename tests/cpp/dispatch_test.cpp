@@ -121,6 +121,16 @@ TEST(Orient, SwapTransposesTheProblem) {
   EXPECT_EQ(swapped.b_lines.block, 128);
 }
 
+TEST(Workspace, IsEmptyWithoutAList) {
+  Problem p = problem(4096, 4096, 4096);
+  p.a_mask = mask(128, 128);
+  EXPECT_EQ(workspace_bytes(p, {0, false}), 0u);
+  p.d_mask = mask(128, 128);
+  EXPECT_EQ(workspace_bytes(p, {0, false}), 0u);
+  EXPECT_GT(workspace_bytes(p, {0, true}), 0u);  // a's mask plays that of b
+  EXPECT_GT(workspace_bytes(problem(128 * 257, 4096, 4096), {0, false}), 0u);
+}
+
 TEST(Workspace, HoldsTheLongestList) {
   for (int id = 0; id < tile_count(); ++id) {
     Tile const t = tile(id);
@@ -129,8 +139,13 @@ TEST(Workspace, HoldsTheLongestList) {
       int64_t const slots = (n + t.slot_n - 1) / t.slot_n;
       int64_t const lines = (1000 + t.m - 1) / t.m;
       EXPECT_EQ(max_records(1000, n, t), lines * slots);
-      EXPECT_GT(workspace_bytes(1000, n, {id, false}), sizeof(TileRecord) * size_t(lines * slots));
-      EXPECT_EQ(workspace_bytes(1000, n, {id, false}), workspace_bytes(n, 1000, {id, true}));
+      Problem p = problem(1000, n, 64);
+      p.b_mask = p.d_mask = mask(128, 128);
+      size_t const bytes = workspace_bytes(p, {id, false});
+      EXPECT_GT(bytes, sizeof(TileRecord) * size_t(lines * slots));
+      Problem transposed = problem(n, 1000, 64);
+      transposed.a_mask = transposed.d_mask = mask(128, 128);
+      EXPECT_EQ(workspace_bytes(transposed, {id, true}), bytes);
     }
   }
 }

@@ -127,8 +127,10 @@ struct Choice {
 // Null where the kernels can run the problem this way, else the reason why not.
 char const* refusal(Problem const& problem, Choice choice);
 
-// Bytes of device memory that matmul() needs: the list of output tiles.
-size_t workspace_bytes(int64_t m, int64_t n, Choice choice);
+// Bytes of device memory that matmul() needs: the list of output tiles, where they are so many, or
+// so unequal, that CTAs cannot find their own. Looks at extents and blocks only: addresses may still
+// be null. A mask is one whose block_rows are not 0.
+size_t workspace_bytes(Problem const& problem, Choice choice);
 
 // Launches the product. `workspace` is 16-byte aligned and free to reuse once the stream has
 // passed. cudaErrorInvalidValue where refusal() has a reason, or the workspace is none.
