@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "gemm/driver.hpp"
+
 #include <cute/tensor.hpp>
 
 #include <cutlass/bfloat16.h>

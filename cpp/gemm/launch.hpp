@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <atomic>
+
 #include "gemm/kernel.hpp"
 #include "gemm/product.hpp"
 #include "overlap.hpp"
@@ -65,9 +67,16 @@ cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
                    cudaStream_t stream) {
   auto const kernel = &matmul_kernel<Traits>;
   constexpr size_t kSmem = sizeof(typename Kernel<Traits>::SharedStorage);
-  cudaError_t const status =
-      cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, int(kSmem));
+  // A GPU is told once, if it is one of the first 64.
+  static std::atomic<uint64_t> told{0};
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  uint64_t const bit = device < 64 ? uint64_t(1) << device : 0;
+  if (status == cudaSuccess && (told.load(std::memory_order_relaxed) & bit) == 0) {
+    status = cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize, int(kSmem));
+    told.fetch_or(status == cudaSuccess ? bit : 0, std::memory_order_relaxed);
+  }
   if (status != cudaSuccess) {
     return status;
   }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, reference, select
-from sparsedrop.block_mask import BlockMask, Side, straight
+from sparsedrop.block_mask import BlockMask, Masks, Side, straight
 
 if TYPE_CHECKING:
     from sparsedrop import _C
@@ -70,9 +70,9 @@ def masked_mm(
     a, a_mask, a_turned = left
     b, b_mask, b_turned = right
     a_at, b_at, index = a.data_ptr(), b.data_ptr(), a.get_device()
-    # One flat tuple: this is looked up for every product.
+    # One flat tuple, which is looked up for every product.
     key = (
-        a.dtype, index, activation,
+        activation, a.dtype, index,
         a.shape, a.stride(), not a_at & _ALIGNMENT, a_turned,
         b.shape, b.stride(), not b_at & _ALIGNMENT, b_turned,
         None if a_mask is None else (a_mask.block_shape, a_mask.keep),
@@ -112,45 +112,68 @@ def masked_mm(
     return out if out_shape == (m, n) else out[:m, :n].contiguous()
 
 
-def _make_plan(key: tuple[Any, ...]) -> Plan | None:
-    """The plan for what `masked_mm` looks up; None for the dense path."""
-    dtype, index, activation, *operands, a_mask, b_mask, out_mask = key
-    a_shape, a_strides, a_aligned, a_turned, b_shape, b_strides, b_aligned, b_turned = operands
+def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
+    """What `select` is asked for the product of a [m, k] and b [k, n] on a GPU."""
+    a_key, b_key = ((x.shape, x.stride(), not x.data_ptr() & _ALIGNMENT, False) for x in (a, b))
+    a_mask, b_mask, out_mask = (
+        None if mask is None else (mask.block_shape, mask.keep) for mask in masks
+    )
+    return _request(_Key(a.dtype, a.get_device(), a_key, b_key, a_mask, b_mask, out_mask))
+
+
+class _Key(NamedTuple):
+    """All that the way of a product depends on: shape, strides, aligned, turned of the operands."""
+
+    dtype: torch.dtype
+    device: int
+    a: tuple[Any, ...]
+    b: tuple[Any, ...]
+    a_mask: tuple[select.Block, float | None] | None
+    b_mask: tuple[select.Block, float | None] | None
+    out_mask: tuple[select.Block, float | None] | None
+
+
+def _request(key: _Key) -> select.Request:
+    a_shape, *a_memory, a_turned = key.a
+    b_shape, *b_memory, b_turned = key.b
     m, k = a_shape[::-1] if a_turned else a_shape
     n = b_shape[not b_turned]
-    a_lies, b_lies = (
-        describe(a_shape, a_strides, a_aligned),
-        describe(b_shape, b_strides, b_aligned),
-    )
-    a_k_major, b_k_major = a_lies.row_major != a_turned, b_lies.row_major == b_turned
-    capability, tiles = _gpu(index)
+    a_lies, b_lies = describe(a_shape, *a_memory), describe(b_shape, *b_memory)
+    capability, tiles = _gpu(key.device)
     (a_block, a_keep), (b_block, b_keep), (out_block, out_keep) = (
-        _as_it_plays(a_mask, a_turned),
-        _as_it_plays(b_mask, b_turned),
-        _as_it_plays(out_mask, False),
+        _as_it_plays(key.a_mask, a_turned),
+        _as_it_plays(key.b_mask, b_turned),
+        _as_it_plays(key.out_mask, False),
     )
-    choice = select.decide(
-        select.Request(
-            "cuda", dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep,
-            a_k_major=a_k_major,
-            b_k_major=b_k_major,
-            aligned=a_lies.in_place and b_lies.in_place and n % _UNIT == 0,
-            capability=capability,
-            tiles=tiles,
-        )
+    return select.Request(
+        "cuda", key.dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep,
+        a_k_major=a_lies.row_major != a_turned,
+        b_k_major=b_lies.row_major == b_turned,
+        aligned=a_lies.in_place and b_lies.in_place and n % _UNIT == 0,
+        capability=capability,
+        tiles=tiles,
     )  # fmt: skip
+
+
+def _make_plan(key: tuple[Any, ...]) -> Plan | None:
+    """The plan for what `masked_mm` looks up; None for the dense path."""
+    activation, dtype, index, *rest = key
+    a, b, masks = tuple(rest[:4]), tuple(rest[4:8]), rest[8:]
+    request = _request(_Key(dtype, index, a, b, *masks))
+    choice = select.decide(request)
     if choice.path != "sm90":
         return None
     # The extents that are contiguous in memory grow to whole units, in every operand alike: a zero
     # of the padding then meets a zero, and never a NaN.
-    k_pad = _round_up(k) if a_k_major or b_k_major else k
-    m_pad, n_pad = m if a_k_major else _round_up(m), _round_up(n)
-    a_fit = _fit_for(a_shape, a_lies, (k_pad, m_pad) if a_turned else (m_pad, k_pad))
-    b_fit = _fit_for(b_shape, b_lies, (n_pad, k_pad) if b_turned else (k_pad, n_pad))
+    m, n, k = request.m, request.n, request.k
+    k_pad = _round_up(k) if request.a_k_major or request.b_k_major else k
+    m_pad, n_pad = m if request.a_k_major else _round_up(m), _round_up(n)
+    a_fit = _fit_for(a, (m_pad, k_pad))
+    b_fit = _fit_for(b, (k_pad, n_pad))
     launch = _native.C.Launch(
-        _DTYPE_CODES[dtype], m_pad, n_pad, k_pad, a_fit.lies.ld, a_k_major, b_fit.lies.ld,
-        b_k_major, n_pad, a_block, b_block, out_block, _ACTIVATION_CODES[activation],
-        choice.tile, choice.swap, index,
+        _DTYPE_CODES[dtype], m_pad, n_pad, k_pad, a_fit.lies.ld, request.a_k_major,
+        b_fit.lies.ld, request.b_k_major, n_pad, request.a_block, request.b_block,
+        request.out_block, _ACTIVATION_CODES[activation], choice.tile, choice.swap, index,
     )  # fmt: skip
     in_place = a_fit.lies.in_place and b_fit.lies.in_place and (m, n) == (m_pad, n_pad)
     workspace = -(-launch.workspace_bytes // 2)
@@ -189,7 +212,11 @@ def _as_it_plays(
     return (block[1], block[0]) if turned else block, keep
 
 
-def _fit_for(shape: tuple[int, int], lies: Operand, wanted: tuple[int, int]) -> Fit:
+def _fit_for(operand: tuple[Any, ...], played: tuple[int, int]) -> Fit:
+    """How an operand, described as in a `_Key`, is made one of the extents that it plays."""
+    shape, strides, aligned, turned = operand
+    wanted = played[::-1] if turned else played
+    lies = describe(shape, strides, aligned)
     if lies.in_place and tuple(shape) == wanted:
         return Fit(lies, *wanted)
     # Until it is copied it is not in place; its leading dimension is the copy's already.

@@ -32,7 +32,7 @@ from sparsedrop.bench import machine, step, sweep, tune
 from sparsedrop.bench.measure import WrongProductError
 from sparsedrop.bench.products import PRODUCTS, Extents
 from sparsedrop.bench.settings import DTYPES, resolve
-from sparsedrop.functional import SAMPLERS
+from sparsedrop.mask_ops import SAMPLERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RxC",
         help="of the mask of Y, for the products named both; default: 128x128 128x256",
     )
-    add("--sampler", choices=tuple(SAMPLERS), default="bernoulli", help="default: bernoulli")
+    add("--sampler", choices=SAMPLERS, default="bernoulli", help="default: bernoulli")
     add("--masks", type=count, metavar="N", help="draws for each row; default: 4, on a CPU 2")
     add("--device", choices=DEVICES, default="auto", help="default: auto")
     add("--seed", type=int, default=0, help="of operands and masks; default: 0")

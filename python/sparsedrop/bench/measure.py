@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 import sparsedrop
-from sparsedrop import _native, cuda, reference, select
+from sparsedrop import cuda, reference, select
 from sparsedrop.bench import peers
 from sparsedrop.bench.products import Extents, Operands, Product, live_share
 from sparsedrop.bench.settings import Block, Settings, block_name
 from sparsedrop.bench.timing import Call, Candidate, Turns
-from sparsedrop.block_mask import Masks
-from sparsedrop.functional import SAMPLERS
+from sparsedrop.block_mask import BlockMask, Masks
 from sparsedrop.info import dtype_name
 
 # Two results of a rounding each, in the norm: bfloat16 has 8 bits, float16 has 11. Sums of float32
@@ -185,20 +184,7 @@ def relative_error(ours: Tensor, expected: Tensor) -> float:
 
 def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
     """What the library asks its selection for this product."""
-    if a.device.type != "cuda":
-        return select.request_for(a.device.type, a, b, masks)
-    a_lies, b_lies = cuda.describe(a), cuda.describe(b)
-    return select.request_for(
-        "cuda",
-        a,
-        b,
-        masks,
-        a_k_major=a_lies.row_major,
-        b_k_major=not b_lies.row_major,
-        aligned=a_lies.in_place and b_lies.in_place and b.shape[1] % 8 == 0,
-        capability=_native.capability(a.device.index),
-        tiles=tuple(_native.C.TILES) if _native.runs_on(a.device) else (),
-    )
+    return cuda.request_for(a, b, masks) if a.is_cuda else select.cpu_request(a, b, masks)
 
 
 def _legal(request: select.Request) -> Iterator[select.Choice]:
@@ -220,7 +206,7 @@ def _name(request: select.Request, choice: select.Choice) -> str:
 
 def _draw(case: Case, sampler: str, device: torch.device) -> Masks:
     """New masks of X, and of Y where it has one."""
-    (m, n, k), draw = case.extents, SAMPLERS[sampler]
+    (m, n, k), draw = case.extents, getattr(BlockMask, sampler)
     x_mask = draw((m, k), case.p, block_shape=case.block, device=device)
     if case.out_block is None:
         return case.product.masks(x_mask, None)
