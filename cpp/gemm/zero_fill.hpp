@@ -14,6 +14,7 @@ struct ZeroFill {
   using Config = typename Traits::Config;
   static constexpr int kVector = 16 / sizeof(Element);  // contiguous extents are multiples of it
   static constexpr bool kNMajor = Traits::Layouts::kD == Major::K;
+  static constexpr int kRowVectors = (kNMajor ? Config::kSlotN : Config::kM) / kVector;
 
   struct Params {
     Element* d;
@@ -44,12 +45,19 @@ struct ZeroFill {
   }
 
  private:
+  // Neighbouring threads write neighbouring vectors of one row, and go down the rows together.
   CUTLASS_DEVICE static void fill(Element* corner, int64_t ld, int32_t rows, int32_t contiguous,
                                   int32_t thread, int32_t threads) {
-    int32_t const vectors = contiguous / kVector;
-    for (int32_t i = thread; i < rows * vectors; i += threads) {
-      auto* const at = corner + i / vectors * ld + i % vectors * kVector;
-      *reinterpret_cast<uint4*>(at) = make_uint4(0, 0, 0, 0);
+    int32_t const column = thread % kRowVectors * kVector;
+    int32_t const first = thread / kRowVectors;
+    int32_t const step = threads / kRowVectors;
+    if (column < contiguous) {
+      Element* at = corner + first * ld + column;
+#pragma unroll 4
+      for (int32_t row = first; row < rows; row += step) {
+        __stcs(reinterpret_cast<uint4*>(at), make_uint4(0, 0, 0, 0));
+        at += step * ld;
+      }
     }
   }
 };
