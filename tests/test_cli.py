@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sparsedrop
-from sparsedrop import _native, cli, info
+from sparsedrop import _native, cli, cuda, info
 
 EXTRAS = ("sklearn", "matplotlib", "tqdm")
 
@@ -29,6 +29,8 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    properties = SimpleNamespace(name="Some GPU", multi_processor_count=100)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     return monkeypatch
 
 
@@ -63,6 +65,7 @@ def test_info_names_the_path_of_every_dtype_on_a_gpu(capsys, a_gpu, capability, 
     tiles = [(128, 256, 64, 128), (128, 128, 64, 64)]
     a_gpu.setattr(_native, "C", SimpleNamespace(CUDA_ARCHS="90a", TILES=tiles))
     a_gpu.setattr(_native, "capability", lambda _: capability)
+    a_gpu.setattr(cuda, "gpu_facts", cuda.gpu_facts.__wrapped__)  # asked anew, not remembered
     facts = info_lines(capsys)
     assert facts["CUDA kernels"] == "sm_90a"
     assert facts["tiles"] == "128x256x64, 128x128x64 (m x n x k)"

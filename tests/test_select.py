@@ -177,7 +177,7 @@ def launches(monkeypatch):
     monkeypatch.setattr(_native, "runs_on", lambda device: True)
     monkeypatch.setattr(_native, "current_stream", lambda index: 0)
     monkeypatch.setattr(_native, "launch_target", lambda device: (0, 0))
-    monkeypatch.setattr(cuda, "_gpu", lambda index: ((9, 0), TILES))
+    monkeypatch.setattr(cuda, "gpu_facts", lambda index: {"capability": (9, 0), "tiles": TILES})
     cuda._plan.cache_clear()
     yield recorder.calls
     cuda._plan.cache_clear()

@@ -139,7 +139,6 @@ def _request(key: _Key) -> select.Request:
     m, k = a_shape[::-1] if a_turned else a_shape
     n = b_shape[not b_turned]
     a_lies, b_lies = describe(a_shape, *a_memory), describe(b_shape, *b_memory)
-    capability, tiles = _gpu(key.device)
     (a_block, a_keep), (b_block, b_keep), (out_block, out_keep) = (
         _as_it_plays(key.a_mask, a_turned),
         _as_it_plays(key.b_mask, b_turned),
@@ -150,8 +149,7 @@ def _request(key: _Key) -> select.Request:
         a_k_major=a_lies.row_major != a_turned,
         b_k_major=b_lies.row_major == b_turned,
         aligned=a_lies.in_place and b_lies.in_place and n % _UNIT == 0,
-        capability=capability,
-        tiles=tiles,
+        **gpu_facts(key.device),
     )  # fmt: skip
 
 
@@ -196,10 +194,15 @@ def describe(shape: tuple[int, int], strides: tuple[int, int], aligned: bool) ->
 
 
 @functools.cache
-def _gpu(index: int) -> tuple[tuple[int, int], tuple[select.Tile, ...]]:
-    """Compute capability, and the tiles that this build can run on it."""
-    tiles = tuple(_native.C.TILES) if _native.runs_on(torch.device("cuda", index)) else ()
-    return _native.capability(index), tiles
+def gpu_facts(index: int) -> dict[str, Any]:
+    """What a `select.Request` says of a GPU: capability, name, SMs, and the tiles of this build."""
+    properties = torch.cuda.get_device_properties(index)
+    return {
+        "capability": _native.capability(index),
+        "gpu": properties.name,
+        "sms": properties.multi_processor_count,
+        "tiles": tuple(_native.C.TILES) if _native.runs_on(torch.device("cuda", index)) else (),
+    }
 
 
 def _as_it_plays(

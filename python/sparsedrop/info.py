@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import sparsedrop
-from sparsedrop import _native, select
+from sparsedrop import _native, cuda, select
 from sparsedrop.functional import DTYPES
 
 
@@ -85,7 +85,4 @@ def _gpu_facts() -> Iterator[tuple[str, str]]:
 def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.Request:
     """The product that stands for its dtype, as `_TYPICAL` says."""
     request = select.Request(device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5)
-    if device == "cpu":
-        return request
-    tiles = _native.C.TILES if _native.runs_on(torch.device(device, index)) else ()
-    return request._replace(capability=_native.capability(index), tiles=tuple(tiles))
+    return request if device == "cpu" else request._replace(**cuda.gpu_facts(index))

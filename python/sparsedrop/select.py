@@ -1,34 +1,39 @@
 """Which way a product is run: a printable request, a pure function, a printable choice.
 
     >>> print(choose(Request(device="cuda", capability=(9, 0), ...)))
-    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 992 live tiles for 132 SMs')
+    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 99 us expected, dense 264')
 
-`override` forces a path, a tile or an orientation, for benchmarks and for a user who knows better.
+Of all ways that are legal the one with the least expected time is taken (see `costs`). `override`
+forces a path, a tile or an orientation, for benchmarks and for a user who knows better; so does the
+environment variable SPARSEDROP_SELECT, for example `SPARSEDROP_SELECT=path=sm90,tile=1,swap=0`.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sparsedrop import costs
 from sparsedrop.block_mask import Masks
+from sparsedrop.costs import Tile
 
 Block = tuple[int, int]
-Tile = tuple[int, int, int, int]
-"""tile_m, tile_n, tile_k, slot_n."""
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
-SMS = 132
-"""Of an H100 or H200 with all its SMs."""
+UNKNOWN_KEEP = 0.5
+"""The live share that is expected of a mask whose share the host does not know."""
 
-ENOUGH_WAVES = 1.5
-"""Below this many tiles an SM the last wave leaves too many SMs idle: a smaller tile is faster."""
+MASKING_US = 12.0
+MASKED_BYTES_PER_US = 1.5e6
+"""What masking one matrix costs the dense path on a GPU: some launches, and reading and writing it
+at half of 3 TB/s each."""
 
 PADDING_PAYS = 2**30
 """m * n * k above which copying operands to aligned ones costs less than it saves."""
@@ -65,6 +70,8 @@ class Request(NamedTuple):
     # Operands can be read in place: addresses of 16 bytes, extents and strides of 8 elements.
     aligned: bool = True
     capability: tuple[int, int] = (0, 0)
+    gpu: str = costs.TYPICAL
+    sms: int = costs.GPUS[costs.TYPICAL].sms
     # Compiled in for this capability; their positions are the ids.
     tiles: tuple[Tile, ...] = ()
 
@@ -103,8 +110,36 @@ class Override(NamedTuple):
 
 
 _PATHS = ("sm90", "cpu", "dense")
+_VARIABLE = "SPARSEDROP_SELECT"
+
+
+def override_from(text: str) -> Override | None:
+    """The override that SPARSEDROP_SELECT=text asks for; None where it is empty.
+
+    Raises:
+        ValueError: for text that is not path=..., tile=... or swap=0 or 1, separated by commas.
+    """
+    if not text:
+        return None
+    forced: dict[str, Any] = {}
+    for item in text.split(","):
+        name, _, value = item.strip().partition("=")
+        if name == "path" and value in _PATHS:
+            forced[name] = value
+        elif name == "tile" and value.isdecimal():
+            forced[name] = int(value)
+        elif name == "swap" and value in ("0", "1"):
+            forced[name] = value == "1"
+        else:
+            raise ValueError(
+                f"{_VARIABLE} has items such as path=dense ({', '.join(_PATHS)}), tile=1 or "
+                f"swap=0, separated by commas, not {item.strip()!r}"
+            )
+    return Override(**forced)
+
+
 # A global and not a context variable: the backward pass runs on threads of its own.
-_override: Override | None = None
+_override: Override | None = override_from(os.environ.get(_VARIABLE, ""))
 
 
 @contextmanager
@@ -147,17 +182,16 @@ def choose(request: Request) -> Choice:
     legal = [c for c in candidates(request) if refusal(request, c.tile, c.swap) is None]
     if not legal:
         return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
-    for choice in legal:
-        live = live_tiles(request, choice)
-        if live >= ENOUGH_WAVES * SMS:
-            reason = f"{_name(request, choice)}: {live:.0f} live tiles for {SMS} SMs"
-            return choice._replace(reason=reason)
-    smallest = min(legal, key=functools.partial(_area, request))  # the first of them is the best
-    return smallest._replace(reason=f"{_name(request, smallest)}: the most tiles that there are")
+    times = {choice: expected_us(request, choice) for choice in legal}
+    best = min(legal, key=lambda choice: times[choice])  # the first of equals
+    dense = dense_us(request)
+    reason = f"{_name(request, best)}: {times[best]:.0f} us expected, dense {dense:.0f}"
+    return best._replace(reason=reason) if times[best] < dense else Choice("dense", reason=reason)
 
 
 def candidates(request: Request) -> list[Choice]:
-    """Every tile in both orientations, large tiles first, then by what the orientation wastes."""
+    """Every tile in both orientations, in the order in which equals are preferred: large tiles, then
+    by what the orientation wastes."""
     choices = [
         Choice("sm90", tile, swap) for tile in range(len(request.tiles)) for swap in (False, True)
     ]
@@ -191,12 +225,57 @@ def refusal(request: Request, tile: int, swap: bool) -> str | None:
     return None
 
 
-def live_tiles(request: Request, choice: Choice) -> float:
-    """Expected count of live output tiles."""
-    tile_m, tile_n, _, _ = request.tiles[choice.tile]
-    m, n = (request.n, request.m) if choice.swap else (request.m, request.n)
-    keep = 1.0 if request.out_keep is None else request.out_keep
-    return -(-m // tile_m) * -(-n // tile_n) * keep
+def expected_us(request: Request, choice: Choice) -> float:
+    """Expected time of the kernels, in microseconds."""
+    tile = request.tiles[choice.tile]
+    known = costs.costs_of(request.gpu)
+    cost = known.get(tile) or costs.costs_of(costs.TYPICAL)[tile]
+    return costs.expected_us(_work(request, choice.swap), tile, cost, request.sms)
+
+
+def dense_us(request: Request) -> float:
+    """Expected time of the dense path, in microseconds: matrices are masked, then multiplied."""
+    m, n, k = request.m, request.n, request.k
+    masked = [
+        extent * other
+        for block, extent, other in (
+            (request.a_block, m, k),
+            (request.b_block, k, n),
+            (request.out_block, m, n),
+        )
+        if block is not None
+    ]
+    nbytes = request.dtype.itemsize * sum(masked)
+    masking = MASKING_US * len(masked) + nbytes / MASKED_BYTES_PER_US
+    return costs.dense_us(m, n, k, request.gpu, request.sms) + masking
+
+
+def _work(request: Request, swap: bool) -> costs.Work:
+    """The product as the kernels run it."""
+    a_keep, b_keep, out_keep = (
+        1.0 if block is None else UNKNOWN_KEEP if keep is None else keep
+        for block, keep in (
+            (request.a_block, request.a_keep),
+            (request.b_block, request.b_keep),
+            (request.out_block, request.out_keep),
+        )
+    )
+    k_block = max(
+        1 if request.a_block is None else request.a_block[1],
+        1 if request.b_block is None else request.b_block[0],
+    )
+    m, n = (request.n, request.m) if swap else (request.m, request.n)
+    out_block_n = 0 if request.out_block is None else request.out_block[0 if swap else 1]
+    return costs.Work(
+        m,
+        n,
+        request.k,
+        a_keep * b_keep,
+        -(-request.k // k_block),
+        request.a_block is not None or request.b_block is not None,
+        out_keep,
+        out_block_n,
+    )
 
 
 def _obey(request: Request, forced: Override) -> Choice:

@@ -1,0 +1,149 @@
+"""How long the kernels take for a product: a small model, and what it knows of each GPU.
+
+    time = launch + waves · (tile + k_tiles · k_tile)
+
+A wave is one output tile for each SM. `sparsedrop bench --tune` measures the constants of a GPU and
+prints the entry of GPUS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+Tile = tuple[int, int, int, int]
+"""tile_m, tile_n, tile_k, slot_n."""
+
+CUBLAS = "cublas"
+CUBLAS_TILE = (128, 256, 64, 256)
+"""What cuBLAS mostly takes for large products in 16 bits; its constants are in these tiles."""
+
+SINGLE = 0.62
+"""What a tile with one of its two slots takes, of the time of a whole one."""
+
+MASKED_RESULT_US = 1.5
+"""What it takes a CTA to find its first tile where the result is masked."""
+
+
+class Cost(NamedTuple):
+    """What a tile costs, in microseconds."""
+
+    launch_us: float
+    tile_us: float
+    k_tile_us: float
+
+    def us(self, waves: float, k_tiles: float) -> float:
+        """The time of a product."""
+        return self.launch_us + waves * (self.tile_us + k_tiles * self.k_tile_us)
+
+    def tflops(self, tile: Tile, sms: int) -> float:
+        """Of all SMs together within the K tiles."""
+        tile_m, tile_n, tile_k = tile[:3]
+        return 2e-6 * tile_m * tile_n * tile_k * sms / self.k_tile_us
+
+
+class Gpu(NamedTuple):
+    """The costs of the kernels' tiles, and of cuBLAS's."""
+
+    sms: int
+    costs: dict[Tile | str, Cost]
+
+
+GPUS = {
+    "NVIDIA H200": Gpu(
+        sms=132,
+        costs={
+            (128, 256, 64, 128): Cost(launch_us=5.31, tile_us=1.264, k_tile_us=0.6289),
+            (128, 128, 64, 64): Cost(launch_us=4.77, tile_us=1.253, k_tile_us=0.3248),
+            (128, 64, 64, 64): Cost(launch_us=4.20, tile_us=0.462, k_tile_us=0.2275),
+            CUBLAS: Cost(launch_us=3.11, tile_us=2.384, k_tile_us=0.6617),
+        },
+    ),
+}
+
+TYPICAL = "NVIDIA H200"
+"""Whose costs stand for those of a GPU without an entry; its count of SMs is its own."""
+
+
+class Work(NamedTuple):
+    """A product as the kernels run it, after any swap: expected shares, and blocks in elements."""
+
+    m: int
+    n: int
+    k: int
+    # Of the K tiles of an output tile that are live, and how many blocks they come in.
+    keep: float
+    k_blocks: int
+    # Whether lines of output tiles differ in their K tiles.
+    is_uneven: bool
+    # Of the result; 0: no mask.
+    out_keep: float
+    out_block_n: int
+
+
+class _Tiles(NamedTuple):
+    wholes: float
+    singles: float
+
+
+def costs_of(gpu: str) -> dict[Tile | str, Cost]:
+    """The costs of a GPU by its name, or those of the typical one."""
+    return GPUS.get(gpu, GPUS[TYPICAL]).costs
+
+
+def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
+    """Expected time of a product by these tiles, in microseconds."""
+    tile_m, tile_n, tile_k, slot_n = tile
+    lines, slots, per_tile = -(-work.m // tile_m), -(-work.n // slot_n), tile_n // slot_n
+    all_k_tiles = -(-work.k // tile_k)
+    mean = all_k_tiles * work.keep
+    longest = mean
+    if work.is_uneven:
+        # The largest of so many nearly normal counts.
+        deviation = all_k_tiles * math.sqrt(work.keep * (1 - work.keep) / work.k_blocks)
+        longest = min(all_k_tiles, mean + deviation * math.sqrt(1.4 * math.log(max(lines, 2))))
+
+    def time(tiles: _Tiles) -> float:
+        wholes, singles = _waves(tiles, per_tile, sms)
+        waves = wholes + singles
+        # Tiles that follow each other on one SM even out.
+        k_tiles = mean + (longest - mean) / max(waves, 1.0) ** 1.5
+        return cost.us(wholes + SINGLE * singles, k_tiles)
+
+    if not work.out_block_n:
+        return time(_Tiles(lines * (slots // per_tile), lines * (slots % per_tile)))
+    cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, per_tile, slot_n)]
+    return MASKED_RESULT_US + sum(cases) / len(cases)
+
+
+def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
+    """Expected time of the dense product by cuBLAS, in microseconds."""
+    tile_m, tile_n, tile_k, _ = CUBLAS_TILE
+    waves = math.ceil(-(-m // tile_m) * -(-n // tile_n) / sms)
+    return costs_of(gpu)[CUBLAS].us(waves, -(-k // tile_k))
+
+
+def _waves(tiles: _Tiles, per_tile: int, sms: int) -> tuple[float, float]:
+    """Waves of whole tiles, and of single slots: those of a poor last wave are given out singly."""
+    full, left = divmod(tiles.wholes, sms)
+    if per_tile > 1 and left <= sms / 2:
+        return full, math.ceil((tiles.singles + per_tile * left) / sms)
+    idle = sms - left if left else 0
+    return full + (1 if left else 0), math.ceil(max(0.0, tiles.singles - idle) / sms)
+
+
+def _masked_tiles(
+    work: Work, lines: int, slots: int, per_tile: int, slot_n: int
+) -> Iterator[_Tiles]:
+    """Live tiles at the mean count of live blocks, and 1.2 standard deviations beside it."""
+    slots_per_block = max(1, work.out_block_n // slot_n)
+    blocks = -(-slots // slots_per_block)
+    keep = work.out_keep
+    mean, deviation = lines * blocks * keep, math.sqrt(lines * blocks * keep * (1 - keep))
+    # A line has an odd count of live slots with this probability.
+    odd = 0.0 if slots_per_block % per_tile == 0 else (1 - (1 - 2 * keep) ** blocks) / 2
+    for aside in (-1.2, 0.0, 1.2):
+        live = min(max(mean + aside * deviation, 0.0), lines * blocks) * slots_per_block
+        singles = min(lines * odd, live)
+        yield _Tiles((live - singles) / per_tile, singles)
