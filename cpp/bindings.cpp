@@ -118,6 +118,21 @@ void bind_balanced_live(uintptr_t keys, int64_t grid_rows, int64_t grid_cols, in
         });
 }
 
+void bind_column_sums(int dtype, uintptr_t data, int64_t rows, int64_t cols, int64_t ld,
+                      uintptr_t row_words, uintptr_t col_words, int32_t block_rows,
+                      int32_t block_cols, uintptr_t out, int device, uintptr_t stream) {
+  Matrix const matrix{at<void const>(data), ld, Order::row_major};
+  Mask const mask{at<uint32_t const>(row_words), at<uint32_t const>(col_words), block_rows,
+                  block_cols};
+  OnDevice const guard(device);
+  check(column_sums(DataType(dtype), matrix, rows, cols, mask, at<void>(out),
+                    at<CUstream_st>(stream)),
+        [&] {
+          return "sparsedrop.column_sums for a [" + std::to_string(rows) + ", " +
+                 std::to_string(cols) + "] matrix, ld=" + std::to_string(ld);
+        });
+}
+
 // A product and how it is run, all but its addresses: made once for a shape, launched many times.
 class Launch {
  public:
@@ -196,6 +211,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("mask_words", &bind_mask_words);
   module.def("bernoulli_mask", &bind_bernoulli_mask);
   module.def("balanced_live", &bind_balanced_live);
+  module.def("column_sums", &bind_column_sums);
   py::class_<Launch>(module, "Launch")
       .def(py::init<int, int64_t, int64_t, int64_t, int64_t, bool, int64_t, bool, int64_t,
                     Launch::Block const&, Launch::Block const&, Launch::Block const&, int, int,

@@ -20,7 +20,7 @@ from cases import (
     torchs_own,
     value_and_grads,
 )
-from sparsedrop import BlockMask, _native, reference, select
+from sparsedrop import BlockMask, _native, cuda, reference, select
 
 pytestmark = pytest.mark.gpu
 
@@ -462,3 +462,32 @@ def test_a_failing_launch_raises_and_the_next_one_works():
         launch(address, address, address, *[address] * 6, 1.0, 0, address, stream)
     mask = random_mask((128, 64), (128, 64), GPU)
     assert bool(sparsedrop.matmul(a, a.t(), a_mask=mask).isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("p", [None, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(4096, 1024), (1000, 776), (64, 8), (130, 4104)])
+def test_column_sums(shape, p, dtype):
+    """Against float64, over live blocks only, and the same bits every time."""
+    matrix = torch.randn(shape, device=GPU).to(dtype)
+    mask = None if p is None else BlockMask.bernoulli(shape, p, device=GPU)
+    live = matrix if mask is None else reference.keep_live(matrix, mask)
+    given = matrix if mask is None else torch.where(mask.expand(), matrix, torch.nan)
+    sums = cuda.column_sums(given, mask)
+    assert sums is not None
+    assert sums.dtype == dtype
+    rounding = torch.finfo(dtype).eps * live.double().sum(0).abs()
+    wide = torch.finfo(torch.float32).eps * live.double().abs().sum(0)
+    assert torch.all((sums.double() - live.double().sum(0)).abs() <= rounding + wide)
+    assert all(torch.equal(cuda.column_sums(given, mask), sums) for _ in range(5))
+
+
+def test_column_sums_leave_to_torch_what_they_cannot_read():
+    matrix = torch.randn(256, 264, device=GPU, dtype=torch.bfloat16)
+    assert cuda.column_sums(matrix, None) is not None
+    assert cuda.column_sums(matrix.float(), None) is None
+    assert cuda.column_sums(matrix[:, 1:257], None) is None  # not aligned
+    assert cuda.column_sums(matrix[:, :258], None) is None  # a ragged vector
+    assert cuda.column_sums(matrix.t(), None) is None
+    mask = BlockMask.bernoulli((256, 264), 0.5, block_shape=(32, 32), device=GPU)
+    assert cuda.column_sums(matrix, mask) is None

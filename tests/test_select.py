@@ -1,6 +1,12 @@
 """The selection: pure, legal, printable, and overridable; and what the GPU path makes of it."""
 
 import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +16,7 @@ from cases import random_mask
 from sparsedrop import _native, cuda, select
 from sparsedrop.select import Choice, Request
 
+ROOT = Path(__file__).parent.parent
 TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (128, 64, 64, 64))
 BIG = Request(
     "cuda", torch.bfloat16, 4096, 4096, 4096, capability=(9, 0), tiles=TILES,
@@ -35,10 +42,11 @@ CHOICES = [
     ("the longer line has fewer unpaired slots", OUT._replace(m=16384), TURNED),
     ("a and b masked: tile_n divides b's blocks", BIG._replace(b_block=(128, 128)), MEDIUM),
     ("wider blocks of b", BIG._replace(b_block=(128, 256)), LARGE),
-    ("a and out", BIG._replace(out_block=(128, 256), out_keep=0.5), LARGE),
+    ("a and out", BIG._replace(m=8192, out_block=(128, 256), out_keep=0.5), LARGE),
     ("few tiles: a smaller one", BIG._replace(m=2048, n=2048), MEDIUM),
-    ("very few tiles: the smallest", BIG._replace(m=512, n=512), SMALL),
-    ("dropped outputs count for nothing", OUT._replace(m=2048, out_keep=0.3), SMALL),
+    ("very few tiles: the smallest", BIG._replace(m=1024, n=1024, k=1024), SMALL),
+    ("dropped outputs count for nothing", OUT._replace(m=2048, n=2048, out_keep=0.3), MEDIUM),
+    ("the same with all of them live", OUT._replace(m=2048, n=2048, out_keep=1.0), LARGE),
     ("blocks of 64", BIG._replace(a_block=(64, 64)), SMALL_TURNED),
     ("rows of 64 need the transposed problem", BIG._replace(a_block=(64, 128)), SMALL_TURNED),
     ("blocks that no tile divides", BIG._replace(a_block=(128, 32)), DENSE),
@@ -323,3 +331,70 @@ def test_override_on_the_cpu(path):
     with select.override(path=path):
         out = sparsedrop.matmul(a, b, a_mask=mask)
     torch.testing.assert_close(out, sparsedrop.reference.matmul(a, b, a_mask=mask))
+
+
+def test_the_environment_forces_a_way(monkeypatch):
+    assert select.override_from("") is None
+    forced = select.override_from("path=sm90, tile=1,swap=0")
+    assert forced == select.Override("sm90", 1, False)
+    monkeypatch.setattr(select, "_override", forced)
+    assert select.decide(BIG)[:3] == ("sm90", 1, False)
+    for text in ("path=gpu", "tile=-1", "swap=yes", "tile", "stages=3"):
+        with pytest.raises(ValueError, match=f"SPARSEDROP_SELECT .* not '{text}'"):
+            select.override_from(text)
+
+
+def test_the_environment_is_read():
+    code = "from sparsedrop import select; print(select._override)"
+    environment = {**os.environ, "SPARSEDROP_SELECT": "path=dense"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(select.Override(path="dense"))
+
+
+def _us(request_, tile=0):
+    return select.expected_us(request_, Choice("sm90", tile))
+
+
+def test_expected_times_grow_with_the_work():
+    whole = _us(BIG._replace(a_keep=1.0))
+    assert _us(BIG) < whole < _us(BIG._replace(a_keep=1.0, k=8192))
+    assert _us(OUT) < _us(OUT._replace(out_keep=1.0))
+    # One tile more than a wave is a wave more, at most as long as the first.
+    wave = BIG._replace(m=128 * 66, n=512, a_keep=1.0)
+    assert _us(wave) < _us(wave._replace(m=128 * 67)) <= 2 * _us(wave)
+
+
+def test_expected_times_are_near_the_measured_ones():
+    """The committed results of the GPU whose costs are in the table."""
+    results = json.loads((ROOT / "bench/results/h200_products.json").read_text())
+    errors = []
+    for row in results["rows"]:
+        m, n, k = map(int, row["shape"].split("x"))
+        keep, block = 1 - row["p"], (128, 128)
+        if row["choice"] == "dense" or row["out_block"] or row["dtype"] != "bfloat16":
+            continue
+        request_ = {
+            "forward": BIG._replace(m=m, n=n, k=k, a_keep=keep),
+            "dX": OUT._replace(m=m, n=k, k=n, out_keep=keep),
+            "dW": _only(b_block=block, b_keep=keep)._replace(m=n, n=k, k=m),
+        }[row["product"]]
+        choice = select.choose(request_)
+        errors.append(abs(math.log(select.expected_us(request_, choice) / row["ours_us"])))
+    assert len(errors) > 50
+    assert sum(errors) / len(errors) < 0.2
+    assert max(errors) < 0.6
+
+
+def test_an_unknown_gpu_has_costs_too():
+    other = BIG._replace(gpu="NVIDIA H100 PCIe", sms=114)
+    assert _us(other) > _us(BIG)
+    assert select.choose(other).path == "sm90"
+
+
+def test_dense_where_it_is_faster(monkeypatch):
+    monkeypatch.setattr(select, "dense_us", lambda request: _us(request) - 1.0)
+    choice = select.choose.__wrapped__(BIG)
+    assert choice.path == "dense"
+    assert "expected" in choice.reason

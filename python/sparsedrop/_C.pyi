@@ -38,6 +38,21 @@ def bernoulli_mask(
 def balanced_live(
     keys: int, grid_rows: int, grid_cols: int, keep: int, live: int, device: int, stream: int, /
 ) -> None: ...
+def column_sums(
+    dtype: int,
+    data: int,
+    rows: int,
+    cols: int,
+    ld: int,
+    row_words: int,
+    col_words: int,
+    block_rows: int,
+    block_cols: int,
+    out: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
 
 class Launch:
     """A product and how it is run, all but its addresses; a block of None: no mask."""

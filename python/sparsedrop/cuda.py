@@ -30,6 +30,9 @@ _ALIGNMENT = 15
 
 _NO_MASK = (0, 0, 0)
 
+_MOST_SUMS = 64 * 65535
+"""Columns that one launch of `_C.column_sums` can sum up."""
+
 
 class Operand(NamedTuple):
     """How a matrix lies in memory. `in_place`: the kernels can read it as it is."""
@@ -110,6 +113,32 @@ def masked_mm(
         return out
     m, n = left[0].shape[a_turned], right[0].shape[not b_turned]
     return out if out_shape == (m, n) else out[:m, :n].contiguous()
+
+
+def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
+    """Sums of a [m, n] matrix over its rows, live blocks only: [n]. None where no kernel can."""
+    (m, n), (ld, step), at = matrix.shape, matrix.stride(), matrix.data_ptr()
+    index = matrix.get_device()
+    if (
+        matrix.dtype not in _DTYPE_CODES
+        or not gpu_facts(index)["tiles"]
+        or step != 1
+        or (at & _ALIGNMENT) + ld % _UNIT + n % _UNIT
+        or not 0 < n <= _MOST_SUMS
+        or m == 0
+    ):
+        return None
+    words, block = _NO_MASK, (0, 0)
+    if mask is not None:
+        words, block = mask.tensors.addresses(), mask.block_shape
+        if not words[2]:
+            return None
+    out = matrix.new_empty(n)
+    _native.C.column_sums(
+        _DTYPE_CODES[matrix.dtype], at, m, n, ld, *words[1:], *block, out.data_ptr(), index,
+        _native.current_stream(index),
+    )  # fmt: skip
+    return out
 
 
 def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:

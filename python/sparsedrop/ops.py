@@ -136,7 +136,8 @@ def _gradients(
             left, right = _turned(right), _turned(left)
         grad_b = _gradient(run, left, right, b_mask, alpha, b_column_major)
     if need_bias:
-        grad_bias = _sum_live_rows(grad, out_mask)
+        sums = cuda.column_sums(grad, out_mask) if run is cuda.masked_mm else None
+        grad_bias = _sum_live_rows(grad, out_mask) if sums is None else sums
     return grad_a, grad_b, grad_bias, None
 
 

@@ -27,6 +27,9 @@ Block = tuple[int, int]
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
+SMALLER = 0.03
+"""By how much a smaller tile has to be faster: it reads more, which the costs know little of."""
+
 UNKNOWN_KEEP = 0.5
 """The live share that is expected of a mask whose share the host does not know."""
 
@@ -182,16 +185,19 @@ def choose(request: Request) -> Choice:
     legal = [c for c in candidates(request) if refusal(request, c.tile, c.swap) is None]
     if not legal:
         return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
-    times = {choice: expected_us(request, choice) for choice in legal}
-    best = min(legal, key=lambda choice: times[choice])  # the first of equals
-    dense = dense_us(request)
-    reason = f"{_name(request, best)}: {times[best]:.0f} us expected, dense {dense:.0f}"
-    return best._replace(reason=reason) if times[best] < dense else Choice("dense", reason=reason)
+    sizes = sorted({_area(request, choice) for choice in legal}, reverse=True)
+
+    def cost(choice: Choice) -> float:
+        return expected_us(request, choice) * (1 + SMALLER * sizes.index(_area(request, choice)))
+
+    best = min(legal, key=cost)  # the first of equals
+    ours, dense = expected_us(request, best), dense_us(request)
+    reason = f"{_name(request, best)}: {ours:.0f} us expected, dense {dense:.0f}"
+    return best._replace(reason=reason) if ours < dense else Choice("dense", reason=reason)
 
 
 def candidates(request: Request) -> list[Choice]:
-    """Every tile in both orientations, in the order in which equals are preferred: large tiles, then
-    by what the orientation wastes."""
+    """Every tile in both orientations, large tiles first, then by what the orientation wastes."""
     choices = [
         Choice("sm90", tile, swap) for tile in range(len(request.tiles)) for swap in (False, True)
     ]

@@ -84,6 +84,12 @@ struct Matrix {
   Order order = Order::row_major;
 };
 
+// Sums of the columns of a [rows, cols] matrix over its live blocks, such as a bias's gradient: in
+// fp32, rounded once to `dtype`, the same in every run. The matrix is row-major, 16-byte aligned;
+// cols and its leading dimension are multiples of 8, cols at most 64 · 65535. One launch.
+cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
+                        Mask const& mask, void* out, cudaStream_t stream);
+
 // One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
 // Base pointers are 16-byte aligned; n, the contiguous extents of A and B, and all leading
 // dimensions are multiples of 8; extents are below 2^31 - 256.
