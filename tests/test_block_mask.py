@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cases import random_mask
-from sparsedrop import BlockMask
+from sparsedrop import BlockMask, mask_tensors
 
 SHAPES = [
     ((256, 384), (128, 128)),
@@ -168,3 +168,15 @@ def test_a_default_device_does_not_confuse_cpu_masks():
         mask = BlockMask.balanced((60, 70), 0.3, block_shape=(10, 10), device="cpu")
         assert mask.density() in (4 / 7, 5 / 7)
         assert "#" in str(mask)
+
+
+def test_a_mask_outlives_a_transform_that_looked_at_it():
+    live = torch.tensor([[True, False], [False, True]])
+    lies = mask_tensors.layout(256, 256, 128, 128)
+    buffer = torch.zeros(lies.size, dtype=torch.int32)
+    buffer[lies.live_at // 4 :].view(torch.bool)[: live.numel()] = live.flatten()
+    tensors = mask_tensors.MaskTensors(None, buffer, lies)
+    mask = BlockMask((256, 256), (128, 128), 0.5, tensors)
+    torch.func.grad(lambda x: (x * mask.expand()).sum())(torch.ones(256, 256))
+    assert torch.equal(mask.live, live)
+    assert mask.T.live.data_ptr()

@@ -49,7 +49,7 @@ DeviceMask::DeviceMask(Grid const& grid)
   Buffer const live(grid.live.size());
   check(cudaMemcpy(live.data(), grid.live.data(), grid.live.size(), cudaMemcpyHostToDevice),
         "upload of a grid");
-  check(mask_words(live.as<uint8_t>(), grid.rows, grid.cols, grid.block_rows, grid.block_cols,
+  check(mask_words(live.as<uint8_t>(), {grid.rows, grid.cols, grid.block_rows, grid.block_cols},
                    row_words_.as<uint32_t>(), col_words_.as<uint32_t>(), nullptr),
         "mask_words");
   check(cudaDeviceSynchronize(), "mask_words");

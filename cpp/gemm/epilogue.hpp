@@ -173,9 +173,9 @@ struct Epilogue {
 
     auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
     auto thread_copy = copy_to_smem.get_slice(thread);
-    Tensor values = make_tensor(
-        make_rmem_ptr(finished.squares[Square].data()),
-        partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
+    Tensor values =
+        make_tensor(make_rmem_ptr(finished.squares[Square].data()),
+                    partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
     copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(sD(_, _, slice)));
 
     tma_store_fence();

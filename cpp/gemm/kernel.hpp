@@ -41,9 +41,6 @@ struct Kernel {
   };
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
-  // Stands behind the last tile.
-  CUTLASS_DEVICE static TileRecord end() { return {0, {0, kNoSlot}, kNoMoreTiles}; }
-
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
   static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = 232;
@@ -55,6 +52,7 @@ struct Kernel {
   CUTLASS_DEVICE static void push(TileRecord const& record, TilePipeline& tiles, TileState& write,
                                   SharedStorage& shared) {
     tiles.producer_acquire(write);
+    keep_order();
     shared.records[write.index()] = record;
     keep_order();
     tiles.producer_commit(write);
@@ -85,7 +83,7 @@ struct Kernel {
     } else {
       shared.own_order.deal(params.ordering, hand_out);
     }
-    hand_out(end());
+    hand_out(no_more_tiles());
   }
 
   // One thread. From a list, it claims tiles itself.
@@ -107,7 +105,7 @@ struct Kernel {
         push(record, tiles, tile_write, shared);
         load_next();
       });
-      push(end(), tiles, tile_write, shared);
+      push(no_more_tiles(), tiles, tile_write, shared);
       load_next();
     }
     // A stage may not go away under a consumer that still reads it.
@@ -136,9 +134,7 @@ struct Kernel {
         typename Traits::TileMma{},
         Shape<typename Traits::TileM, typename Traits::TileN>{});  // (MMA,MMA_M,MMA_N)
     typename Epilogue::Finished finished;
-    auto store_next = [&] {
-      Epilogue::store_next(params.epilogue, finished, warp_group, shared);
-    };
+    auto store_next = [&] { Epilogue::store_next(params.epilogue, finished, warp_group, shared); };
     while (true) {
       TileRecord const record = pop(tiles, tile_read, shared);
       bool const is_last = record.k_tiles == kNoMoreTiles;

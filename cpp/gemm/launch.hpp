@@ -56,32 +56,41 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
       SlotBits::of(Config::kSlotN, kMaskUnit),
       list.records == nullptr && Ordering::has_one_each(product.d_lines, grid, ctas)};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue),
-          zero_fill,
-          ordering,
-          list};
+          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill, ordering, list};
 }
 
 template <class Traits>
-cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
-                   cudaStream_t stream) {
-  auto const kernel = &matmul_kernel<Traits>;
-  constexpr size_t kSmem = sizeof(typename Kernel<Traits>::SharedStorage);
-  // A GPU is told once, if it is one of the first 64.
+constexpr size_t kSharedBytes = sizeof(typename Kernel<Traits>::SharedStorage);
+
+// Each GPU is told once, if it is one of the first 64. Where a reset has made it forget, the launch
+// reports an error.
+template <class Traits>
+cudaError_t allow_shared_memory() {
   static std::atomic<uint64_t> told{0};
   int device = 0;
   cudaError_t status = cudaGetDevice(&device);
   uint64_t const bit = device < 64 ? uint64_t(1) << device : 0;
   if (status == cudaSuccess && (told.load(std::memory_order_relaxed) & bit) == 0) {
-    status = cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
-                                  cudaFuncAttributeMaxDynamicSharedMemorySize, int(kSmem));
+    status = cudaFuncSetAttribute(reinterpret_cast<void const*>(&matmul_kernel<Traits>),
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  int(kSharedBytes<Traits>));
     told.fetch_or(status == cudaSuccess ? bit : 0, std::memory_order_relaxed);
   }
+  return status;
+}
+
+template <class Traits>
+cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
+                   cudaStream_t stream) {
+  if (find_encode_tiled() == nullptr) {
+    return cudaErrorNotSupported;
+  }
+  cudaError_t const status = allow_shared_memory<Traits>();
   if (status != cudaSuccess) {
     return status;
   }
-  return launch_overlapped(kernel, {unsigned(ctas), Traits::kThreads, kSmem, stream},
-                           make_params<Traits>(product, list, ctas));
+  LaunchShape const shape{unsigned(ctas), Traits::kThreads, kSharedBytes<Traits>, stream};
+  return launch_overlapped(&matmul_kernel<Traits>, shape, make_params<Traits>(product, list, ctas));
 }
 
 constexpr Major major_of(bool is_contiguous) { return is_contiguous ? Major::K : Major::MN; }

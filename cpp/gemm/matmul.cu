@@ -125,6 +125,9 @@ char const* refusal(Problem const& problem, Choice choice) {
 }
 
 size_t workspace_bytes(Problem const& problem, Choice choice) {
+  if (choice.tile < 0 || choice.tile >= kTiles) {
+    return 0;
+  }
   TileListRequest request{};
   request.m = choice.swap ? problem.n : problem.m;
   request.n = choice.swap ? problem.m : problem.n;

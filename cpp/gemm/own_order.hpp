@@ -1,5 +1,6 @@
 // Tiles without a list. Where there are few lines of tiles, each CTA orders them for itself, in
-// less time than a launch that writes a list takes, and deals itself every ctas-th tile.
+// less time than a launch that writes a list takes, and deals itself every ctas-th tile; where
+// there is a tile for each CTA at most, its own follows from its index.
 
 #pragma once
 
@@ -25,7 +26,7 @@ struct OwnOrder {
   CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by) {
     Records const records = records_of(by.grid, int32_t(gridDim.x));
     if (int32_t(blockIdx.x) >= records.count()) {
-      return {0, {0, kNoSlot}, kNoMoreTiles};
+      return no_more_tiles();
     }
     Records::Part const part = records.at(int32_t(blockIdx.x));
     GroupPlace const at = place_in_grid(by.grid, part);
@@ -58,8 +59,8 @@ struct OwnOrder {
       Records::Part const part = records.at(index);
       GroupPlace const at = has_mask ? masked_place(grid, part) : place_in_grid(grid, part);
       int32_t const line = order[at.position];
-      TileRecord tile = by.tile_at(line, at.tile * grid.slots_per_tile + part.place, part.slots,
-                                   live[line]);
+      TileRecord tile =
+          by.tile_at(line, at.tile * grid.slots_per_tile + part.place, part.slots, live[line]);
       if (by.b_lines.words != nullptr) {
         tile.k_tiles = by.live_k_tiles_of(tile);
       }

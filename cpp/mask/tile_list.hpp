@@ -22,6 +22,9 @@ struct alignas(16) TileRecord {
   int32_t k_tiles;          // live K tiles, or kNoMoreTiles
 };
 
+// What stands behind a CTA's last tile.
+SPARSEDROP_HOST_DEVICE TileRecord no_more_tiles() { return {0, {0, kNoSlot}, kNoMoreTiles}; }
+
 struct alignas(16) TileListHeader {
   int32_t count;  // records in the list
   int32_t next;   // the first that no CTA has taken yet

@@ -22,6 +22,7 @@ constexpr int kThreadsDown = 32;
 constexpr int kThreads = kThreadsAcross * kThreadsDown;
 constexpr int kRowsPerThread = kMaskUnit / kThreadsDown;
 constexpr int kCtas = 8;
+constexpr int64_t kMostStripes = 65535;  // of a grid's second extent
 
 __device__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ float to_float(__half value) { return __half2float(value); }
@@ -101,30 +102,33 @@ __global__ void __cluster_dims__(kCtas, 1, 1) __launch_bounds__(kThreads)
 
 cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
                         Mask const& mask, void* out, cudaStream_t stream) {
-  bool const is_aligned = reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
-                          matrix.ld % kVector == 0 && cols % kVector == 0;
-  bool const fits = mask.col_words == nullptr ||
-                    (mask.block_cols > 0 && mask.block_cols % kStripe == 0 &&
-                     mask.block_rows > 0 && mask.block_rows % kMaskUnit == 0);
-  if (matrix.order != Order::row_major || !is_aligned || !fits || rows < 1 || cols < 1 ||
-      cols > INT32_MAX - kStripe) {
+  bool const is_readable = matrix.data != nullptr && out != nullptr &&
+                           reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
+                           matrix.order == Order::row_major && matrix.ld % kVector == 0 &&
+                           cols % kVector == 0;
+  bool const has_mask = mask.row_words != nullptr;
+  bool const fits = !has_mask || (mask.col_words != nullptr && mask.block_cols > 0 &&
+                                  mask.block_cols % kStripe == 0 && mask.block_rows > 0 &&
+                                  mask.block_rows % kMaskUnit == 0);
+  int64_t const stripes = ceil_div(cols, kStripe);
+  if (!is_readable || !fits || rows < 1 || cols < 1 || stripes > kMostStripes) {
     return cudaErrorInvalidValue;
   }
   Lines by_col{};
-  if (mask.col_words != nullptr) {
+  if (has_mask) {
     by_col = {mask.col_words, mask_line_words(rows), mask.block_cols};
   }
   Arguments const args{matrix.data, rows, cols, matrix.ld, by_col, out};
-  dim3 const grid(kCtas, unsigned(ceil_div(cols, kStripe)));
-  if (grid.y > 65535) {
-    return cudaErrorInvalidValue;
+  dim3 const grid(kCtas, unsigned(stripes));
+  switch (dtype) {
+    case DataType::bf16:
+      column_sums_kernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(args);
+      return cudaGetLastError();
+    case DataType::fp16:
+      column_sums_kernel<__half><<<grid, kThreads, 0, stream>>>(args);
+      return cudaGetLastError();
   }
-  if (dtype == DataType::bf16) {
-    column_sums_kernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(args);
-  } else {
-    column_sums_kernel<__half><<<grid, kThreads, 0, stream>>>(args);
-  }
-  return cudaGetLastError();
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace sparsedrop

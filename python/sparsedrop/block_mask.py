@@ -29,6 +29,7 @@ class BlockMask:
             no kernel reads them: off the GPU, and where a block extent is no multiple of 64.
         col_words: int32 `[C, words]`, the same for the block columns over the rows.
         keep: the expected live share where the host knows it (1 - p for the samplers), else None.
+        tensors: what `live`, `row_words` and `col_words` are views of.
     """
 
     shape: tuple[int, int]

@@ -8,6 +8,12 @@ import time
 import torch
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU is done with all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Clock:
     """Times the laps it is entered for: wall clock on a CPU, events on a GPU.
 

@@ -78,9 +78,9 @@ def masked_mm(
         activation, a.dtype, index,
         a.shape, a.stride(), not a_at & _ALIGNMENT, a_turned,
         b.shape, b.stride(), not b_at & _ALIGNMENT, b_turned,
-        None if a_mask is None else (a_mask.block_shape, a_mask.keep),
-        None if b_mask is None else (b_mask.block_shape, b_mask.keep),
-        None if out_mask is None else (out_mask.block_shape, out_mask.keep),
+        None if a_mask is None else _blocks_of(a_mask),
+        None if b_mask is None else _blocks_of(b_mask),
+        None if out_mask is None else _blocks_of(out_mask),
     )  # fmt: skip
     plan = _plan(key) if select.is_free() else _make_plan(key)
     if plan is None:
@@ -144,10 +144,14 @@ def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
 def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
     """What `select` is asked for the product of a [m, k] and b [k, n] on a GPU."""
     a_key, b_key = ((x.shape, x.stride(), not x.data_ptr() & _ALIGNMENT, False) for x in (a, b))
-    a_mask, b_mask, out_mask = (
-        None if mask is None else (mask.block_shape, mask.keep) for mask in masks
-    )
+    a_mask, b_mask, out_mask = (None if mask is None else _blocks_of(mask) for mask in masks)
     return _request(_Key(a.dtype, a.get_device(), a_key, b_key, a_mask, b_mask, out_mask))
+
+
+def _blocks_of(mask: BlockMask) -> tuple[select.Block, float | None]:
+    """What the choice depends on, its share coarse: a rate may change a little with every step."""
+    keep = mask.keep
+    return mask.block_shape, None if keep is None else round(keep, 2)
 
 
 class _Key(NamedTuple):

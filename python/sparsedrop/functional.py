@@ -283,8 +283,8 @@ def _check_masks(
             raise ValueError(
                 f"{name} is a mask of {list(mask.shape)}, but its matrix is {list(shape)}"
             )
-        if mask.live.device != device:
-            raise ValueError(f"{name} is on {mask.live.device}, but its matrix is on {device}")
+        if mask.device != device:
+            raise ValueError(f"{name} is on {mask.device}, but its matrix is on {device}")
         _native.require_build_for(device)
 
 

@@ -7,6 +7,7 @@ kernel of ours and the generator's state are nothing that a graph could look int
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from math import gcd
 from typing import Any
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from sparsedrop import _native
 from sparsedrop.mask_tensors import MaskTensors, grid_shape, layout, words_shapes
 
+_ADVANCING = threading.Lock()
+
 _PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 
 
@@ -24,7 +27,8 @@ def is_plain(*tensors: Tensor) -> bool:
     """True in eager mode where nobody watches: an op's implementation may then be called itself.
 
     The dispatcher and its lists cost the host as much as a launch, and they are there for
-    torch.compile, dispatch modes, functorch's transforms and tensor subclasses only.
+    torch.compile, dispatch modes, functorch's transforms, tensor subclasses and views that are
+    negated only when they are read.
     """
     if (
         torch.compiler.is_compiling()
@@ -33,7 +37,7 @@ def is_plain(*tensors: Tensor) -> bool:
     ):
         return False
     for tensor in tensors:  # noqa: SIM110 - a generator costs more than all that it would ask
-        if type(tensor) not in _PLAIN_TYPES:
+        if type(tensor) not in _PLAIN_TYPES or tensor.is_neg():
             return False
     return True
 
@@ -67,9 +71,11 @@ def _fill_bernoulli(
         return
     if generator is None:
         generator = _native.default_generator(device)
-    # As a kernel of torch's that draws up to four numbers a thread.
-    offset = generator.get_offset()
-    generator.set_offset(offset + 4)
+    # As a kernel of torch's that draws up to four numbers a thread. The lock is between two of our
+    # draws; with one of torch's on another thread at the same time torch offers none.
+    with _ADVANCING:
+        offset = generator.get_offset()
+        generator.set_offset(offset + 4)
     seed, target = generator.initial_seed(), _native.launch_target(device)
     _native.C.bernoulli_mask(1.0 - p, seed, offset, *grid, live, row_words, col_words, *target)
 
@@ -80,8 +86,12 @@ def _state_is_on_the_host(device: torch.device, generator: torch.Generator | Non
     While a CUDA graph is being captured the state lies on the GPU, where each replay advances it.
     A generator of another device is refused by torch.
     """
-    is_here = not torch.cuda.is_current_stream_capturing()
-    return is_here and (generator is None or generator.device == device)
+    if generator is not None and generator.device != device:
+        return False
+    if torch.cuda.device_count() < 2 or device.index == torch.cuda.current_device():
+        return not torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device(device):
+        return not torch.cuda.is_current_stream_capturing()
 
 
 def _fill_balanced(

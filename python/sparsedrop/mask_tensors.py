@@ -86,8 +86,12 @@ class MaskTensors:
         assert self._buffer is not None
         assert self._layout is not None
         tensors = _cut(self._buffer, self._layout)
-        # What a graph or a dispatch mode sees of them must not outlive it.
-        if not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
+        # What a graph, a dispatch mode or a transform of torch.func sees must not outlive it.
+        if not (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._are_functorch_transforms_active()
+        ):
             self._tensors = tensors
         return tensors
 

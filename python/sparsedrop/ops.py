@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from sparsedrop import cpu, cuda, reference
+from sparsedrop import cpu, cuda, reference, select
 from sparsedrop.block_mask import BlockMask, Masks, Side, expand_live, straight
 from sparsedrop.mask_ops import is_plain
 from sparsedrop.mask_tensors import MaskTensors
@@ -54,7 +54,8 @@ def masked_mm(
         apply = _MaskedMM.apply if torch.compiler.is_compiling() else _apply_eagerly
         return apply(a, b, bias, product)
     left, right = (a, a_mask, False), (b, b_mask, b_turned)
-    return _way_for(a, b)(left, right, bias, out_mask, alpha, activation)
+    way = _way_for(a, b) if bias is None else _way_for(a, b, bias)
+    return way(left, right, bias, out_mask, alpha, activation)
 
 
 def _refuse_transforms(*operands: Tensor | None) -> None:
@@ -83,7 +84,8 @@ class _MaskedMM(torch.autograd.Function):
         # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
         fused = activation if activation == "relu" else None
         left, right = (a, a_mask, False), (b, b_mask, b_turned)
-        out = _way_for(a, b)(left, right, bias, out_mask, alpha, fused)
+        way = _way_for(a, b) if bias is None else _way_for(a, b, bias)
+        out = way(left, right, bias, out_mask, alpha, fused)
         need_a, need_b, _, _ = ctx.needs_input_grad
         # An activation's gradient depends on both, which `_Once` must know.
         ctx.save_for_backward(
@@ -136,7 +138,8 @@ def _gradients(
             left, right = _turned(right), _turned(left)
         grad_b = _gradient(run, left, right, b_mask, alpha, b_column_major)
     if need_bias:
-        sums = cuda.column_sums(grad, out_mask) if run is cuda.masked_mm else None
+        is_ours = run is cuda.masked_mm and select.is_free()
+        sums = cuda.column_sums(grad, out_mask) if is_ours else None
         grad_bias = _sum_live_rows(grad, out_mask) if sums is None else sums
     return grad_a, grad_b, grad_bias, None
 

@@ -27,8 +27,9 @@ Block = tuple[int, int]
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
-SMALLER = 0.03
-"""By how much a smaller tile has to be faster: it reads more, which the costs know little of."""
+SMALLER, SMALLER_BEYOND_CACHE, CACHE_BYTES = 0.03, 0.2, 40e6
+"""By how much a smaller tile has to be faster. It reads its operands more often, which the costs do
+not know, and which counts most where their live parts are more than stays in the cache."""
 
 UNKNOWN_KEEP = 0.5
 """The live share that is expected of a mask whose share the host does not know."""
@@ -187,8 +188,10 @@ def choose(request: Request) -> Choice:
         return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
     sizes = sorted({_area(request, choice) for choice in legal}, reverse=True)
 
+    smaller = SMALLER if _operand_bytes(request) <= CACHE_BYTES else SMALLER_BEYOND_CACHE
+
     def cost(choice: Choice) -> float:
-        return expected_us(request, choice) * (1 + SMALLER * sizes.index(_area(request, choice)))
+        return expected_us(request, choice) * (1 + smaller * sizes.index(_area(request, choice)))
 
     best = min(legal, key=cost)  # the first of equals
     ours, dense = expected_us(request, best), dense_us(request)
@@ -256,8 +259,8 @@ def dense_us(request: Request) -> float:
     return costs.dense_us(m, n, k, request.gpu, request.sms) + masking
 
 
-def _work(request: Request, swap: bool) -> costs.Work:
-    """The product as the kernels run it."""
+def _keeps(request: Request) -> tuple[float, float, float]:
+    """Expected live shares of a, b and out."""
     a_keep, b_keep, out_keep = (
         1.0 if block is None else UNKNOWN_KEEP if keep is None else keep
         for block, keep in (
@@ -266,6 +269,18 @@ def _work(request: Request, swap: bool) -> costs.Work:
             (request.out_block, request.out_keep),
         )
     )
+    return a_keep, b_keep, out_keep
+
+
+def _operand_bytes(request: Request) -> float:
+    """Of the live parts of a and b."""
+    a_keep, b_keep, _ = _keeps(request)
+    return request.dtype.itemsize * request.k * (request.m * a_keep + request.n * b_keep)
+
+
+def _work(request: Request, swap: bool) -> costs.Work:
+    """The product as the kernels run it."""
+    a_keep, b_keep, out_keep = _keeps(request)
     k_block = max(
         1 if request.a_block is None else request.a_block[1],
         1 if request.b_block is None else request.b_block[0],

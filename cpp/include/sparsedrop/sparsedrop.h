@@ -5,7 +5,8 @@
 // A is [m, k], B is [k, n], D is [m, n]; a mask is a grid of blocks over its matrix, live or
 // dropped. Dropped blocks of A and B are never read, dropped blocks of D are written as zeros.
 //
-// Nothing here allocates, synchronises, throws, keeps state or touches the default stream. Every
+// Nothing here allocates, synchronises, throws or touches the default stream; all that is kept is
+// what a GPU has been told once about a kernel. Every
 // function launches on the stream it is given, which must belong to the current device.
 
 #pragma once
@@ -134,8 +135,8 @@ struct Choice {
 char const* refusal(Problem const& problem, Choice choice);
 
 // Bytes of device memory that matmul() needs: the list of output tiles, where they are so many, or
-// so unequal, that CTAs cannot find their own. Looks at extents and blocks only: addresses may still
-// be null. A mask is one whose block_rows are not 0.
+// so unequal, that CTAs cannot find their own. Looks at extents and blocks only: addresses may
+// still be null. A mask is one whose block_rows are not 0.
 size_t workspace_bytes(Problem const& problem, Choice choice);
 
 // Launches the product. `workspace` is 16-byte aligned and free to reuse once the stream has

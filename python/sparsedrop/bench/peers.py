@@ -18,6 +18,7 @@ from torch import Tensor
 from sparsedrop import reference
 from sparsedrop.bench.timing import Candidate, Turns
 from sparsedrop.block_mask import BlockMask, Masks
+from sparsedrop.clock import wait_for
 
 PACKINGS = 5
 """Times that an operand is packed, of which the median counts."""
@@ -98,14 +99,9 @@ def _wall_us(call: Callable[[], object], device: torch.device) -> float:
     """Median wall-clock time, the host's work included: packing waits for the GPU."""
     times = []
     for _ in range(PACKINGS):
-        _synchronize(device)
+        wait_for(device)
         begin = time.perf_counter()
         call()
-        _synchronize(device)
+        wait_for(device)
         times.append((time.perf_counter() - begin) * 1e6)
     return statistics.median(times)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

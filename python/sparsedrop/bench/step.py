@@ -18,6 +18,7 @@ from sparsedrop.bench.products import Extents
 from sparsedrop.bench.report import Line, Panel, Report
 from sparsedrop.bench.settings import Settings, block_name
 from sparsedrop.bench.timing import Call, Turns
+from sparsedrop.clock import wait_for
 from sparsedrop.info import dtype_name
 from sparsedrop.nn import SparseDropLinear
 
@@ -171,12 +172,12 @@ def _walls_ms(layers: Layers, device: torch.device) -> dict[str, float]:
 
 def _lap_ms(call: Call, device: torch.device, calls: int, *, wait: bool = True) -> float:
     """Wall-clock time of so many calls; with `wait`, until the GPU is done with them."""
-    _synchronize(device)
+    wait_for(device)
     begin = time.perf_counter()
     for _ in range(calls):
         call()
     if wait:
-        _synchronize(device)
+        wait_for(device)
     return (time.perf_counter() - begin) * 1e3
 
 
@@ -186,7 +187,7 @@ def _peak_mb(layers: Layers, name: str) -> float:
     layers.step(name)
     for leaf in layers.leaves:
         leaf.grad = None
-    _synchronize(device)
+    wait_for(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     layers.step(name)
@@ -208,11 +209,6 @@ def _hosts(dtype: torch.dtype, settings: Settings) -> Iterator[Host]:
 def _host_us(call: Call, device: torch.device) -> float:
     laps = [_lap_ms(call, device, HOST_CALLS, wait=False) for _ in range(MOST_ROUNDS)]
     return statistics.median(laps) * 1e3 / HOST_CALLS
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _sentences(rows: list[Row], settings: Settings) -> list[str]:
