@@ -43,6 +43,11 @@ CHOICES = [
     ("a and b masked: tile_n divides b's blocks", BIG._replace(b_block=(128, 128)), MEDIUM),
     ("wider blocks of b", BIG._replace(b_block=(128, 256)), LARGE),
     ("a and out", BIG._replace(m=8192, out_block=(128, 256), out_keep=0.5), LARGE),
+    (
+        "a and out: b stays without a mask, and no list is made",
+        BIG._replace(m=16384, k=1024, out_block=(128, 128), out_keep=0.3, a_keep=0.3),
+        LARGE,
+    ),
     ("few tiles: a smaller one", BIG._replace(m=2048, n=2048), MEDIUM),
     ("very few tiles: the smallest", BIG._replace(m=1024, n=1024, k=1024), SMALL),
     ("dropped outputs count for nothing", OUT._replace(m=2048, n=2048, out_keep=0.3), MEDIUM),

@@ -34,6 +34,10 @@ not know, and which counts most where their live parts are more than stays in th
 UNKNOWN_KEEP = 0.5
 """The live share that is expected of a mask whose share the host does not know."""
 
+LIST_US = 100.0
+"""What listing the tiles takes where b, as it plays, and the result are masked: each tile has K
+tiles of its own, and its line's warp counts them all."""
+
 MASKING_US = 12.0
 MASKED_BYTES_PER_US = 1.5e6
 """What masking one matrix costs the dense path on a GPU: some launches, and reading and writing it
@@ -239,7 +243,10 @@ def expected_us(request: Request, choice: Choice) -> float:
     tile = request.tiles[choice.tile]
     known = costs.costs_of(request.gpu)
     cost = known.get(tile) or costs.costs_of(costs.TYPICAL)[tile]
-    return costs.expected_us(_work(request, choice.swap), tile, cost, request.sms)
+    b_block = request.a_block if choice.swap else request.b_block
+    needs_list = b_block is not None and request.out_block is not None
+    listing = LIST_US if needs_list else 0.0
+    return listing + costs.expected_us(_work(request, choice.swap), tile, cost, request.sms)
 
 
 def dense_us(request: Request) -> float:
