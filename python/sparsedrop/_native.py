@@ -30,6 +30,12 @@ def capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
+@functools.cache
+def gpus() -> int:
+    """How many GPUs this torch can use; asked once, likewise."""
+    return torch.cuda.device_count()
+
+
 def runs_on(device: torch.device) -> bool:
     """True where this build has kernels for that device. The device must have its index."""
     if C is None or device.type != "cuda":

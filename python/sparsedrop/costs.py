@@ -2,8 +2,9 @@
 
     time = launch + waves · (tile + k_tiles · k_tile)
 
-A wave is one output tile for each SM. `sparsedrop bench --tune` measures the constants of a GPU and
-prints the entry of GPUS.
+A wave is one output tile for each SM. Where operands have to be read from memory again and again,
+that is a limit of its own. `sparsedrop bench --tune` measures the constants of a GPU and prints its
+entry for GPUS.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ CUBLAS_TILE = (128, 256, 64, 256)
 
 SINGLE = 0.62
 """What a tile with one of its two slots takes, of the time of a whole one."""
+
+CACHE_BYTES = 40e6
+"""Of an operand that stays in the L2 cache of a Hopper GPU while others are read beside it."""
+
+READ_BYTES_PER_US = 3.5e6
+"""At which operands come from memory while the kernels multiply."""
+
+LINES_IN_STEP = 8
+"""Lines of output tiles that read the same part of b at the same time."""
 
 MASKED_RESULT_US = 1.5
 """What it takes a CTA to find its first tile where the result is masked."""
@@ -80,6 +90,9 @@ class Work(NamedTuple):
     # Of the result; 0: no mask.
     out_keep: float
     out_block_n: int
+    # Of the live part of a, and of all of b.
+    a_bytes: float
+    b_bytes: float
 
 
 class _Tiles(NamedTuple):
@@ -111,10 +124,26 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
         k_tiles = mean + (longest - mean) / max(waves, 1.0) ** 1.5
         return cost.us(wholes + SINGLE * singles, k_tiles)
 
-    if not work.out_block_n:
-        return time(_Tiles(lines * (slots // per_tile), lines * (slots % per_tile)))
-    cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, per_tile, slot_n)]
-    return MASKED_RESULT_US + sum(cases) / len(cases)
+    if work.out_block_n:
+        cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, per_tile, slot_n)]
+        computing = MASKED_RESULT_US + sum(cases) / len(cases)
+    else:
+        computing = time(_Tiles(lines * (slots // per_tile), lines * (slots % per_tile)))
+    return _soft_maximum(computing, _reading_us(work, lines))
+
+
+def _reading_us(work: Work, lines: int) -> float:
+    """What reading the operands from memory takes: a once, b once for each pass over it."""
+    passes = 1.0
+    if work.b_bytes > CACHE_BYTES:
+        # The more of a result is dropped, the more its lines fall out of step.
+        passes = lines / LINES_IN_STEP * (2.0 - work.out_keep)
+    return (work.a_bytes + work.b_bytes * max(passes, 1.0)) / READ_BYTES_PER_US
+
+
+def _soft_maximum(one: float, other: float) -> float:
+    """A little above the larger: what nearly takes as long is not quite hidden."""
+    return (one**4 + other**4) ** 0.25
 
 
 def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:

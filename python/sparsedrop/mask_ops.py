@@ -88,7 +88,7 @@ def _state_is_on_the_host(device: torch.device, generator: torch.Generator | Non
     """
     if generator is not None and generator.device != device:
         return False
-    if torch.cuda.device_count() < 2 or device.index == torch.cuda.current_device():
+    if _native.gpus() < 2 or device.index == torch.cuda.current_device():
         return not torch.cuda.is_current_stream_capturing()
     with torch.cuda.device(device):
         return not torch.cuda.is_current_stream_capturing()

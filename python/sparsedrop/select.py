@@ -27,7 +27,7 @@ Block = tuple[int, int]
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
-SMALLER, SMALLER_BEYOND_CACHE, CACHE_BYTES = 0.03, 0.2, 40e6
+SMALLER, SMALLER_BEYOND_CACHE = 0.03, 0.1
 """By how much a smaller tile has to be faster. It reads its operands more often, which the costs do
 not know, and which counts most where their live parts are more than stays in the cache."""
 
@@ -192,7 +192,7 @@ def choose(request: Request) -> Choice:
         return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
     sizes = sorted({_area(request, choice) for choice in legal}, reverse=True)
 
-    smaller = SMALLER if _operand_bytes(request) <= CACHE_BYTES else SMALLER_BEYOND_CACHE
+    smaller = SMALLER if sum(_operand_bytes(request)) <= costs.CACHE_BYTES else SMALLER_BEYOND_CACHE
 
     def cost(choice: Choice) -> float:
         return expected_us(request, choice) * (1 + smaller * sizes.index(_area(request, choice)))
@@ -279,10 +279,11 @@ def _keeps(request: Request) -> tuple[float, float, float]:
     return a_keep, b_keep, out_keep
 
 
-def _operand_bytes(request: Request) -> float:
+def _operand_bytes(request: Request) -> tuple[float, float]:
     """Of the live parts of a and b."""
     a_keep, b_keep, _ = _keeps(request)
-    return request.dtype.itemsize * request.k * (request.m * a_keep + request.n * b_keep)
+    line = request.dtype.itemsize * request.k
+    return line * request.m * a_keep, line * request.n * b_keep
 
 
 def _work(request: Request, swap: bool) -> costs.Work:
@@ -293,6 +294,8 @@ def _work(request: Request, swap: bool) -> costs.Work:
         1 if request.b_block is None else request.b_block[0],
     )
     m, n = (request.n, request.m) if swap else (request.m, request.n)
+    a_bytes = _operand_bytes(request)[1 if swap else 0]
+    b_bytes = float(request.dtype.itemsize * request.k * n)
     out_block_n = 0 if request.out_block is None else request.out_block[0 if swap else 1]
     return costs.Work(
         m,
@@ -303,6 +306,8 @@ def _work(request: Request, swap: bool) -> costs.Work:
         request.a_block is not None or request.b_block is not None,
         out_keep,
         out_block_n,
+        a_bytes,
+        b_bytes,
     )
 
 
