@@ -14,7 +14,17 @@ import torch
 import sparsedrop
 from cases import random_mask
 from sparsedrop import bench, cli, markdown
-from sparsedrop.bench import machine, measure, peers, plot, products, report, sweep, timing, tune
+from sparsedrop.bench import (
+    machine,
+    measure,
+    peers,
+    plot,
+    products,
+    products_report,
+    sweep,
+    timing,
+    tune,
+)
 from sparsedrop.bench.measure import Case, Row
 from sparsedrop.bench.products import PRODUCTS, Extents, Operands
 from sparsedrop.bench.report import Line, Panel
@@ -253,8 +263,8 @@ def test_candidates_take_turns(monkeypatch):
 
 
 def test_geometric_mean():
-    assert report.geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
-    assert report.geometric_mean([0.0, 2.0]) == 0.0
+    assert products_report.geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
+    assert products_report.geometric_mean([0.0, 2.0]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -270,16 +280,18 @@ def test_geometric_mean():
     ],
 )
 def test_break_even(points, expected):
-    assert report.break_even(points) == (None if expected is None else pytest.approx(expected))
+    assert products_report.break_even(points) == (
+        None if expected is None else pytest.approx(expected)
+    )
 
 
 def test_the_table_is_aligned_and_names_what_was_asked_for():
     tiles = {"128x256x64": 19.0, "128x128x64 swap": 16.0}
     rows = [row(tiles_us=tiles), row("both", peers_us={"STK": 50.0}, packing_us={"STK": 99.0})]
-    lines = report.as_markdown(rows).splitlines()
+    lines = products_report.as_markdown(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0][:10] == report.HEADER
+    assert cells[0][:10] == products_report.HEADER
     assert cells[0][10:] == ["best tile", "its µs", "regret", "STK µs", "+ packing µs"]
     assert cells[2][2:] == [
         "forward", "0.5", "30.0", "16.0", "20.0", "1.50", "0.800", "128x128x64",
@@ -297,7 +309,7 @@ def test_the_sentences_name_means_worst_cases_and_break_even():
         row("both", extents=(4096, 4096, 4096), dense_us=70.0),
         row("both", dense_us=20.0),
     ]
-    text = "\n".join(report.sentences(rows))
+    text = "\n".join(products_report.sentences(rows))
     assert "geometric mean 0.600 over 3 products" in text
     assert "from 2048x2048x2048 up: 0.400 (2048x2048x2048, p = 0.3, forward, bfloat16)" in text
     assert "below 2048x2048x2048: 0.600" in text
@@ -308,7 +320,9 @@ def test_the_sentences_name_means_worst_cases_and_break_even():
 
 
 def test_a_report_has_rows_as_json_and_panels_by_masked_sides():
-    found = report.of_products([row(), row("dX", p=0.3), row("dX"), row("both")], ["a note"])
+    found = products_report.of_products(
+        [row(), row("dX", p=0.3), row("dX"), row("both")], ["a note"]
+    )
     json.dumps(found.results)
     assert found.results["rows"][0]["block"] == "128x128"
     assert [r["out_block"] for r in found.results["rows"]] == [None, None, None, "128x256"]

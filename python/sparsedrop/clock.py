@@ -1,9 +1,10 @@
-"""A stopwatch for work on a CPU or a GPU."""
+"""Stopwatches for work on a CPU or a GPU."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -12,6 +13,19 @@ def wait_for(device: torch.device) -> None:
     """Until a GPU is done with all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def wall_ms(
+    call: Callable[[], object], device: torch.device, calls: int = 1, *, wait: bool = True
+) -> float:
+    """Wall-clock time of so many calls; with `wait`, until the GPU is done with them."""
+    wait_for(device)
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    if wait:
+        wait_for(device)
+    return (time.perf_counter() - begin) * 1e3
 
 
 class Clock:

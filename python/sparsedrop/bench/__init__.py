@@ -13,8 +13,8 @@ Y = (X ∘ M_X) Wᵀ ∘ M_Y with X [M, K] and W [N, K]; M_Y only in the product
 "Shrunk" is the dense problem that has only the live extent, rounded to a multiple of 128: the
 practical limit. "Of shrunk" compares rates: the library's live FLOPs per second over the FLOPs per
 second of the shrunk problem. Each figure is a median over several masks, and for each mask over
-laps in which the candidates take turns; it includes all that one call launches. A product that is
-not the dense one of the masked operands fails the run.
+laps in which the candidates take turns; it includes all that one call launches. A run of products
+fails where one of them is not the dense one of the masked operands.
 """
 
 from __future__ import annotations

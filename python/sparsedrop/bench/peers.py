@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from sparsedrop import reference
 from sparsedrop.bench.timing import Candidate, Turns
 from sparsedrop.block_mask import BlockMask, Masks
-from sparsedrop.clock import wait_for
+from sparsedrop.clock import wall_ms
 
 PACKINGS = 5
 """Times that an operand is packed, of which the median counts."""
@@ -97,11 +96,4 @@ def prepare_all(
 
 def _wall_us(call: Callable[[], object], device: torch.device) -> float:
     """Median wall-clock time, the host's work included: packing waits for the GPU."""
-    times = []
-    for _ in range(PACKINGS):
-        wait_for(device)
-        begin = time.perf_counter()
-        call()
-        wait_for(device)
-        times.append((time.perf_counter() - begin) * 1e6)
-    return statistics.median(times)
+    return statistics.median(wall_ms(call, device) for _ in range(PACKINGS)) * 1e3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from sparsedrop.bench.products import Extents
 from sparsedrop.bench.report import Line, Panel, Report
 from sparsedrop.bench.settings import Settings, block_name
 from sparsedrop.bench.timing import Call, Turns
-from sparsedrop.clock import wait_for
+from sparsedrop.clock import wait_for, wall_ms
 from sparsedrop.info import dtype_name
 from sparsedrop.nn import SparseDropLinear
 
@@ -157,7 +156,7 @@ def _walls_ms(layers: Layers, device: torch.device) -> dict[str, float]:
         for _ in range(3):
             layers.step(name)
     estimate_ms = sum(
-        _lap_ms(functools.partial(layers.step, name), device, 1) for name in layers.modules
+        wall_ms(functools.partial(layers.step, name), device, 1) for name in layers.modules
     )
     budget = timing.BUDGETS[device.type]
     steps = STEPS if device.type == "cuda" else 1
@@ -166,19 +165,8 @@ def _walls_ms(layers: Layers, device: torch.device) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in layers.modules}
     for _ in range(rounds):
         for name in layers.modules:
-            times[name].append(_lap_ms(functools.partial(layers.step, name), device, steps) / steps)
+            times[name].append(wall_ms(functools.partial(layers.step, name), device, steps) / steps)
     return {name: statistics.median(laps) for name, laps in times.items()}
-
-
-def _lap_ms(call: Call, device: torch.device, calls: int, *, wait: bool = True) -> float:
-    """Wall-clock time of so many calls; with `wait`, until the GPU is done with them."""
-    wait_for(device)
-    begin = time.perf_counter()
-    for _ in range(calls):
-        call()
-    if wait:
-        wait_for(device)
-    return (time.perf_counter() - begin) * 1e3
 
 
 def _peak_mb(layers: Layers, name: str) -> float:
@@ -207,7 +195,7 @@ def _hosts(dtype: torch.dtype, settings: Settings) -> Iterator[Host]:
 
 
 def _host_us(call: Call, device: torch.device) -> float:
-    laps = [_lap_ms(call, device, HOST_CALLS, wait=False) for _ in range(MOST_ROUNDS)]
+    laps = [wall_ms(call, device, HOST_CALLS, wait=False) for _ in range(MOST_ROUNDS)]
     return statistics.median(laps) * 1e3 / HOST_CALLS
 
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 import torch
 
 from sparsedrop.arguments import plural
-from sparsedrop.bench import report
+from sparsedrop.bench import products_report
 from sparsedrop.bench.measure import Case, Row, measure, operand_sets
 from sparsedrop.bench.products import Extents
+from sparsedrop.bench.report import Report
 from sparsedrop.bench.settings import Settings
 
 
-def run(settings: Settings) -> report.Report:
+def run(settings: Settings) -> Report:
     """Measures, with a line of progress to stderr for each row that is done.
 
     Raises:
@@ -32,7 +33,7 @@ def run(settings: Settings) -> report.Report:
                 rows.append(measure(case, steps, settings, notes))
                 print(f"{len(rows)}/{total}  {_progress(rows[-1])}", file=sys.stderr, flush=True)
     reasons = [f"{note} ({plural(n, 'product')})" for note, n in Counter(notes).items()]
-    return report.of_products(rows, reasons)
+    return products_report.of_products(rows, reasons)
 
 
 def cases(settings: Settings, extents: Extents, dtype: torch.dtype) -> Iterator[Case]:
