@@ -315,7 +315,10 @@ def test_the_sentences_name_means_worst_cases_and_break_even():
     assert "below 2048x2048x2048: 0.600" in text
     assert "2048x2048x2048 bfloat16, forward: p = 0.167" in text
     assert "1024x1024x1024 bfloat16, dX: below p = 0.5" in text
-    assert "both 128x256, p = 0.5: 1.87 x dense, at least 3.50 from 4096x4096x4096 up" in text
+    assert (
+        "both 128x256, p = 0.5, bfloat16: 1.87 x dense, at least 3.50 from 4096x4096x4096 up"
+        in text
+    )
     assert "Regret of the selection: 25.0%" in text
 
 
@@ -374,6 +377,8 @@ def test_a_peer_is_timed_with_and_without_packing():
     bsr = peers.prepare(peers.PEERS[0], factors, masks, timing.Turns(CPU))
     assert bsr.name == "torch BSR"
     assert bsr.packing_us > 0
+    assert bsr.product.calls > 0
+    assert bsr.product.lap_us > 0
 
 
 def test_a_failing_peer_is_a_sentence(monkeypatch):
@@ -392,11 +397,16 @@ def test_a_failing_peer_is_a_sentence(monkeypatch):
 # Measuring
 
 
-def test_a_wrong_product_is_named():
+def test_a_wrong_product_is_named(monkeypatch):
     case = Case(PRODUCTS["forward"], Extents(64, 64, 64), 0.5, torch.float32, (16, 16), None)
     a, b = torch.randn(64, 64), torch.randn(64, 64)
     mask = random_mask((64, 64), (16, 16), CPU)
     measure.check(case, (a, b), (mask, None, None))
+    monkeypatch.setattr(sparsedrop, "matmul", lambda a, b, **masks: a @ b)  # without its mask
+    with pytest.raises(
+        measure.WrongProductError, match="forward, float32: differs from the masked"
+    ):
+        measure.check(case, (a, b), (mask, None, None))
     assert measure.relative_error(a, a) == 0
     assert measure.relative_error(2 * a, a) == pytest.approx(1.0)
 

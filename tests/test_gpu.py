@@ -482,6 +482,17 @@ def test_column_sums(shape, p, dtype):
     assert all(torch.equal(cuda.column_sums(given, mask), sums) for _ in range(5))
 
 
+@pytest.mark.parametrize("block_shape", [(64, 64), (128, 256), (192, 128)])
+def test_column_sums_of_any_blocks_and_strides(block_shape):
+    wide = torch.randint(-3, 4, (1000, 1024), device=GPU).to(torch.bfloat16)
+    matrix = wide[:, 64:840]  # of rows that lie apart
+    mask = BlockMask.bernoulli((1000, 776), 0.5, block_shape=block_shape, device=GPU)
+    expected = reference.keep_live(matrix, mask).float().sum(0).to(torch.bfloat16)
+    assert torch.equal(cuda.column_sums(matrix, mask), expected)
+    one_row = wide[:1].expand(1000, -1)  # as the gradient of a sum is
+    assert torch.equal(cuda.column_sums(one_row, None), (1000 * wide[0].float()).bfloat16())
+
+
 def test_column_sums_leave_to_torch_what_they_cannot_read():
     matrix = torch.randn(256, 264, device=GPU, dtype=torch.bfloat16)
     assert cuda.column_sums(matrix, None) is not None

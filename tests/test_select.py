@@ -14,7 +14,7 @@ import torch
 
 import sparsedrop
 from cases import random_mask
-from sparsedrop import _native, cuda, select
+from sparsedrop import _native, costs, cuda, select
 from sparsedrop.select import Choice, Request
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +128,7 @@ def test_override_forces_what_it_names():
     ("forced", "request_", "sentence"),
     [
         ({"tile": 0}, BIG._replace(b_block=(128, 128)), "no multiple of 64x256"),
-        ({"tile": 7}, BIG, "there is no such tile"),
+        ({"tile": 7}, BIG, "there are tiles 0 to 2"),
         (
             {"tile": 0, "swap": True},
             BIG,
@@ -394,6 +394,7 @@ def test_the_choice_is_near_the_best_of_the_measured():
     regrets, errors = [], []
     for request_, times in _measured():
         choice = select.choose(request_)
+        assert choice.path == "sm90"
         us = times[choice.tile, choice.swap]
         regrets.append(us / min(times.values()))
         errors.append(abs(math.log(select.expected_us(request_, choice) / us)))
@@ -401,6 +402,31 @@ def test_the_choice_is_near_the_best_of_the_measured():
     assert math.prod(regrets) ** (1 / len(regrets)) < 1.015
     assert max(regrets) < 1.2
     assert sum(errors) / len(errors) < 0.2
+
+
+def test_dense_times_are_near_the_measured_ones():
+    results = json.loads((ROOT / "bench/results/h200_products.json").read_text())
+    errors = []
+    for row in results["rows"]:
+        m, n, k = map(int, row["shape"].split("x"))
+        extents = {"forward": (m, n, k), "dX": (m, k, n), "dW": (n, k, m)}[row["product"]]
+        expected = costs.dense_us(*extents, costs.TYPICAL, 132)
+        errors.append(abs(math.log(expected / row["dense_us"])))
+    assert sum(errors) / len(errors) < 0.15
+    assert max(errors) < 0.4
+
+
+def test_large_blocks_of_a_result_are_no_more_work():
+    """A block beyond the matrix is the matrix."""
+    whole = _us(OUT._replace(n=1024, out_block=(128, 1024)))
+    assert _us(OUT._replace(n=1024, out_block=(128, 65536))) == whole
+    assert _us(OUT._replace(n=1000, m=1000, out_block=(8192, 8192))) <= 2 * whole
+
+
+def test_an_override_leaves_the_rest_to_the_model():
+    small = BIG._replace(m=1024, n=1024, k=1024)
+    with select.override(path="sm90"):
+        assert select.decide(small)[:3] == select.choose(small)[:3]
 
 
 def test_an_unknown_gpu_has_costs_too():

@@ -20,20 +20,31 @@ CUBLAS = "cublas"
 CUBLAS_TILE = (128, 256, 64, 256)
 """What cuBLAS mostly takes for large products in 16 bits; its constants are in these tiles."""
 
+CUBLAS_COLUMNS = (256, 192, 128, 64)
+"""Widths of the tiles it has; the narrower ones take in proportion."""
+
 SINGLE = 0.62
-"""What a tile with one of its two slots takes, of the time of a whole one."""
+"""What a tile with one of its two slots takes, of the time of a whole one: 0.36 us a K tile on an
+H200, and its epilogue."""
 
 CACHE_BYTES = 40e6
-"""Of an operand that stays in the L2 cache of a Hopper GPU while others are read beside it."""
+"""Of an operand that stays in the L2 cache of a Hopper GPU, 50 to 60 MB, while others are read
+beside it. One of twice the size does not stay at all."""
 
 READ_BYTES_PER_US = 3.5e6
-"""At which operands come from memory while the kernels multiply."""
+"""At which operands come from memory while the kernels multiply: fitted to h200_tiles.json."""
 
 LINES_IN_STEP = 8
 """Lines of output tiles that read the same part of b at the same time."""
 
 MASKED_RESULT_US = 1.5
-"""What it takes a CTA to find its first tile where the result is masked."""
+"""What it takes a CTA to find its first tile where the result is masked, by timestamps in the
+kernel on an H200."""
+
+OWN_LINES = 256
+LIST_US, LIST_SLOT_US = 8.0, 0.5
+"""Where there are more lines, or both b and the result are masked, a kernel of its own lists the
+tiles; with both masks a warp counts the K tiles of every slot of its line, 32 lines at a time."""
 
 
 class Cost(NamedTuple):
@@ -77,19 +88,20 @@ TYPICAL = "NVIDIA H200"
 
 
 class Work(NamedTuple):
-    """A product as the kernels run it, after any swap: expected shares, and blocks in elements."""
+    """A product as the kernels run it, after any swap. Extents are at least 1, shares in [0, 1]."""
 
     m: int
     n: int
     k: int
-    # Of the K tiles of an output tile that are live, and how many blocks they come in.
+    # Expected share of an output tile's K tiles that are live, and how many blocks they come in.
     keep: float
     k_blocks: int
-    # Whether lines of output tiles differ in their K tiles.
+    # Whether output tiles differ in their K tiles.
     is_uneven: bool
-    # Of the result; 0: no mask.
+    has_b_mask: bool
+    # Expected live share of the result, and its blocks; None: no mask.
     out_keep: float
-    out_block_n: int
+    out_block: tuple[int, int] | None
     # Of the live part of a, and of all of b.
     a_bytes: float
     b_bytes: float
@@ -102,11 +114,11 @@ class _Tiles(NamedTuple):
 
 def costs_of(gpu: str) -> dict[Tile | str, Cost]:
     """The costs of a GPU by its name, or those of the typical one."""
-    return GPUS.get(gpu, GPUS[TYPICAL]).costs
+    return {**GPUS[TYPICAL].costs, **GPUS.get(gpu, GPUS[TYPICAL]).costs}
 
 
 def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
-    """Expected time of a product by these tiles, in microseconds."""
+    """Expected time of a product by these tiles on so many SMs, in microseconds."""
     tile_m, tile_n, tile_k, slot_n = tile
     lines, slots, per_tile = -(-work.m // tile_m), -(-work.n // slot_n), tile_n // slot_n
     all_k_tiles = -(-work.k // tile_k)
@@ -124,21 +136,26 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
         k_tiles = mean + (longest - mean) / max(waves, 1.0) ** 1.5
         return cost.us(wholes + SINGLE * singles, k_tiles)
 
-    if work.out_block_n:
-        cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, per_tile, slot_n)]
+    if work.out_block is not None:
+        cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
     else:
         computing = time(_Tiles(lines * (slots // per_tile), lines * (slots % per_tile)))
-    return _soft_maximum(computing, _reading_us(work, lines))
+    return _listing_us(work, lines, slots) + _soft_maximum(computing, _reading_us(work, lines))
+
+
+def _listing_us(work: Work, lines: int, slots: int) -> float:
+    if work.has_b_mask and work.out_block is not None:
+        return LIST_US + LIST_SLOT_US * slots * -(-lines // 32)
+    return LIST_US if lines > OWN_LINES else 0.0
 
 
 def _reading_us(work: Work, lines: int) -> float:
     """What reading the operands from memory takes: a once, b once for each pass over it."""
-    passes = 1.0
-    if work.b_bytes > CACHE_BYTES:
-        # The more of a result is dropped, the more its lines fall out of step.
-        passes = lines / LINES_IN_STEP * (2.0 - work.out_keep)
-    return (work.a_bytes + work.b_bytes * max(passes, 1.0)) / READ_BYTES_PER_US
+    # The more of a result is dropped, the more its lines fall out of step.
+    passes = max(lines / LINES_IN_STEP * (2.0 - work.out_keep), 1.0)
+    missing = min(max(work.b_bytes / CACHE_BYTES - 1.0, 0.0), 1.0)
+    return (work.a_bytes + work.b_bytes * (1.0 + (passes - 1.0) * missing)) / READ_BYTES_PER_US
 
 
 def _soft_maximum(one: float, other: float) -> float:
@@ -149,8 +166,13 @@ def _soft_maximum(one: float, other: float) -> float:
 def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
     """Expected time of the dense product by cuBLAS, in microseconds."""
     tile_m, tile_n, tile_k, _ = CUBLAS_TILE
-    waves = math.ceil(-(-m // tile_m) * -(-n // tile_n) / sms)
-    return costs_of(gpu)[CUBLAS].us(waves, -(-k // tile_k))
+    cost = costs_of(gpu)[CUBLAS]
+
+    def time(columns: int) -> float:
+        waves = math.ceil(-(-m // tile_m) * -(-n // columns) / sms)
+        return cost.us(waves * columns / tile_n, -(-k // tile_k))
+
+    return min(map(time, CUBLAS_COLUMNS))
 
 
 def _waves(tiles: _Tiles, per_tile: int, sms: int) -> tuple[float, float]:
@@ -162,17 +184,21 @@ def _waves(tiles: _Tiles, per_tile: int, sms: int) -> tuple[float, float]:
     return full + (1 if left else 0), math.ceil(max(0.0, tiles.singles - idle) / sms)
 
 
-def _masked_tiles(
-    work: Work, lines: int, slots: int, per_tile: int, slot_n: int
-) -> Iterator[_Tiles]:
+def _masked_tiles(work: Work, lines: int, slots: int, tile: Tile) -> Iterator[_Tiles]:
     """Live tiles at the mean count of live blocks, and 1.2 standard deviations beside it."""
-    slots_per_block = max(1, work.out_block_n // slot_n)
-    blocks = -(-slots // slots_per_block)
+    assert work.out_block is not None
+    tile_m, tile_n, _, slot_n = tile
+    block_m, block_n = work.out_block
+    per_tile = tile_n // slot_n
+    lines_per_block = min(max(1, block_m // tile_m), lines)
+    slots_per_block = min(max(1, block_n // slot_n), slots)
+    blocks, columns = lines / lines_per_block * slots / slots_per_block, slots / slots_per_block
     keep = work.out_keep
-    mean, deviation = lines * blocks * keep, math.sqrt(lines * blocks * keep * (1 - keep))
+    mean, deviation = blocks * keep, math.sqrt(blocks * keep * (1 - keep))
     # A line has an odd count of live slots with this probability.
-    odd = 0.0 if slots_per_block % per_tile == 0 else (1 - (1 - 2 * keep) ** blocks) / 2
+    odd = 0.0 if slots_per_block % per_tile == 0 else (1 - (1 - 2 * keep) ** round(columns)) / 2
     for aside in (-1.2, 0.0, 1.2):
-        live = min(max(mean + aside * deviation, 0.0), lines * blocks) * slots_per_block
+        live_blocks = min(max(mean + aside * deviation, 0.0), blocks)
+        live = live_blocks * lines_per_block * slots_per_block
         singles = min(lines * odd, live)
         yield _Tiles((live - singles) / per_tile, singles)

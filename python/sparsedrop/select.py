@@ -1,7 +1,7 @@
 """Which way a product is run: a printable request, a pure function, a printable choice.
 
     >>> print(choose(Request(device="cuda", capability=(9, 0), ...)))
-    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 99 us expected, dense 264')
+    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 95 us expected, dense 223')
 
 Of all ways that are legal the one with the least expected time is taken (see `costs`). `override`
 forces a path, a tile or an orientation, for benchmarks and for a user who knows better; so does the
@@ -34,14 +34,10 @@ not know, and which counts most where their live parts are more than stays in th
 UNKNOWN_KEEP = 0.5
 """The live share that is expected of a mask whose share the host does not know."""
 
-LIST_US = 100.0
-"""What listing the tiles takes where b, as it plays, and the result are masked: each tile has K
-tiles of its own, and its line's warp counts them all."""
-
 MASKING_US = 12.0
 MASKED_BYTES_PER_US = 1.5e6
-"""What masking one matrix costs the dense path on a GPU: some launches, and reading and writing it
-at half of 3 TB/s each."""
+"""What masking one matrix costs the dense path on a GPU: some four launches, and reading and
+writing it, each at 3 TB/s."""
 
 PADDING_PAYS = 2**30
 """m * n * k above which copying operands to aligned ones costs less than it saves."""
@@ -190,17 +186,21 @@ def choose(request: Request) -> Choice:
     legal = [c for c in candidates(request) if refusal(request, c.tile, c.swap) is None]
     if not legal:
         return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
-    sizes = sorted({_area(request, choice) for choice in legal}, reverse=True)
+    best = _best(request, legal)
+    ours, dense = expected_us(request, best), dense_us(request)
+    reason = f"{_name(request, best)}: {ours:.0f} us expected, dense {dense:.0f}"
+    return best._replace(reason=reason) if ours < dense else Choice("dense", reason=reason)
 
+
+def _best(request: Request, legal: list[Choice]) -> Choice:
+    """The one with the least expected time, smaller tiles at a handicap; the first of equals."""
+    sizes = sorted({_area(request, choice) for choice in legal}, reverse=True)
     smaller = SMALLER if sum(_operand_bytes(request)) <= costs.CACHE_BYTES else SMALLER_BEYOND_CACHE
 
     def cost(choice: Choice) -> float:
         return expected_us(request, choice) * (1 + smaller * sizes.index(_area(request, choice)))
 
-    best = min(legal, key=cost)  # the first of equals
-    ours, dense = expected_us(request, best), dense_us(request)
-    reason = f"{_name(request, best)}: {ours:.0f} us expected, dense {dense:.0f}"
-    return best._replace(reason=reason) if ours < dense else Choice("dense", reason=reason)
+    return min(legal, key=cost)
 
 
 def candidates(request: Request) -> list[Choice]:
@@ -242,11 +242,7 @@ def expected_us(request: Request, choice: Choice) -> float:
     """Expected time of the kernels, in microseconds."""
     tile = request.tiles[choice.tile]
     known = costs.costs_of(request.gpu)
-    cost = known.get(tile) or costs.costs_of(costs.TYPICAL)[tile]
-    b_block = request.a_block if choice.swap else request.b_block
-    needs_list = b_block is not None and request.out_block is not None
-    listing = LIST_US if needs_list else 0.0
-    return listing + costs.expected_us(_work(request, choice.swap), tile, cost, request.sms)
+    return costs.expected_us(_work(request, choice.swap), tile, known[tile], request.sms)
 
 
 def dense_us(request: Request) -> float:
@@ -296,7 +292,9 @@ def _work(request: Request, swap: bool) -> costs.Work:
     m, n = (request.n, request.m) if swap else (request.m, request.n)
     a_bytes = _operand_bytes(request)[1 if swap else 0]
     b_bytes = float(request.dtype.itemsize * request.k * n)
-    out_block_n = 0 if request.out_block is None else request.out_block[0 if swap else 1]
+    out_block = request.out_block
+    if out_block is not None and swap:
+        out_block = (out_block[1], out_block[0])
     return costs.Work(
         m,
         n,
@@ -304,8 +302,9 @@ def _work(request: Request, swap: bool) -> costs.Work:
         a_keep * b_keep,
         -(-request.k // k_block),
         request.a_block is not None or request.b_block is not None,
+        (request.a_block if swap else request.b_block) is not None,
         out_keep,
-        out_block_n,
+        out_block,
         a_bytes,
         b_bytes,
     )
@@ -322,17 +321,18 @@ def _obey(request: Request, forced: Override) -> Choice:
         raise ValueError(f"{forced} cannot be obeyed: the operands are on a GPU")
     if forced == Override():
         return choose(request)
-    refusals = {}
     why_not = _why_no_kernel(request)
-    for choice in candidates(request) if why_not is None else ():
-        if forced.tile not in (None, choice.tile) or forced.swap not in (None, choice.swap):
-            continue
-        reason = refusal(request, choice.tile, choice.swap)
-        if reason is None:
-            return choice._replace(reason="forced")
-        refusals[_name(request, choice)] = reason
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
-    raise ValueError(f"{forced} cannot be obeyed: {why_not or reasons or 'there is no such tile'}")
+    refusals = {
+        choice: refusal(request, choice.tile, choice.swap)
+        for choice in (candidates(request) if why_not is None else ())
+        if forced.tile in (None, choice.tile) and forced.swap in (None, choice.swap)
+    }
+    legal = [choice for choice, reason in refusals.items() if reason is None]
+    if legal:
+        return _best(request, legal)._replace(reason="forced")
+    reasons = "; ".join(f"{_name(request, choice)}: {why}" for choice, why in refusals.items())
+    no_tile = f"there are tiles 0 to {len(request.tiles) - 1}"
+    raise ValueError(f"{forced} cannot be obeyed: {why_not or reasons or no_tile}")
 
 
 def _choose_cpu(request: Request) -> Choice:
@@ -343,7 +343,7 @@ def _choose_cpu(request: Request) -> Choice:
     if request.dtype not in CPU_CALL:
         return Choice("cpu", reason=f"torch's own product in {request.dtype} is no BLAS call")
     a_keep, b_keep, out_keep = (
-        1.0 if grid == (0, 0) else 0.5 if keep is None else keep
+        1.0 if grid == (0, 0) else UNKNOWN_KEEP if keep is None else keep
         for grid, keep in (
             (a_grid, request.a_keep),
             (b_grid, request.b_keep),

@@ -123,15 +123,15 @@ def _break_evens(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _two_sided(rows: Sequence[Row]) -> Iterator[str]:
-    groups: dict[tuple[str, float], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, float, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.case.product.two_sided:
-            groups[row.case.name, row.case.p].append(row)
-    for (name, p), some in groups.items():
+            groups[row.case.name, row.case.p, dtype_name(row.case.dtype)].append(row)
+    for (name, p, dtype), some in groups.items():
         mean = geometric_mean(row.times_dense for row in some)
         filling = [row.times_dense for row in some if math.prod(row.case.extents) >= FILLING]
         least = f", at least {min(filling):.2f} from 4096x4096x4096 up" if filling else ""
-        yield f"Masks on both sides, {name}, p = {p:g}: {mean:.2f} x dense{least}."
+        yield f"Masks on both sides, {name}, p = {p:g}, {dtype}: {mean:.2f} x dense{least}."
 
 
 def _regrets(rows: Sequence[Row]) -> Iterator[str]:

@@ -92,6 +92,9 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
     if device.type == "cpu" and (args.tune or args.tiles):
         option = "--tune" if args.tune else "--tiles"
         raise UserError(f"{option} is about the kernels' tiles, which a CPU has not: use a GPU")
+    if (args.step or args.tune) and (args.tiles or args.peers):
+        option, kind = "tiles" if args.tiles else "peers", "step" if args.step else "tune"
+        raise UserError(f"--{option} is about products: leave out --{kind}")
     if args.compile and not args.step:
         raise UserError("--compile is about the training step: add --step")
     if args.out.exists() and not args.out.is_dir():
