@@ -403,9 +403,7 @@ def test_a_wrong_product_is_named(monkeypatch):
     mask = random_mask((64, 64), (16, 16), CPU)
     measure.check(case, (a, b), (mask, None, None))
     monkeypatch.setattr(sparsedrop, "matmul", lambda a, b, **masks: a @ b)  # without its mask
-    with pytest.raises(
-        measure.WrongProductError, match="forward, float32: differs from the masked"
-    ):
+    with pytest.raises(measure.WrongProductError, match="forward, float32: differs"):
         measure.check(case, (a, b), (mask, None, None))
     assert measure.relative_error(a, a) == 0
     assert measure.relative_error(2 * a, a) == pytest.approx(1.0)
