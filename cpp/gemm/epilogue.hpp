@@ -10,8 +10,8 @@
 
 namespace sparsedrop {
 
-// In place, as torch computes them in fp32; a NaN stays a NaN. The switch is outside of the loops:
-// inside, every element would carry every branch.
+// In place, in fp32 as torch does, silu by the fast exponential; a NaN stays a NaN. The switch is
+// outside of the loops: inside, every element would carry every branch.
 template <class Values>
 CUTLASS_DEVICE void activate(Activation activation, Values& values) {
   if (activation == Activation::relu) {

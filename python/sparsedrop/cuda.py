@@ -24,8 +24,8 @@ _ACTIVATION_CODES = {None: 0, "relu": 1, "gelu": 2, "silu": 3}
 _UNIT = 8
 """Elements in 16 bytes: the kernels' loads want addresses and strides in multiples of them."""
 
-_ALIGNMENT = 15
-"""Bits of an address that must be 0."""
+_ALIGNMENT_BITS = 15
+"""Of an address, which must be 0."""
 
 
 _NO_MASK = (0, 0, 0)
@@ -76,8 +76,8 @@ def masked_mm(
     # One flat tuple, which is looked up for every product.
     key = (
         activation, a.dtype, index,
-        a.shape, a.stride(), not a_at & _ALIGNMENT, a_turned,
-        b.shape, b.stride(), not b_at & _ALIGNMENT, b_turned,
+        a.shape, a.stride(), not a_at & _ALIGNMENT_BITS, a_turned,
+        b.shape, b.stride(), not b_at & _ALIGNMENT_BITS, b_turned,
         None if a_mask is None else _blocks_of(a_mask),
         None if b_mask is None else _blocks_of(b_mask),
         None if out_mask is None else _blocks_of(out_mask),
@@ -92,7 +92,7 @@ def masked_mm(
         a_at, b_at = a.data_ptr(), b.data_ptr()
     bias_at = 0 if bias is None else bias.data_ptr()
     if bias is not None and (
-        bias_at & _ALIGNMENT or not bias.is_contiguous() or bias.shape[0] != out_shape[1]
+        bias_at & _ALIGNMENT_BITS or not bias.is_contiguous() or bias.shape[0] != out_shape[1]
     ):
         bias = torch.cat([bias, bias.new_zeros(out_shape[1] - bias.shape[0])])
         bias_at = bias.data_ptr()
@@ -123,7 +123,9 @@ def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
         matrix.dtype not in _DTYPE_CODES
         or not gpu_facts(index)["tiles"]
         or step != 1
-        or (at & _ALIGNMENT) + ld % _UNIT + n % _UNIT
+        or at & _ALIGNMENT_BITS
+        or ld % _UNIT
+        or n % _UNIT
         or not 0 < n <= _MOST_SUMS
         or m == 0
     ):
@@ -143,7 +145,9 @@ def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
 
 def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
     """What `select` is asked for the product of a [m, k] and b [k, n] on a GPU."""
-    a_key, b_key = ((x.shape, x.stride(), not x.data_ptr() & _ALIGNMENT, False) for x in (a, b))
+    a_key, b_key = (
+        (x.shape, x.stride(), not x.data_ptr() & _ALIGNMENT_BITS, False) for x in (a, b)
+    )
     a_mask, b_mask, out_mask = (None if mask is None else _blocks_of(mask) for mask in masks)
     return _request(_Key(a.dtype, a.get_device(), a_key, b_key, a_mask, b_mask, out_mask))
 

@@ -5,9 +5,10 @@
 // A is [m, k], B is [k, n], D is [m, n]; a mask is a grid of blocks over its matrix, live or
 // dropped. Dropped blocks of A and B are never read, dropped blocks of D are written as zeros.
 //
-// Nothing here allocates, synchronises, throws or touches the default stream; all that is kept is
-// what a GPU has been told once about a kernel. Every
-// function launches on the stream it is given, which must belong to the current device.
+// Nothing here allocates, synchronises, throws or touches the default stream. All that is kept is
+// what never changes: an entry point of the driver, and which GPU was told how much shared memory a
+// kernel takes. Every function launches on the stream it is given, which must belong to the current
+// device.
 
 #pragma once
 
@@ -86,8 +87,9 @@ struct Matrix {
 };
 
 // Sums of the columns of a [rows, cols] matrix over its live blocks, such as a bias's gradient: in
-// fp32, rounded once to `dtype`, the same in every run. The matrix is row-major, 16-byte aligned;
-// cols and its leading dimension are multiples of 8, cols at most 64 · 65535. One launch.
+// fp32, rounded once into the `cols` elements of `out`, the same in every run. The matrix is
+// row-major and 16-byte aligned; cols and its leading dimension are multiples of 8; rows >= 1, and
+// 1 <= cols <= 64 · 65535. cudaErrorInvalidValue where that is not so. One launch.
 cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
                         Mask const& mask, void* out, cudaStream_t stream);
 
