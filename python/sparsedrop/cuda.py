@@ -73,11 +73,11 @@ def masked_mm(
     a, a_mask, a_turned = left
     b, b_mask, b_turned = right
     a_at, b_at, index = a.data_ptr(), b.data_ptr(), a.get_device()
-    # One flat tuple, which is looked up for every product.
+    # An activation and the parts of a _Key, as plain tuples: looked up for every product.
     key = (
         activation, a.dtype, index,
-        a.shape, a.stride(), not a_at & _ALIGNMENT_BITS, a_turned,
-        b.shape, b.stride(), not b_at & _ALIGNMENT_BITS, b_turned,
+        (a.shape, a.stride(), not a_at & _ALIGNMENT_BITS, a_turned),
+        (b.shape, b.stride(), not b_at & _ALIGNMENT_BITS, b_turned),
         None if a_mask is None else _blocks_of(a_mask),
         None if b_mask is None else _blocks_of(b_mask),
         None if out_mask is None else _blocks_of(out_mask),
@@ -192,9 +192,9 @@ def _request(key: _Key) -> select.Request:
 
 def _make_plan(key: tuple[Any, ...]) -> Plan | None:
     """The plan for what `masked_mm` looks up; None for the dense path."""
-    activation, dtype, index, *rest = key
-    a, b, masks = tuple(rest[:4]), tuple(rest[4:8]), rest[8:]
-    request = _request(_Key(dtype, index, a, b, *masks))
+    activation, *parts = key
+    of = _Key(*parts)
+    request = _request(of)
     choice = select.decide(request)
     if choice.path != "sm90":
         return None
@@ -203,12 +203,12 @@ def _make_plan(key: tuple[Any, ...]) -> Plan | None:
     m, n, k = request.m, request.n, request.k
     k_pad = _round_up(k) if request.a_k_major or request.b_k_major else k
     m_pad, n_pad = m if request.a_k_major else _round_up(m), _round_up(n)
-    a_fit = _fit_for(a, (m_pad, k_pad))
-    b_fit = _fit_for(b, (k_pad, n_pad))
+    a_fit = _fit_for(of.a, (m_pad, k_pad))
+    b_fit = _fit_for(of.b, (k_pad, n_pad))
     launch = _native.C.Launch(
-        _DTYPE_CODES[dtype], m_pad, n_pad, k_pad, a_fit.lies.ld, request.a_k_major,
+        _DTYPE_CODES[of.dtype], m_pad, n_pad, k_pad, a_fit.lies.ld, request.a_k_major,
         b_fit.lies.ld, request.b_k_major, n_pad, request.a_block, request.b_block,
-        request.out_block, _ACTIVATION_CODES[activation], choice.tile, choice.swap, index,
+        request.out_block, _ACTIVATION_CODES[activation], choice.tile, choice.swap, of.device,
     )  # fmt: skip
     in_place = a_fit.lies.in_place and b_fit.lies.in_place and (m, n) == (m_pad, n_pad)
     workspace = -(-launch.workspace_bytes // 2)

@@ -88,10 +88,15 @@ def _state_is_on_the_host(device: torch.device, generator: torch.Generator | Non
     """
     if generator is not None and generator.device != device:
         return False
+    return not _is_capturing(device)
+
+
+def _is_capturing(device: torch.device) -> bool:
+    """Whether that GPU's current stream is being captured."""
     if _native.gpus() < 2 or device.index == torch.cuda.current_device():
-        return not torch.cuda.is_current_stream_capturing()
+        return torch.cuda.is_current_stream_capturing()
     with torch.cuda.device(device):
-        return not torch.cuda.is_current_stream_capturing()
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _fill_balanced(
@@ -136,7 +141,7 @@ def _balanced_count(
         return nearest
     if device.type != "cuda":
         draw = torch.rand((), dtype=torch.float64, device="cpu", generator=generator).item()
-    elif torch.cuda.is_current_stream_capturing():
+    elif _is_capturing(device):
         return nearest  # there is no state to read, and the graph replays one count anyhow
     else:
         # Not drawn from the GPU, which would wait for it. The state, seed and offset, lies on the

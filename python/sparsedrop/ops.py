@@ -195,29 +195,23 @@ def _way_for(*operands: Tensor) -> _Way:
     return _on_cpu if operands[0].is_cpu else _by_op
 
 
-def _on_cpu(
-    left: Side,
-    right: Side,
-    bias: Tensor | None,
-    out_mask: BlockMask | None,
-    alpha: float,
-    activation: str | None,
-) -> Tensor:
-    (a, a_mask), (b, b_mask) = straight(left), straight(right)
-    return cpu.masked_mm(a, b, bias, (a_mask, b_mask, out_mask), alpha, activation)
+def _straightened(run: Callable[..., Tensor]) -> _Way:
+    """`run(a, b, bias, masks, alpha, activation)` for operands as they lie."""
+
+    def way(
+        left: Side, right: Side, bias: Tensor | None, out_mask: BlockMask | None, *how: Any
+    ) -> Tensor:
+        (a, a_mask), (b, b_mask) = straight(left), straight(right)
+        return run(a, b, bias, (a_mask, b_mask, out_mask), *how)
+
+    return way
 
 
-def _by_op(
-    left: Side,
-    right: Side,
-    bias: Tensor | None,
-    out_mask: BlockMask | None,
-    alpha: float,
-    activation: str | None,
-) -> Tensor:
-    (a, a_mask), (b, b_mask) = straight(left), straight(right)
-    tensors, blocks, keeps = _pack((a_mask, b_mask, out_mask))
-    return _OP(a, b, bias, tensors, blocks, keeps, alpha, activation)
+def _call_op(a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, *how: Any) -> Tensor:
+    return _OP(a, b, bias, *_pack(masks), *how)
+
+
+_on_cpu, _by_op = _straightened(cpu.masked_mm), _straightened(_call_op)
 
 
 def _is_column_major(matrix: Tensor) -> bool:
