@@ -1,7 +1,7 @@
 """Which way a product is run: a printable request, a pure function, a printable choice.
 
-    >>> print(choose(Request(device="cuda", capability=(9, 0), ...)))
-    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 95 us expected, dense 223')
+    >>> print(choose(request))  # 4096x4096x4096 in bfloat16, half of a dropped in 128x128 blocks
+    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 95 us expected, dense 216')
 
 Of all ways that are legal the one with the least expected time is taken (see `costs`). `override`
 forces a path, a tile or an orientation, for benchmarks and for a user who knows better; so does the
@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedrop import costs
+from sparsedrop import costs, cpu_costs
 from sparsedrop.block_mask import Masks
 from sparsedrop.costs import Tile
 
-Block = tuple[int, int]
+Block = cpu_costs.Block
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
@@ -45,13 +45,6 @@ PADDING_PAYS = 2**30
 MOST = 2**31 - 1 - 256 - 8
 """The largest extent: the kernels count to 2**31 - 1 in whole tiles, of 256 at most, and operands
 may have been padded to multiples of 8 before."""
-
-CPU_CALL = {torch.float64: 2e6, torch.float32: 4e6, torch.bfloat16: 16e6}
-"""What one more BLAS call on views costs on a CPU, in floating-point operations of a large product:
-some 20 us of two cores at 100, 200 and 400 GFLOP/s, and as much again in bfloat16 to gather."""
-
-CPU_ELEMENT = 200.0
-"""What masking one element by `where` costs, likewise: about 1 ns."""
 
 
 class Request(NamedTuple):
@@ -337,54 +330,14 @@ def _obey(request: Request, forced: Override) -> Choice:
 
 def _choose_cpu(request: Request) -> Choice:
     """Live parts only, unless blocks are so small that calls cost more than they save."""
-    a_grid, b_grid, out_grid = _grids(request)
-    if a_grid == b_grid == out_grid == (0, 0):
+    if request.a_block is request.b_block is request.out_block is None:
         return Choice("dense", reason="no mask")
-    if request.dtype not in CPU_CALL:
+    if request.dtype not in cpu_costs.CALL:
         return Choice("cpu", reason=f"torch's own product in {request.dtype} is no BLAS call")
-    a_keep, b_keep, out_keep = (
-        1.0 if grid == (0, 0) else UNKNOWN_KEEP if keep is None else keep
-        for grid, keep in (
-            (a_grid, request.a_keep),
-            (b_grid, request.b_keep),
-            (out_grid, request.out_keep),
-        )
-    )
-    rows = max(a_grid[0], out_grid[0], 1)
-    cols = max(b_grid[1], _runs(out_grid[1], out_keep))
-    calls = rows * cols * _runs(max(a_grid[1], b_grid[0]), a_keep * b_keep)
-    flops = 2.0 * request.m * request.n * request.k
-    live = a_keep * b_keep * out_keep * flops
-    masking = CPU_ELEMENT * sum(
-        extent * other
-        for grid, extent, other in (
-            (a_grid, request.m, request.k),
-            (b_grid, request.k, request.n),
-            (out_grid, request.m, request.n),
-        )
-        if grid != (0, 0)
-    )
-    reason = f"{calls:.0f} calls for {live:.1e} of {flops:.1e} floating-point operations"
-    path = "cpu" if live + calls * CPU_CALL[request.dtype] < flops + masking else "dense"
-    return Choice(path, reason=reason)
-
-
-def _grids(request: Request) -> tuple[tuple[int, int], ...]:
-    """Extents of the grids of blocks over a, b and out; (0, 0) where there is no mask."""
-    m, n, k = request.m, request.n, request.k
-    return tuple(
-        (0, 0) if block is None else (-(-rows // block[0]), -(-cols // block[1]))
-        for block, rows, cols in (
-            (request.a_block, m, k),
-            (request.b_block, k, n),
-            (request.out_block, m, n),
-        )
-    )
-
-
-def _runs(blocks: int, keep: float) -> float:
-    """Expected count of runs of live blocks in a line of so many."""
-    return 1 + max(blocks - 1, 0) * keep * (1 - keep)
+    extents = (request.m, request.n, request.k)
+    blocks = (request.a_block, request.b_block, request.out_block)
+    pays, reason = cpu_costs.live_parts_pay(request.dtype, extents, blocks, _keeps(request))
+    return Choice("cpu" if pays else "dense", reason=reason)
 
 
 def _why_no_kernel(request: Request) -> str | None:
