@@ -8,7 +8,6 @@
 
 namespace sparsedrop {
 
-// Lines that fit the shared memory which the stages leave: one warp sums up their groups.
 constexpr int32_t kGroups = kMaxOwnLines / kLinesPerGroup;
 static_assert(kGroups <= 32, "one lane of a warp sums up a group");
 
