@@ -27,9 +27,12 @@ struct Ordering {
            !(has_b_mask && has_d_mask);
   }
 
-  // Whether every CTA gets one tile at most, and knows which without an order.
+  // Whether every CTA gets one tile at most, and knows which without an order. With a mask on D a
+  // tile is one slot, live or dropped.
   static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas) {
-    return d_lines.words == nullptr && records_of(grid, ctas).count() <= ctas;
+    int32_t const tiles =
+        d_lines.words == nullptr ? records_of(grid, ctas).count() : grid.lines * grid.slots;
+    return tiles <= ctas;
   }
 
   CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {
@@ -47,11 +50,17 @@ struct Ordering {
                                     : slots.count(d_lines.of(line * tile_m), 0, grid.slots);
   }
 
+  // The tile of `count` neighbouring slots.
+  SPARSEDROP_HOST_DEVICE static TileRecord grid_tile(int32_t line, int32_t slot, int32_t count,
+                                                     int32_t k_tiles) {
+    return {line, {slot, count > 1 ? slot + 1 : kNoSlot}, k_tiles};
+  }
+
   // The tile of `count` slots, the first of which has `rank` live ones before it in its line.
   CUTLASS_DEVICE TileRecord tile_at(int32_t line, int32_t rank, int32_t count,
                                     int32_t k_tiles) const {
     if (d_lines.words == nullptr) {
-      return {line, {rank, count > 1 ? rank + 1 : kNoSlot}, k_tiles};
+      return grid_tile(line, rank, count, k_tiles);
     }
     uint32_t const* const words = d_lines.of(line * tile_m);
     int32_t const slot = slots.nth_live(words, rank);

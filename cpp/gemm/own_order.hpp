@@ -21,7 +21,7 @@ struct OwnOrder {
   uint32_t left_over[kMaxOwnLines / 32];
   int32_t group_start[kGroups + 1];
 
-  // The tile of this CTA where there is one for each, if there is one.
+  // The tile of this CTA where there is one for each, if there is one and it is live.
   CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by) {
     Records const records = records_of(by.grid, int32_t(gridDim.x));
     if (int32_t(blockIdx.x) >= records.count()) {
@@ -29,8 +29,12 @@ struct OwnOrder {
     }
     Records::Part const part = records.at(int32_t(blockIdx.x));
     GroupPlace const at = place_in_grid(by.grid, part);
-    TileRecord tile =
-        by.tile_at(at.position, at.tile * by.grid.slots_per_tile + part.place, part.slots, 0);
+    int32_t const slot = at.tile * by.grid.slots_per_tile + part.place;
+    if (by.d_lines.words != nullptr &&
+        !by.slots.is_live(by.d_lines.of(at.position * by.tile_m), slot)) {
+      return no_more_tiles();
+    }
+    TileRecord tile = Ordering::grid_tile(at.position, slot, part.slots, 0);
     tile.k_tiles = by.live_k_tiles_of(tile);
     return tile;
   }

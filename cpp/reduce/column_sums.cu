@@ -3,6 +3,7 @@
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline.h>
 
 #include "mask/bits.hpp"
 #include "mask/lines.hpp"
@@ -22,6 +23,7 @@ constexpr int kThreadsDown = 32;
 constexpr int kThreads = kThreadsAcross * kThreadsDown;
 constexpr int kRowsPerThread = kMaskUnit / kThreadsDown;
 constexpr int kCtas = 8;
+constexpr int kBatch = 32 / kCtas;       // units of a mask word that are a CTA's
 constexpr int64_t kMostStripes = 65535;  // of a grid's second extent
 
 __device__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -42,7 +44,7 @@ template <class Element>
 __global__ void __cluster_dims__(kCtas, 1, 1) __launch_bounds__(kThreads)
     column_sums_kernel(Arguments const args) {
   cg::cluster_group const cluster = cg::this_cluster();
-  auto const rank = int64_t(cluster.block_rank());
+  auto const rank = int32_t(cluster.block_rank());
   int64_t const first_col = int64_t(blockIdx.y) * kStripe;
   int const across = threadIdx.x % kThreadsAcross;
   int const down = threadIdx.x / kThreadsAcross;
@@ -51,17 +53,29 @@ __global__ void __cluster_dims__(kCtas, 1, 1) __launch_bounds__(kThreads)
   uint32_t const* const line = args.by_col.of(int32_t(first_col));
   bool const has_col = col < args.cols;
 
+  __shared__ uint4 raw[kBatch][kRowsPerThread][kThreads];
   float sums[kVector] = {};
-  int64_t const units = ceil_div(args.rows, kMaskUnit);
-#pragma unroll 4
-  for (int64_t unit = rank; unit < units; unit += kCtas) {
-    bool const is_live = line == nullptr || ((line[unit / 32] >> (unit % 32)) & 1u) != 0;
+  auto const units = int32_t(ceil_div(args.rows, kMaskUnit));
+  for (int32_t word = 0; 32 * word < units; ++word) {
+    uint32_t live = tiles_in_word(units, word) & (line == nullptr ? 0xffffffffu : line[word]);
+    live = has_col ? live >> rank : 0;
 #pragma unroll
-    for (int i = 0; i < kRowsPerThread; ++i) {
-      int64_t const row = unit * kMaskUnit + i * kThreadsDown + down;
-      if (is_live && has_col && row < args.rows) {
-        uint4 const raw = __ldg(reinterpret_cast<uint4 const*>(base + row * args.ld));
-        auto const* const values = reinterpret_cast<Element const*>(&raw);
+    for (int b = 0; b < kBatch; ++b) {
+#pragma unroll
+      for (int i = 0; i < kRowsPerThread; ++i) {
+        int64_t const row = int64_t(32 * word + b * kCtas + rank) * kMaskUnit + i * kThreadsDown + down;
+        bool const is_read = ((live >> (b * kCtas)) & 1u) != 0 && row < args.rows;
+        __pipeline_memcpy_async(&raw[b][i][threadIdx.x], is_read ? base + row * args.ld : base, 16, is_read ? 0 : 16);
+      }
+    }
+    __pipeline_commit();
+    __pipeline_wait_prior(0);
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+#pragma unroll
+      for (int i = 0; i < kRowsPerThread; ++i) {
+        uint4 const r = raw[b][i][threadIdx.x];
+        auto const* const values = reinterpret_cast<Element const*>(&r);
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
           sums[v] += to_float(values[v]);
