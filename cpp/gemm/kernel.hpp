@@ -1,7 +1,7 @@
 // The one kernel: a persistent CTA works through its output tiles.
 //
 //   warp group 0, warp 0       one thread loads the live K tiles of A and B into the stages
-//                 warp 1       one thread finds out which tiles the CTA computes
+//                 warp 1       finds out which tiles the CTA computes
 //                 warps 2, 3   write zeros to the dropped blocks of D
 //   warp groups 1, 2           multiply, apply the epilogue, store
 
@@ -39,6 +39,7 @@ struct Kernel {
   struct SharedStorage : Traits::SharedStorage {
     OwnOrder own_order;
   };
+  static_assert(Traits::kRecords >= 2, "see load_tiles");
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
@@ -70,14 +71,20 @@ struct Kernel {
     return record;
   }
 
-  // One thread, ahead of all others: a tile takes it about a microsecond.
+  // One warp, ahead of all others: a tile takes it about half a microsecond.
   CUTLASS_DEVICE static void find_tiles(Params const& params, TilePipeline& tiles,
                                         SharedStorage& shared) {
     auto write = cutlass::make_producer_start_state<TilePipeline>();
-    auto hand_out = [&](TileRecord const& record) { push(record, tiles, write, shared); };
+    bool const pushes = cute::elect_one_sync();
+    auto hand_out = [&](TileRecord const& record) {
+      if (pushes) {
+        push(record, tiles, write, shared);
+      }
+    };
     if (params.ordering.one_each) {
-      TileRecord const tile = OwnOrder::only_tile(params.ordering);
+      TileRecord tile = OwnOrder::only_tile(params.ordering);
       if (tile.k_tiles != kNoMoreTiles) {
+        tile.k_tiles = params.ordering.live_k_tiles_of(tile);
         hand_out(tile);
       }
     } else {
@@ -86,20 +93,21 @@ struct Kernel {
     hand_out(no_more_tiles());
   }
 
-  // One thread. From a list, it claims tiles itself.
+  // One thread. From a list, it claims tiles itself. An only tile it knows before its K tiles are
+  // counted, and leaves the queue to the others: one tile and the end of all do not fill it.
   CUTLASS_DEVICE static void load_tiles(Params const& params, TilePipeline& tiles,
                                         MainloopPipeline& pipeline, SharedStorage& shared) {
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
     TileState tile_read;
-    auto load_next = [&] {
-      TileRecord const record = pop(tiles, tile_read, shared);
-      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
-      return record.k_tiles != kNoMoreTiles;
-    };
-    if (params.list.records == nullptr) {
-      while (load_next()) {
+    auto load = [&](TileRecord const& record) {
+      bool const is_tile = record.k_tiles != kNoMoreTiles;
+      if (is_tile) {
+        write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
       }
-    } else {
+      return is_tile;
+    };
+    auto load_next = [&] { return load(pop(tiles, tile_read, shared)); };
+    if (params.list.records != nullptr) {
       auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
       take_from_list(params.list, [&](TileRecord const& record) {
         push(record, tiles, tile_write, shared);
@@ -107,6 +115,11 @@ struct Kernel {
       });
       push(no_more_tiles(), tiles, tile_write, shared);
       load_next();
+    } else if (params.ordering.one_each) {
+      load(OwnOrder::only_tile(params.ordering));
+    } else {
+      while (load_next()) {
+      }
     }
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
@@ -194,7 +207,7 @@ struct Kernel {
       constexpr int kFirstFilling = 2 * cutlass::NumThreadsPerWarp;
       if (loads) {
         load_tiles(params, tiles, pipeline, shared);
-      } else if (warp == 1 && is_elected && params.list.records == nullptr) {
+      } else if (warp == 1 && params.list.records == nullptr) {
         find_tiles(params, tiles, shared);
       } else if (warp >= 2 && params.ordering.d_lines.words != nullptr) {
         ZeroFill<Traits>::run(params.zero_fill, params.ordering,

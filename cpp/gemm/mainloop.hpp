@@ -91,8 +91,7 @@ struct Mainloop {
                    params.b_lines.of(record.slot[0] * Config::kSlotN),
                    int32_t(ceil_div(params.k, Config::kK)));
 
-    for (int32_t i = 0; i < record.k_tiles; ++i) {
-      int32_t const k_tile = k_tiles.next();
+    for (int32_t k_tile = k_tiles.next(); k_tile != kNoKTile; k_tile = k_tiles.next()) {
       pipeline.producer_acquire(write);
       auto* barrier = pipeline.producer_get_barrier(write);
       int32_t const stage = write.index();

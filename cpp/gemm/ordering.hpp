@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gemm/config.hpp"
+#include "gemm/warp_search.hpp"
 #include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
 
@@ -56,14 +57,16 @@ struct Ordering {
     return {line, {slot, count > 1 ? slot + 1 : kNoSlot}, k_tiles};
   }
 
-  // The tile of `count` slots, the first of which has `rank` live ones before it in its line.
+  // By a warp: the tile of `count` slots, the first of which has `rank` live ones before it in its
+  // line.
   CUTLASS_DEVICE TileRecord tile_at(int32_t line, int32_t rank, int32_t count,
                                     int32_t k_tiles) const {
     if (d_lines.words == nullptr) {
       return grid_tile(line, rank, count, k_tiles);
     }
     uint32_t const* const words = d_lines.of(line * tile_m);
-    int32_t const slot = slots.nth_live(words, rank);
+    int32_t const bit = nth_bit(words, d_lines.words_per_line, slots.firsts, rank);
+    int32_t const slot = bit / slots.units_per_slot;
     return {line, {slot, count > 1 ? slots.next_live(words, slot) : kNoSlot}, k_tiles};
   }
 };

@@ -21,7 +21,8 @@ struct OwnOrder {
   uint32_t left_over[kMaxOwnLines / 32];
   int32_t group_start[kGroups + 1];
 
-  // The tile of this CTA where there is one for each, if there is one and it is live.
+  // The tile of this CTA where there is one for each, if there is one and it is live; its K tiles
+  // are not counted.
   CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by) {
     Records const records = records_of(by.grid, int32_t(gridDim.x));
     if (int32_t(blockIdx.x) >= records.count()) {
@@ -30,13 +31,9 @@ struct OwnOrder {
     Records::Part const part = records.at(int32_t(blockIdx.x));
     GroupPlace const at = place_in_grid(by.grid, part);
     int32_t const slot = at.tile * by.grid.slots_per_tile + part.place;
-    if (by.d_lines.words != nullptr &&
-        !by.slots.is_live(by.d_lines.of(at.position * by.tile_m), slot)) {
-      return no_more_tiles();
-    }
-    TileRecord tile = Ordering::grid_tile(at.position, slot, part.slots, 0);
-    tile.k_tiles = by.live_k_tiles_of(tile);
-    return tile;
+    bool const is_dropped = by.d_lines.words != nullptr &&
+                            !by.slots.is_live(by.d_lines.of(at.position * by.tile_m), slot);
+    return is_dropped ? no_more_tiles() : Ordering::grid_tile(at.position, slot, part.slots, 0);
   }
 
   // By all threads of the CTA. `scratch` is 1 KB of shared memory.
@@ -47,7 +44,7 @@ struct OwnOrder {
     }
   }
 
-  // By one thread: calls `take` with the tiles of one CTA, every ctas-th of all.
+  // By a warp: calls `take` with the tiles of one CTA, every ctas-th of all.
   template <class Take>
   CUTLASS_DEVICE void deal(Ordering const& by, Take take) const {
     FullGrid const& grid = by.grid;
@@ -117,7 +114,8 @@ struct OwnOrder {
 
   CUTLASS_DEVICE GroupPlace masked_place(FullGrid const& grid, Records::Part const& part) const {
     if (part.is_single) {
-      int32_t const position = SlotBits::of(1, 1).nth_live(left_over, part.number);
+      constexpr int32_t kWords = kMaxOwnLines / 32;
+      int32_t const position = nth_bit(left_over, kWords, kAllLanes, part.number);
       return {position, whole[position]};
     }
     return place_in_groups(part.number, grid.lines, whole, group_start);

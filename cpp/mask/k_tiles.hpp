@@ -8,15 +8,22 @@
 
 namespace sparsedrop {
 
-// A null line is all live. `next` may be called once for each live tile, not more often.
+// Instead of a K tile: there is no further live one.
+constexpr int32_t kNoKTile = -1;
+
+// A null line is all live.
 class KTiles {
  public:
   SPARSEDROP_HOST_DEVICE KTiles(uint32_t const* a_line, uint32_t const* b_line, int32_t k_tiles)
       : a_(a_line), b_(b_line), k_tiles_(k_tiles) {}
 
+  // May be called until it has returned kNoKTile once.
   SPARSEDROP_HOST_DEVICE int32_t next() {
     while (word_ == 0) {
       ++index_;
+      if (32 * index_ >= k_tiles_) {
+        return kNoKTile;
+      }
       word_ = load(index_);
     }
     int32_t const bit = lowest_bit(word_);

@@ -30,20 +30,6 @@ struct SlotBits {
     return live;
   }
 
-  // The live slot that has `rank` live ones before it; there must be one.
-  SPARSEDROP_HOST_DEVICE int32_t nth_live(uint32_t const* line, int32_t rank) const {
-    int32_t w = 0;
-    uint32_t word = line[0] & firsts;
-    while (rank >= count_bits(word)) {
-      rank -= count_bits(word);
-      word = line[++w] & firsts;
-    }
-    for (; rank > 0; --rank) {
-      word &= word - 1;
-    }
-    return (32 * w + lowest_bit(word)) / units_per_slot;
-  }
-
   // The live slot behind `slot`; there must be one.
   SPARSEDROP_HOST_DEVICE int32_t next_live(uint32_t const* line, int32_t slot) const {
     int32_t const unit = slot * units_per_slot;

@@ -49,60 +49,6 @@ struct GroupPlace {
   int32_t tile;
 };
 
-// The inverse of record_index. `tiles[position]` counts a line's tiles, and `group_start[g]` sums
-// those of the groups before.
-SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines,
-                                                  uint16_t const* tiles,
-                                                  int32_t const* group_start) {
-  // The last group that starts at `index` or before.
-  int32_t group = 0;
-  int32_t behind = int32_t(ceil_div(lines, kLinesPerGroup));
-  while (behind - group > 1) {
-    int32_t const middle = (group + behind) / 2;
-    if (group_start[middle] <= index) {
-      group = middle;
-    } else {
-      behind = middle;
-    }
-  }
-  int32_t const first = group * kLinesPerGroup;
-  int32_t counts[kLinesPerGroup];
-  int32_t most = 0;
-  for (int32_t i = 0; i < kLinesPerGroup; ++i) {
-    counts[i] = first + i < lines ? tiles[first + i] : 0;
-    most = counts[i] > most ? counts[i] : most;
-  }
-  // Records of the first `rounds` tiles of all lines.
-  auto records_before = [&](int32_t rounds) {
-    int32_t sum = 0;
-    for (int32_t i = 0; i < kLinesPerGroup; ++i) {
-      sum += counts[i] < rounds ? counts[i] : rounds;
-    }
-    return sum;
-  };
-  int32_t const within = index - group_start[group];
-  int32_t low = 0;
-  int32_t high = most - 1;
-  while (low < high) {
-    int32_t const middle = (low + high + 1) / 2;
-    if (records_before(middle) <= within) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  // Of the lines that have so many tiles, the one with as many before it as records are left.
-  int32_t const skip = within - records_before(low);
-  int32_t position = first;
-  int32_t before = 0;
-  for (int32_t i = 0; i < kLinesPerGroup; ++i) {
-    bool const has_tile = counts[i] > low;
-    position = has_tile && before == skip ? first + i : position;
-    before += has_tile ? 1 : 0;
-  }
-  return {position, low};
-}
-
 // The inverse of record_index where every line has the same number of tiles.
 SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, int32_t tiles) {
   int32_t const first = index / (kLinesPerGroup * tiles) * kLinesPerGroup;

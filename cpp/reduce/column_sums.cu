@@ -63,9 +63,11 @@ __global__ void __cluster_dims__(kCtas, 1, 1) __launch_bounds__(kThreads)
     for (int b = 0; b < kBatch; ++b) {
 #pragma unroll
       for (int i = 0; i < kRowsPerThread; ++i) {
-        int64_t const row = int64_t(32 * word + b * kCtas + rank) * kMaskUnit + i * kThreadsDown + down;
+        int64_t const row =
+            int64_t(32 * word + b * kCtas + rank) * kMaskUnit + i * kThreadsDown + down;
         bool const is_read = ((live >> (b * kCtas)) & 1u) != 0 && row < args.rows;
-        __pipeline_memcpy_async(&raw[b][i][threadIdx.x], is_read ? base + row * args.ld : base, 16, is_read ? 0 : 16);
+        __pipeline_memcpy_async(&raw[b][i][threadIdx.x], is_read ? base + row * args.ld : base, 16,
+                                is_read ? 0 : 16);
       }
     }
     __pipeline_commit();

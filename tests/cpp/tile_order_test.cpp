@@ -82,25 +82,6 @@ TEST(PlaceInGroups, InvertsRecordIndexForEqualLines) {
   }
 }
 
-TEST(PlaceInGroups, InvertsRecordIndexForAnyLines) {
-  std::mt19937 random(13);
-  for (int round = 0; round < 100; ++round) {
-    Order const order = random_order(random);
-    size_t const lines = order.order.size();
-    std::vector<uint16_t> by_position;
-    for (int32_t line : order.order) by_position.push_back(uint16_t(order.tiles[line]));
-    std::vector<int32_t> group_start;
-    for (size_t first = 0; first < lines; first += kLinesPerGroup) {
-      group_start.push_back(order.start[first]);
-    }
-    for (int32_t i = 0; i < order.total; ++i) {
-      GroupPlace const place =
-          place_in_groups(i, int32_t(lines), by_position.data(), group_start.data());
-      ASSERT_EQ(order.index(place.position, place.tile), i);
-    }
-  }
-}
-
 TEST(Records, GiveOutEverySlotOfAGridOnce) {
   for (int32_t slots_per_tile : {1, 2}) {
     for (int32_t slots : {1, 2, 7, 32}) {

@@ -1,0 +1,83 @@
+// Searches of one warp: all 32 lanes call them together with the same arguments and get the same
+// answer. A CTA's first tile waits for them, and one thread takes a microsecond longer.
+
+#pragma once
+
+#include <cutlass/cutlass.h>
+
+#include "mask/tile_order.hpp"
+
+namespace sparsedrop {
+
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
+CUTLASS_DEVICE int32_t lane_of_warp() { return int32_t(threadIdx.x % 32); }
+
+// The set bit of `word` that has `rank` set ones below it; there must be one.
+CUTLASS_DEVICE int32_t nth_bit(uint32_t word, int32_t rank) {
+  uint32_t const own = 1u << lane_of_warp();
+  bool const is_it = (word & own) != 0 && count_bits(word & (own - 1u)) == rank;
+  return lowest_bit(__ballot_sync(kAllLanes, is_it));
+}
+
+// The same of `words`, of whose bits those in `which` count.
+CUTLASS_DEVICE int32_t nth_bit(uint32_t const* words, int32_t count, uint32_t which, int32_t rank) {
+  int32_t const lane = lane_of_warp();
+  for (int32_t first = 0;; first += 32) {
+    uint32_t const word = first + lane < count ? words[first + lane] & which : 0u;
+    int32_t const own = count_bits(word);
+    int32_t through = own;  // bits of this word and those before it
+    for (int offset = 1; offset < 32; offset *= 2) {
+      int32_t const lower = __shfl_up_sync(kAllLanes, through, offset);
+      through += lane >= offset ? lower : 0;
+    }
+    uint32_t const behind = __ballot_sync(kAllLanes, through > rank);
+    if (behind != 0) {
+      int32_t const owner = lowest_bit(behind);
+      rank -= __shfl_sync(kAllLanes, through - own, owner);
+      return 32 * (first + owner) + nth_bit(__shfl_sync(kAllLanes, word, owner), rank);
+    }
+    rank -= __shfl_sync(kAllLanes, through, 31);
+  }
+}
+
+// The inverse of record_index. `tiles[position]` counts a line's tiles, and `group_start[g]` sums
+// those of the groups before; there are 32 groups at most.
+CUTLASS_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, uint16_t const* tiles,
+                                          int32_t const* group_start) {
+  int32_t const lane = lane_of_warp();
+  bool const is_group = lane < int32_t(ceil_div(lines, kLinesPerGroup));
+  int32_t const group =
+      count_bits(__ballot_sync(kAllLanes, is_group && group_start[lane] <= index)) - 1;
+  int32_t const first = group * kLinesPerGroup;
+  int32_t counts[kLinesPerGroup];
+#pragma unroll
+  for (int32_t i = 0; i < kLinesPerGroup; ++i) {
+    counts[i] = first + i < lines ? tiles[first + i] : 0;
+  }
+  // Whole rounds before this record. Each lane counts the records of another number of them.
+  int32_t const within = index - group_start[group];
+  int32_t rounds = 0;
+  int32_t before = 0;
+  for (int32_t least = 0;; least += 32) {
+    int32_t sum = 0;
+#pragma unroll
+    for (int32_t i = 0; i < kLinesPerGroup; ++i) {
+      sum += min(counts[i], least + lane);
+    }
+    uint32_t const fitting = __ballot_sync(kAllLanes, sum <= within);
+    if (fitting != 0) {
+      int32_t const last = count_bits(fitting) - 1;
+      rounds = least + last;
+      before = __shfl_sync(kAllLanes, sum, last);
+    }
+    if (fitting != kAllLanes) {
+      break;
+    }
+  }
+  bool const has_tile =
+      lane < kLinesPerGroup && first + lane < lines && tiles[first + lane] > rounds;
+  return {first + nth_bit(__ballot_sync(kAllLanes, has_tile), within - before), rounds};
+}
+
+}  // namespace sparsedrop
