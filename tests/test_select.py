@@ -13,7 +13,7 @@ from cases import random_mask
 from sparsedrop import _native, cuda, select
 from sparsedrop.select import Choice, Request
 
-TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (128, 64, 64, 64))
+TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (64, 128, 64, 64))
 BIG = Request(
     "cuda", torch.bfloat16, 4096, 4096, 4096, capability=(9, 0), tiles=TILES,
     a_block=(128, 128), a_keep=0.5,

@@ -22,16 +22,37 @@ static_assert(CUTLASS_VERSION >= 420, "CUTLASS 4.2 or later is needed");
 
 using cute::GMMA::Major;
 
-// A tile of 128 rows: 64 for each of two consumer warp groups, one wgmma instruction high.
-template <int N, int SlotN, int Stages>
+// Two warp groups multiply, 64 rows each, one wgmma instruction high: the halves of a tile of 128
+// rows, or the two slots of a tile of 64 rows.
+constexpr int kConsumerWarpGroups = 2;
+constexpr int kGroupRows = 64;
+
+template <int M, int N, int SlotN, int Stages>
 struct TileConfig {
-  static constexpr int kM = 128;
+  static constexpr int kM = M;
   static constexpr int kN = N;
   static constexpr int kK = kMaskUnit;  // one mask bit is one K tile
   static constexpr int kSlotN = SlotN;
   static constexpr int kSlots = N / SlotN;
   static constexpr int kStages = Stages;
   static constexpr Tile kTile{kM, kN, kK, kSlotN};
+
+  // Of a tile, what one warp group multiplies.
+  static constexpr int kRowGroups = kM / kGroupRows;
+  static constexpr int kGroupSlots = kSlots * kRowGroups / kConsumerWarpGroups;
+  static constexpr int kGroupN = kGroupSlots * kSlotN;
+  static_assert(kRowGroups * kGroupRows == kM &&
+                    kGroupSlots * kConsumerWarpGroups == kSlots * kRowGroups,
+                "the warp groups share a tile evenly");
+
+  SPARSEDROP_HOST_DEVICE static int row_group(int warp_group) { return warp_group % kRowGroups; }
+  SPARSEDROP_HOST_DEVICE static int first_slot(int warp_group) {
+    return kGroupSlots == kSlots ? 0 : warp_group;
+  }
+  // Registers have no index at run time.
+  SPARSEDROP_HOST_DEVICE static int32_t slot_of(TileRecord const& record, int warp_group, int s) {
+    return first_slot(warp_group) + s == 0 ? record.slot[0] : record.slot[1];
+  }
 
   static_assert(kSlots * SlotN == N && kSlots <= kMaxSlots, "a tile record has room for two slots");
   static_assert(SlotN == kMaskUnit || SlotN == 2 * kMaskUnit, "SlotBits reads slots of 64 or 128");
@@ -40,9 +61,9 @@ struct TileConfig {
 // The support matrix, in the order of tile ids. Stages of 48, 32 and 24 KB fill the 227 KB of
 // shared memory that a CTA may have, less 32 KB for the epilogue and 3 KB for barriers and the
 // order of tiles: there is no room for more.
-using TileConfigs = cute::tuple<TileConfig<256, 128, 4>,  //
-                                TileConfig<128, 64, 6>,   //
-                                TileConfig<64, 64, 8>>;
+using TileConfigs = cute::tuple<TileConfig<128, 256, 128, 4>,  //
+                                TileConfig<128, 128, 64, 6>,   //
+                                TileConfig<64, 128, 64, 8>>;
 
 // Majors of the operands as the kernel sees them, after any swap. D is "K-major" where n is
 // contiguous, which is when the problem is not swapped.
@@ -53,16 +74,12 @@ struct Layouts {
   static constexpr Major kD = D;
 };
 
-// Each adds up and stores 64 rows of a tile.
-constexpr int kConsumerWarpGroups = 2;
-
 template <class Element_, class Config_, class Layouts_>
 struct Traits {
   using Element = Element_;
   using Config = Config_;
   using Layouts = Layouts_;
 
-  static_assert(Config::kM == 64 * kConsumerWarpGroups, "a warp group multiplies 64 rows");
   static constexpr int kThreads = (kConsumerWarpGroups + 1) * cutlass::NumThreadsPerWarpGroup;
 
   using TileM = cute::Int<Config::kM>;
@@ -76,9 +93,10 @@ struct Traits {
   using Mma = decltype(cute::make_tiled_mma(
       cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<TileM, Columns, TileK>,
                                  Layouts::kA, Layouts::kB>(),
-      cute::Layout<cute::Shape<cute::Int<kConsumerWarpGroups>, cute::_1, cute::_1>>{}));
-  using TileMma = Mma<TileN>;
-  using SlotMma = Mma<SlotN>;  // of a tile with one slot only
+      cute::Layout<cute::Shape<cute::Int<Config::kRowGroups>, cute::_1, cute::_1>>{}));
+  using GroupN = cute::Int<Config::kGroupN>;
+  using GroupMma = Mma<GroupN>;
+  using SlotMma = Mma<SlotN>;  // where a warp group has one slot only
 
   // Element (row, k, stage) of an operand's tiles in shared memory. MN-major atoms are stacked
   // along k first, so that a slot of B is one contiguous piece in either major.

@@ -81,14 +81,14 @@ struct Epilogue {
     cute::prefetch_tma_descriptor(params.tma_d.get_tma_descriptor());
   }
 
-  static constexpr int kSquares = Config::kN / kStore;
+  static constexpr int kSquares = Config::kGroupN / kStore;
   static constexpr int kValues = kStore * kStore / cutlass::NumThreadsPerWarpGroup;
 
   // A thread's part of a finished tile.
   struct Finished {
     cutlass::Array<Element, kValues> squares[kSquares];
     int32_t m = 0;  // first row of the warp group
-    int32_t slot[kMaxSlots] = {kNoSlot, kNoSlot};
+    int32_t slot[Config::kGroupSlots] = {};
     int next = kSquares;  // the first square that is not stored yet
     int buffer = 0;       // goes round: a store may still read the one that was filled last
   };
@@ -103,10 +103,10 @@ struct Epilogue {
   CUTLASS_DEVICE static void finish_tile(Params const& params, TileRecord const& record,
                                          Accumulator& acc, int warp_group, Finished& finished) {
     finished.next = 0;
-    finished.m = record.m * Config::kM + warp_group * kStore;
+    finished.m = record.m * Config::kM + Config::row_group(warp_group) * kGroupRows;
     CUTLASS_PRAGMA_UNROLL
-    for (int s = 0; s < kMaxSlots; ++s) {
-      finished.slot[s] = record.slot[s];
+    for (int s = 0; s < Config::kGroupSlots; ++s) {
+      finished.slot[s] = Config::slot_of(record, warp_group, s);
     }
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < cute::size(acc); ++i) {

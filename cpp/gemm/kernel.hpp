@@ -75,9 +75,8 @@ struct Kernel {
   CUTLASS_DEVICE static void find_tiles(Params const& params, TilePipeline& tiles,
                                         SharedStorage& shared) {
     auto write = cutlass::make_producer_start_state<TilePipeline>();
-    bool const pushes = cute::elect_one_sync();
     auto hand_out = [&](TileRecord const& record) {
-      if (pushes) {
+      if (lane_of_warp() == 0) {
         push(record, tiles, write, shared);
       }
     };
@@ -93,48 +92,42 @@ struct Kernel {
     hand_out(no_more_tiles());
   }
 
-  // One thread. From a list, it claims tiles itself. An only tile it knows before its K tiles are
-  // counted, and leaves the queue to the others: one tile and the end of all do not fill it.
+  // One thread. An only tile it knows before its K tiles are counted, and leaves the queue to the
+  // others: one tile and the end of all do not fill it.
+  //
+  // From a list, it takes tiles itself, in order of arrival: the first record by the CTA's index,
+  // the others by a counter, so that a CTA that got short tiles takes more of them. A tile is
+  // claimed when the last K tile of the one before is under way and not earlier, or a CTA would sit
+  // on work that another is free to do; what is in the stages hides the claim.
   CUTLASS_DEVICE static void load_tiles(Params const& params, TilePipeline& tiles,
                                         MainloopPipeline& pipeline, SharedStorage& shared) {
+    TileList const& list = params.list;
+    bool const has_list = list.records != nullptr;
+    bool const has_only_tile = params.ordering.one_each;
+    auto claimed = int32_t(blockIdx.x);
+    auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
     TileState tile_read;
-    auto load = [&](TileRecord const& record) {
-      bool const is_tile = record.k_tiles != kNoMoreTiles;
-      if (is_tile) {
-        write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
+    while (true) {
+      if (has_list) {
+        bool const is_one = claimed < list.header->count;
+        push(is_one ? list.records[claimed] : no_more_tiles(), tiles, tile_write, shared);
       }
-      return is_tile;
-    };
-    auto load_next = [&] { return load(pop(tiles, tile_read, shared)); };
-    if (params.list.records != nullptr) {
-      auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
-      take_from_list(params.list, [&](TileRecord const& record) {
-        push(record, tiles, tile_write, shared);
-        load_next();
-      });
-      push(no_more_tiles(), tiles, tile_write, shared);
-      load_next();
-    } else if (params.ordering.one_each) {
-      load(OwnOrder::only_tile(params.ordering));
-    } else {
-      while (load_next()) {
+      TileRecord const record =
+          has_only_tile ? OwnOrder::only_tile(params.ordering) : pop(tiles, tile_read, shared);
+      if (record.k_tiles == kNoMoreTiles) {
+        break;
+      }
+      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
+      if (has_only_tile) {
+        break;
+      }
+      if (has_list) {
+        claimed = atomicAdd(&list.header->next, 1);
       }
     }
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
-  }
-
-  // In order of arrival: the first record by the CTA's index, the others by a counter, so that a
-  // CTA that got short tiles takes more of them. A tile is claimed when the last K tile of the one
-  // before is under way and not earlier, or a CTA would sit on work that another is free to do;
-  // what is in the stages hides the claim.
-  template <class Take>
-  CUTLASS_DEVICE static void take_from_list(TileList const& list, Take take) {
-    int32_t const count = list.header->count;
-    for (auto i = int32_t(blockIdx.x); i < count; i = atomicAdd(&list.header->next, 1)) {
-      take(list.records[i]);
-    }
   }
 
   CUTLASS_DEVICE static void consume(Params const& params, TilePipeline& tiles,
@@ -144,8 +137,8 @@ struct Kernel {
     TileState tile_read;
     typename Traits::MainloopState read;
     Tensor acc = partition_fragment_C(
-        typename Traits::TileMma{},
-        Shape<typename Traits::TileM, typename Traits::TileN>{});  // (MMA,MMA_M,MMA_N)
+        typename Traits::GroupMma{},
+        Shape<typename Traits::TileM, typename Traits::GroupN>{});  // (MMA,MMA_M,MMA_N)
     typename Epilogue::Finished finished;
     auto store_next = [&] { Epilogue::store_next(params.epilogue, finished, warp_group, shared); };
     while (true) {
@@ -176,6 +169,8 @@ struct Kernel {
     if (loads) {
       Mainloop::prefetch(params.mainloop);
       Epilogue::prefetch(params.epilogue);
+    } else if (warp == 1 && is_elected) {
+      Mainloop::read_ahead(params.mainloop);
     }
 
     constexpr int kConsumers = kConsumerWarpGroups * cutlass::NumThreadsPerWarpGroup;

@@ -54,7 +54,8 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
       Config::kM,
       Config::kSlotN,
       SlotBits::of(Config::kSlotN, kMaskUnit),
-      list.records == nullptr && Ordering::has_one_each(product.d_lines, grid, ctas)};
+      list.records == nullptr && Ordering::has_one_each(product.d_lines, grid, ctas,
+                                                        Config::kGroupSlots < Config::kSlots)};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
           Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill, ordering, list};
 }

@@ -68,6 +68,25 @@ struct Mainloop {
     cute::prefetch_tma_descriptor(params.tma_b.get_tma_descriptor());
   }
 
+  // One thread has the cache read what all CTAs together will load first, so that it is under way
+  // while they find their tiles. Of a masked operand it is not known yet. Harmless where an earlier
+  // kernel still writes it: nothing leaves the cache.
+  CUTLASS_DEVICE static void read_ahead(Params const& params) {
+    using namespace cute;
+    if (params.b_lines.words == nullptr) {
+      Tensor mB = params.tma_b.get_tma_tensor(make_shape(params.n, params.k));  // (n,k)
+      Tensor gB = local_tile(mB, Shape<typename Traits::SlotN, typename Traits::TileK>{},
+                             make_coord(_, _));  // (SLOT_N,K,n,k)
+      read_ahead(params.tma_b, gB);
+    }
+    if (params.a_lines.words == nullptr) {
+      Tensor mA = params.tma_a.get_tma_tensor(make_shape(params.m, params.k));  // (m,k)
+      Tensor gA = local_tile(mA, Shape<typename Traits::TileM, typename Traits::TileK>{},
+                             make_coord(_, _));  // (M,K,m,k)
+      read_ahead(params.tma_a, gA);
+    }
+  }
+
   // One thread issues the loads of one output tile and returns the state behind them.
   CUTLASS_DEVICE static State load(Params const& params, TileRecord const& record,
                                    Pipeline& pipeline, State write, SharedStorage& shared) {
@@ -112,9 +131,8 @@ struct Mainloop {
     return write;
   }
 
-  // A consumer warp group adds up its 64 rows of one output tile. A tile with one slot multiplies
-  // that slot only, into the first registers of `acc`. While a K tile is multiplied, `meanwhile()`
-  // is called.
+  // A consumer warp group adds up its part of one output tile, a single slot into the first
+  // registers of `acc`. While a K tile is multiplied, `meanwhile()` is called.
   template <class Accumulator, class Work>
   CUTLASS_DEVICE static State mma(TileRecord const& record, Pipeline& pipeline, State read,
                                   Accumulator& acc, int warp_group, SharedStorage& shared,
@@ -125,29 +143,61 @@ struct Mainloop {
     Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
     // With zeros to start from, an output tile without live K tiles needs no case of its own.
     clear(acc);
-    if (Config::kSlots == 1 || record.slot[Config::kSlots - 1] != kNoSlot) {
-      Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemB{});
-      return multiply<typename Traits::TileMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{},
-                                                acc, warp_group, meanwhile);
+    int const first = Config::first_slot(warp_group);
+    if constexpr (Config::kGroupSlots == Config::kSlots) {
+      if (record.slot[Config::kSlots - 1] != kNoSlot) {
+        Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemB{});
+        return multiply<typename Traits::GroupMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{},
+                                                   0, acc, warp_group, meanwhile);
+      }
+    } else if (Config::slot_of(record, warp_group, 0) == kNoSlot) {
+      return pass_by(record.k_tiles, pipeline, read);
     }
     Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
     Tensor slot_acc = make_tensor(
         acc.data(),
         partition_fragment_C(SlotMma{}, Shape<typename Traits::TileM, typename Traits::SlotN>{})
             .layout());
-    return multiply<SlotMma>(record.k_tiles, pipeline, read, sA, sB, Slots{}, slot_acc, warp_group,
-                             meanwhile);
+    return multiply<SlotMma>(record.k_tiles, pipeline, read, sA, sB, Slots{}, first, slot_acc,
+                             warp_group, meanwhile);
   }
 
  private:
-  // acc += A B over the next `k_tiles` stages; stage s of B is sB(_, _, s * b_step).
+  // The CTA's share of the first K tiles.
+  template <class Tma, class Tiles>
+  CUTLASS_DEVICE static void read_ahead(Tma const& tma, Tiles const& tiles) {
+    using namespace cute;
+    constexpr int kKTiles = 2;
+    auto const across = int32_t(size<2>(tiles));
+    int32_t const k_tiles = min(int32_t(size<3>(tiles)), kKTiles);
+    auto const slice = tma.get_slice(Int<0>{});
+    Tensor sources = group_modes<0, 3>(slice.partition_S(tiles));  // (TMA,m,k)
+    for (auto i = int32_t(blockIdx.x); i < across * k_tiles; i += int32_t(gridDim.x)) {
+      cute::prefetch(tma, sources(_, i % across, i / across));
+    }
+  }
+
+  // A warp group without a slot lets the next `k_tiles` stages go.
+  CUTLASS_DEVICE static State pass_by(int32_t k_tiles, Pipeline& pipeline, State read) {
+    for (int32_t i = 0; i < k_tiles; ++i) {
+      pipeline.consumer_wait(read);
+      if (threadIdx.x % cutlass::NumThreadsPerWarp == 0) {
+        pipeline.consumer_release(read);
+      }
+      ++read;
+    }
+    return read;
+  }
+
+  // acc += A B over the next `k_tiles` stages; stage s of B is sB(_, _, s * b_step + b_first).
   template <class Mma, class SmemA, class SmemB, class Step, class Accumulator, class Work>
   CUTLASS_DEVICE static State multiply(int32_t k_tiles, Pipeline& pipeline, State read,
-                                       SmemA const& sA, SmemB const& sB, Step b_step,
+                                       SmemA const& sA, SmemB const& sB, Step b_step, int b_first,
                                        Accumulator& acc, int warp_group, Work const& meanwhile) {
     using namespace cute;
     Mma mma;
-    auto thread_mma = mma.get_slice(warp_group * cutlass::NumThreadsPerWarpGroup);
+    auto thread_mma =
+        mma.get_slice(Config::row_group(warp_group) * cutlass::NumThreadsPerWarpGroup);
     Tensor tCrA = thread_mma.make_fragment_A(thread_mma.partition_A(sA));  // (MMA,MMA_M,MMA_K,PIPE)
     Tensor tCrB = thread_mma.make_fragment_B(thread_mma.partition_B(sB));  // (MMA,MMA_N,MMA_K,PIPE)
 
@@ -159,7 +209,8 @@ struct Mainloop {
       pipeline.consumer_wait(read);
       warpgroup_fence_operand(acc);
       warpgroup_arrive();
-      cute::gemm(mma, tCrA(_, _, _, read.index()), tCrB(_, _, _, read.index() * b_step), acc);
+      cute::gemm(mma, tCrA(_, _, _, read.index()), tCrB(_, _, _, read.index() * b_step + b_first),
+                 acc);
       warpgroup_commit_batch();
       ++read;
       meanwhile();

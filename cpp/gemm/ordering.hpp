@@ -28,12 +28,12 @@ struct Ordering {
            !(has_b_mask && has_d_mask);
   }
 
-  // Whether every CTA gets one tile at most, and knows which without an order. With a mask on D a
-  // tile is one slot, live or dropped.
-  static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas) {
-    int32_t const tiles =
-        d_lines.words == nullptr ? records_of(grid, ctas).count() : grid.lines * grid.slots;
-    return tiles <= ctas;
+  // Whether every CTA gets one tile at most, and knows which without an order. With a mask on D,
+  // that is its part of the grid, live or dropped: one slot, or as many as take no longer than one.
+  static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas,
+                           bool slots_are_parallel) {
+    bool const by_record = d_lines.words == nullptr || slots_are_parallel;
+    return (by_record ? records_of(grid, ctas).count() : grid.lines * grid.slots) <= ctas;
   }
 
   CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {

@@ -20,6 +20,7 @@ struct OwnOrder {
   uint16_t whole[kMaxOwnLines];
   uint32_t left_over[kMaxOwnLines / 32];
   int32_t group_start[kGroups + 1];
+  Records records;
 
   // The tile of this CTA where there is one for each, if there is one and it is live; its K tiles
   // are not counted.
@@ -31,17 +32,32 @@ struct OwnOrder {
     Records::Part const part = records.at(int32_t(blockIdx.x));
     GroupPlace const at = place_in_grid(by.grid, part);
     int32_t const slot = at.tile * by.grid.slots_per_tile + part.place;
-    bool const is_dropped = by.d_lines.words != nullptr &&
-                            !by.slots.is_live(by.d_lines.of(at.position * by.tile_m), slot);
-    return is_dropped ? no_more_tiles() : Ordering::grid_tile(at.position, slot, part.slots, 0);
+    if (by.d_lines.words == nullptr) {
+      return Ordering::grid_tile(at.position, slot, part.slots, 0);
+    }
+    uint32_t const* const line = by.d_lines.of(at.position * by.tile_m);
+    bool const is_live = by.slots.is_live(line, slot);
+    if (part.slots == 1 || !by.slots.is_live(line, slot + 1)) {
+      return is_live ? Ordering::grid_tile(at.position, slot, 1, 0) : no_more_tiles();
+    }
+    return is_live ? Ordering::grid_tile(at.position, slot, 2, 0)
+                   : Ordering::grid_tile(at.position, slot + 1, 1, 0);
   }
 
   // By all threads of the CTA. `scratch` is 1 KB of shared memory.
   CUTLASS_DEVICE void make(Ordering const& by, void* scratch) {
     order_lines(by, static_cast<uint4*>(scratch));
-    if (by.d_lines.words != nullptr) {
+    bool const has_mask = by.d_lines.words != nullptr;
+    if (has_mask) {
       count_tiles(by);
     }
+    if (threadIdx.x == 0) {
+      auto const ctas = int32_t(gridDim.x);
+      records = has_mask
+                    ? Records(group_start[kGroups], count_left_over(), by.grid.slots_per_tile, ctas)
+                    : records_of(by.grid, ctas);
+    }
+    __syncthreads();
   }
 
   // By a warp: calls `take` with the tiles of one CTA, every ctas-th of all.
@@ -49,13 +65,11 @@ struct OwnOrder {
   CUTLASS_DEVICE void deal(Ordering const& by, Take take) const {
     FullGrid const& grid = by.grid;
     bool const has_mask = by.d_lines.words != nullptr;
-    auto const ctas = int32_t(gridDim.x);
-    auto const cta = int32_t(blockIdx.x);
-    Records const records =
-        has_mask ? Records(group_start[kGroups], count_left_over(), grid.slots_per_tile, ctas)
-                 : records_of(grid, ctas);
-    for (int32_t wave = 0, index = cta; index < records.count();
-         index = dealt_index(++wave, cta, ctas)) {
+    for (int32_t turn = 0;; ++turn) {
+      int32_t const index = records.dealt(turn, int32_t(blockIdx.x), int32_t(gridDim.x));
+      if (index >= records.count()) {
+        break;
+      }
       Records::Part const part = records.at(index);
       GroupPlace const at = has_mask ? masked_place(grid, part) : place_in_grid(grid, part);
       int32_t const line = order[at.position];

@@ -50,20 +50,15 @@ CUTLASS_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, uint16_t
   int32_t const group =
       count_bits(__ballot_sync(kAllLanes, is_group && group_start[lane] <= index)) - 1;
   int32_t const first = group * kLinesPerGroup;
-  int32_t counts[kLinesPerGroup];
-#pragma unroll
-  for (int32_t i = 0; i < kLinesPerGroup; ++i) {
-    counts[i] = first + i < lines ? tiles[first + i] : 0;
-  }
+  int32_t const in_group = min(kLinesPerGroup, lines - first);
   // Whole rounds before this record. Each lane counts the records of another number of them.
   int32_t const within = index - group_start[group];
   int32_t rounds = 0;
   int32_t before = 0;
   for (int32_t least = 0;; least += 32) {
     int32_t sum = 0;
-#pragma unroll
-    for (int32_t i = 0; i < kLinesPerGroup; ++i) {
-      sum += min(counts[i], least + lane);
+    for (int32_t i = 0; i < in_group; ++i) {
+      sum += min(int32_t(tiles[first + i]), least + lane);
     }
     uint32_t const fitting = __ballot_sync(kAllLanes, sum <= within);
     if (fitting != 0) {
@@ -75,8 +70,7 @@ CUTLASS_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, uint16_t
       break;
     }
   }
-  bool const has_tile =
-      lane < kLinesPerGroup && first + lane < lines && tiles[first + lane] > rounds;
+  bool const has_tile = lane < in_group && tiles[first + lane] > rounds;
   return {first + nth_bit(__ballot_sync(kAllLanes, has_tile), within - before), rounds};
 }
 

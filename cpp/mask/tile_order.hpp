@@ -64,17 +64,49 @@ struct Records {
   int32_t whole;    // tiles of live slots only
   int32_t singles;  // live slots without a partner
   int32_t slots_per_tile;
-  // Whole tiles that are given out whole. The others would be a last wave that leaves more than
-  // half of the CTAs idle: given out slot by slot, it takes half the time.
+  // Whole tiles that are given out whole. The others would be the last wave: slot by slot it may
+  // take less time.
   int32_t kept_whole;
+  // CTAs that are given no single because they have a whole tile in the last wave.
+  int32_t without_singles;
 
+  Records() = default;
   SPARSEDROP_HOST_DEVICE Records(int32_t whole_, int32_t singles_, int32_t slots_per_tile_,
                                  int32_t ctas)
-      : whole(whole_), singles(singles_), slots_per_tile(slots_per_tile_), kept_whole(whole_) {
-    int32_t const in_last_wave = whole % ctas;
-    if (slots_per_tile > 1 && in_last_wave <= ctas / 2) {
-      kept_whole -= in_last_wave;
+      : whole(whole_),
+        singles(singles_),
+        slots_per_tile(slots_per_tile_),
+        kept_whole(whole_),
+        without_singles(0) {
+    int32_t const last = whole % ctas;
+    if (slots_per_tile == 1 || last == 0) {
+      return;
     }
+    // Behind the full waves, in thirds of a whole tile's time: a single takes two.
+    int32_t const idle = ctas - last;
+    int32_t const mixed = 3 + 2 * waves_of(singles > idle ? singles - idle : 0, ctas);
+    int32_t const apart = 2 * waves_of(singles, idle) > 3 ? 2 * waves_of(singles, idle) : 3;
+    int32_t const split = 2 * waves_of(singles + slots_per_tile * last, ctas);
+    if (split < mixed && split < apart) {
+      kept_whole -= last;
+    } else if (apart < mixed) {
+      without_singles = last;
+    }
+  }
+
+  // The record that is the `turn`-th of a CTA; count() or more where it has none left. Every second
+  // wave runs backwards, so that who got the longest tile of one wave gets the shortest of the
+  // next.
+  SPARSEDROP_HOST_DEVICE int32_t dealt(int32_t turn, int32_t cta, int32_t ctas) const {
+    int32_t const full_waves = kept_whole / ctas;
+    if (without_singles == 0 || turn < full_waves) {
+      return turn * ctas + (turn % 2 == 0 ? cta : ctas - 1 - cta);
+    }
+    int32_t const place = full_waves % 2 == 0 ? cta : ctas - 1 - cta;
+    if (place < without_singles) {
+      return turn == full_waves ? turn * ctas + place : count();
+    }
+    return kept_whole + (turn - full_waves) * (ctas - without_singles) + place - without_singles;
   }
 
   // Record of the slot at `place` of whole tile `tile`; that of the tile where it is kept whole.
@@ -84,6 +116,10 @@ struct Records {
 
   SPARSEDROP_HOST_DEVICE int32_t first_single() const { return index_of(whole, 0); }
   SPARSEDROP_HOST_DEVICE int32_t count() const { return first_single() + singles; }
+
+  SPARSEDROP_HOST_DEVICE static int32_t waves_of(int32_t records, int32_t ctas) {
+    return (records + ctas - 1) / ctas;
+  }
 
   struct Part {
     bool is_single;
@@ -121,12 +157,6 @@ SPARSEDROP_HOST_DEVICE GroupPlace place_in_grid(FullGrid const& grid, Records::P
   int32_t const per_line = grid.slots / grid.slots_per_tile;
   return part.is_single ? GroupPlace{part.number, per_line}
                         : place_in_groups(part.number, grid.lines, per_line);
-}
-
-// The `wave`-th record of a CTA where records are dealt out in turn: every second wave runs
-// backwards, so that who got the longest tile of one wave gets the shortest of the next.
-SPARSEDROP_HOST_DEVICE int32_t dealt_index(int32_t wave, int32_t cta, int32_t ctas) {
-  return wave * ctas + (wave % 2 == 0 ? cta : ctas - 1 - cta);
 }
 
 }  // namespace sparsedrop

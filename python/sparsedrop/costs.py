@@ -77,7 +77,7 @@ GPUS = {
         costs={
             (128, 256, 64, 128): Cost(launch_us=5.31, tile_us=1.264, k_tile_us=0.6289),
             (128, 128, 64, 64): Cost(launch_us=4.77, tile_us=1.253, k_tile_us=0.3248),
-            (128, 64, 64, 64): Cost(launch_us=4.20, tile_us=0.462, k_tile_us=0.2275),
+            (64, 128, 64, 64): Cost(launch_us=4.20, tile_us=0.462, k_tile_us=0.2275),
             CUBLAS: Cost(launch_us=3.11, tile_us=2.384, k_tile_us=0.6617),
         },
     ),
@@ -138,7 +138,8 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
 
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
-        computing = MASKED_RESULT_US + sum(cases) / len(cases)
+        finding = 0.0 if lines * slots <= sms else MASKED_RESULT_US
+        computing = finding + sum(cases) / len(cases)
     else:
         computing = time(_Tiles(lines * (slots // per_tile), lines * (slots % per_tile)))
     return _listing_us(work, lines, slots) + _soft_maximum(computing, _reading_us(work, lines))
@@ -176,12 +177,16 @@ def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
 
 
 def _waves(tiles: _Tiles, per_tile: int, sms: int) -> tuple[float, float]:
-    """Waves of whole tiles, and of single slots: those of a poor last wave are given out singly."""
+    """Waves of whole tiles, and of single slots: the last one takes the least time, as in Records."""
     full, left = divmod(tiles.wholes, sms)
-    if per_tile > 1 and left <= sms / 2:
-        return full, math.ceil((tiles.singles + per_tile * left) / sms)
-    idle = sms - left if left else 0
-    return full + (1 if left else 0), math.ceil(max(0.0, tiles.singles - idle) / sms)
+    if left == 0:
+        return full, math.ceil(tiles.singles / sms)
+    ways = [(full + 1, math.ceil(max(0.0, tiles.singles - (sms - left)) / sms))]
+    if per_tile > 1:
+        apart = math.ceil(tiles.singles / (sms - left))
+        ways.append((full, apart) if SINGLE * apart > 1 else (full + 1, 0))
+        ways.append((full, math.ceil((tiles.singles + per_tile * left) / sms)))
+    return min(ways, key=lambda way: way[0] + SINGLE * way[1])
 
 
 def _masked_tiles(work: Work, lines: int, slots: int, tile: Tile) -> Iterator[_Tiles]:

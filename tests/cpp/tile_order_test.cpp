@@ -115,22 +115,48 @@ TEST(Records, IndexOfIsTheInverseOfAt) {
   }
 }
 
-TEST(Records, SplitAPoorLastWave) {
-  EXPECT_EQ(Records(264, 0, 2, 132).kept_whole, 264);
-  EXPECT_EQ(Records(268, 0, 2, 132).kept_whole, 264);
-  EXPECT_EQ(Records(263, 0, 2, 132).kept_whole, 263);  // nearly full: left whole
-  EXPECT_EQ(Records(268, 0, 1, 132).kept_whole, 268);  // one slot cannot be split
+// In thirds of a whole tile's time, of which a single takes two.
+int32_t longest_cta(Records const& records, int32_t ctas) {
+  int32_t longest = 0;
+  for (int32_t cta = 0; cta < ctas; ++cta) {
+    int32_t time = 0;
+    for (int32_t turn = 0; records.dealt(turn, cta, ctas) < records.count(); ++turn) {
+      time += 1 + records.at(records.dealt(turn, cta, ctas)).slots;
+    }
+    longest = std::max(longest, time);
+  }
+  return longest;
 }
 
-TEST(DealtIndex, EveryRecordGoesToOneCta) {
-  std::vector<int> taken(100, 0);
-  for (int32_t cta = 0; cta < 7; ++cta) {
-    for (int32_t wave = 0; dealt_index(wave, cta, 7) < 100; ++wave) {
-      ++taken[dealt_index(wave, cta, 7)];
+TEST(Records, LastWaveTakesTheLeastTime) {
+  EXPECT_EQ(Records(264, 0, 2, 132).kept_whole, 264);
+  EXPECT_EQ(Records(268, 0, 2, 132).kept_whole, 264);  // slot by slot
+  EXPECT_EQ(Records(263, 0, 2, 132).kept_whole, 263);  // nearly full: left whole
+  EXPECT_EQ(Records(268, 0, 1, 132).kept_whole, 268);  // one slot cannot be split
+  EXPECT_EQ(longest_cta(Records(268, 0, 2, 132), 132), 8);
+  EXPECT_EQ(longest_cta(Records(263, 1, 2, 132), 132), 6);
+  // Two singles each beside whole tiles, and not one more wave of singles.
+  EXPECT_EQ(Records(248, 20, 2, 132).without_singles, 116);
+  EXPECT_EQ(longest_cta(Records(248, 20, 2, 132), 132), 7);
+  EXPECT_EQ(longest_cta(Records(0, 140, 2, 132), 132), 4);
+}
+
+TEST(Records, EveryOneIsDealtOnce) {
+  for (int32_t whole : {0, 3, 7, 12, 13, 20, 100}) {
+    for (int32_t singles : {0, 1, 4, 9, 30}) {
+      for (int32_t slots_per_tile : {1, 2}) {
+        Records const records(whole, singles, slots_per_tile, 7);
+        std::vector<int> taken(size_t(records.count()), 0);
+        for (int32_t cta = 0; cta < 7; ++cta) {
+          for (int32_t turn = 0; records.dealt(turn, cta, 7) < records.count(); ++turn) {
+            ++taken[records.dealt(turn, cta, 7)];
+          }
+        }
+        EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
+      }
     }
   }
-  EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
-  EXPECT_EQ(dealt_index(1, 0, 7), 13);  // the second wave runs backwards
+  EXPECT_EQ(Records(100, 0, 1, 7).dealt(1, 0, 7), 13);  // the second wave runs backwards
 }
 
 TEST(RecordIndex, EveryPlaceIsTakenOnce) {
