@@ -45,7 +45,9 @@ struct TileConfig {
                     kGroupSlots * kConsumerWarpGroups == kSlots * kRowGroups,
                 "the warp groups share a tile evenly");
 
-  SPARSEDROP_HOST_DEVICE static int row_group(int warp_group) { return warp_group % kRowGroups; }
+  SPARSEDROP_HOST_DEVICE static int row_group(int warp_group) {
+    return kRowGroups == 1 ? 0 : warp_group;
+  }
   SPARSEDROP_HOST_DEVICE static int first_slot(int warp_group) {
     return kGroupSlots == kSlots ? 0 : warp_group;
   }

@@ -169,8 +169,6 @@ struct Kernel {
     if (loads) {
       Mainloop::prefetch(params.mainloop);
       Epilogue::prefetch(params.epilogue);
-    } else if (warp == 1 && is_elected) {
-      Mainloop::read_ahead(params.mainloop);
     }
 
     constexpr int kConsumers = kConsumerWarpGroups * cutlass::NumThreadsPerWarpGroup;

@@ -51,6 +51,7 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
       product.b_lines,
       product.d_lines,
       grid,
+      grid.records(ctas),
       Config::kM,
       Config::kSlotN,
       SlotBits::of(Config::kSlotN, kMaskUnit),

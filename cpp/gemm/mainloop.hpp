@@ -68,25 +68,6 @@ struct Mainloop {
     cute::prefetch_tma_descriptor(params.tma_b.get_tma_descriptor());
   }
 
-  // One thread has the cache read what all CTAs together will load first, so that it is under way
-  // while they find their tiles. Of a masked operand it is not known yet. Harmless where an earlier
-  // kernel still writes it: nothing leaves the cache.
-  CUTLASS_DEVICE static void read_ahead(Params const& params) {
-    using namespace cute;
-    if (params.b_lines.words == nullptr) {
-      Tensor mB = params.tma_b.get_tma_tensor(make_shape(params.n, params.k));  // (n,k)
-      Tensor gB = local_tile(mB, Shape<typename Traits::SlotN, typename Traits::TileK>{},
-                             make_coord(_, _));  // (SLOT_N,K,n,k)
-      read_ahead(params.tma_b, gB);
-    }
-    if (params.a_lines.words == nullptr) {
-      Tensor mA = params.tma_a.get_tma_tensor(make_shape(params.m, params.k));  // (m,k)
-      Tensor gA = local_tile(mA, Shape<typename Traits::TileM, typename Traits::TileK>{},
-                             make_coord(_, _));  // (M,K,m,k)
-      read_ahead(params.tma_a, gA);
-    }
-  }
-
   // One thread issues the loads of one output tile and returns the state behind them.
   CUTLASS_DEVICE static State load(Params const& params, TileRecord const& record,
                                    Pipeline& pipeline, State write, SharedStorage& shared) {
@@ -163,20 +144,6 @@ struct Mainloop {
   }
 
  private:
-  // The CTA's share of the first K tiles.
-  template <class Tma, class Tiles>
-  CUTLASS_DEVICE static void read_ahead(Tma const& tma, Tiles const& tiles) {
-    using namespace cute;
-    constexpr int kKTiles = 2;
-    auto const across = int32_t(size<2>(tiles));
-    int32_t const k_tiles = min(int32_t(size<3>(tiles)), kKTiles);
-    auto const slice = tma.get_slice(Int<0>{});
-    Tensor sources = group_modes<0, 3>(slice.partition_S(tiles));  // (TMA,m,k)
-    for (auto i = int32_t(blockIdx.x); i < across * k_tiles; i += int32_t(gridDim.x)) {
-      cute::prefetch(tma, sources(_, i % across, i / across));
-    }
-  }
-
   // A warp group without a slot lets the next `k_tiles` stages go.
   CUTLASS_DEVICE static State pass_by(int32_t k_tiles, Pipeline& pipeline, State read) {
     for (int32_t i = 0; i < k_tiles; ++i) {

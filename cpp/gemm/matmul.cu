@@ -28,7 +28,7 @@ char const* matrix_refusal(void const* data, int64_t ld, int64_t contiguous) {
 }
 
 bool lines_fit(Lines const& lines, int32_t tile_extent) {
-  return lines.words == nullptr || lines.block % tile_extent == 0;
+  return lines.words == nullptr || lines.block.value() % tile_extent == 0;
 }
 
 bool block_fits(Mask const& mask) {

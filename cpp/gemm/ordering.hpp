@@ -17,6 +17,7 @@ struct Ordering {
   Lines b_lines;
   Lines d_lines;
   FullGrid grid;
+  Records records;  // of the whole grid
   int32_t tile_m;
   int32_t slot_n;
   SlotBits slots;
@@ -33,7 +34,7 @@ struct Ordering {
   static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas,
                            bool slots_are_parallel) {
     bool const by_record = d_lines.words == nullptr || slots_are_parallel;
-    return (by_record ? records_of(grid, ctas).count() : grid.lines * grid.slots) <= ctas;
+    return (by_record ? grid.records(ctas).count() : grid.lines * grid.slots) <= ctas;
   }
 
   CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {

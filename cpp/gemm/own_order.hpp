@@ -25,12 +25,11 @@ struct OwnOrder {
   // The tile of this CTA where there is one for each, if there is one and it is live; its K tiles
   // are not counted.
   CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by) {
-    Records const records = records_of(by.grid, int32_t(gridDim.x));
-    if (int32_t(blockIdx.x) >= records.count()) {
+    if (int32_t(blockIdx.x) >= by.records.count()) {
       return no_more_tiles();
     }
-    Records::Part const part = records.at(int32_t(blockIdx.x));
-    GroupPlace const at = place_in_grid(by.grid, part);
+    Records::Part const part = by.records.at(int32_t(blockIdx.x));
+    GroupPlace const at = by.grid.place(part);
     int32_t const slot = at.tile * by.grid.slots_per_tile + part.place;
     if (by.d_lines.words == nullptr) {
       return Ordering::grid_tile(at.position, slot, part.slots, 0);
@@ -52,10 +51,9 @@ struct OwnOrder {
       count_tiles(by);
     }
     if (threadIdx.x == 0) {
-      auto const ctas = int32_t(gridDim.x);
-      records = has_mask
-                    ? Records(group_start[kGroups], count_left_over(), by.grid.slots_per_tile, ctas)
-                    : records_of(by.grid, ctas);
+      records = has_mask ? Records(group_start[kGroups], count_left_over(), by.grid.slots_per_tile,
+                                   int32_t(gridDim.x))
+                         : by.records;
     }
     __syncthreads();
   }
@@ -71,7 +69,7 @@ struct OwnOrder {
         break;
       }
       Records::Part const part = records.at(index);
-      GroupPlace const at = has_mask ? masked_place(grid, part) : place_in_grid(grid, part);
+      GroupPlace const at = has_mask ? masked_place(grid, part) : grid.place(part);
       int32_t const line = order[at.position];
       TileRecord tile =
           by.tile_at(line, at.tile * grid.slots_per_tile + part.place, part.slots, live[line]);
@@ -143,8 +141,9 @@ struct OwnOrder {
       if (position < grid.lines) {
         live_slots = by.live_slots(order[position]);
       }
-      whole[position] = uint16_t(live_slots / grid.slots_per_tile);
-      unsigned const odd = __ballot_sync(0xffffffffu, live_slots % grid.slots_per_tile != 0);
+      whole[position] = uint16_t(whole_tiles(live_slots, grid.slots_per_tile));
+      unsigned const odd =
+          __ballot_sync(0xffffffffu, left_over_slots(live_slots, grid.slots_per_tile) != 0);
       if (position % 32 == 0) {
         left_over[position / 32] = odd;
       }

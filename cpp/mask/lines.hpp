@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "mask/bits.hpp"
+#include "mask/divisor.hpp"
 
 namespace sparsedrop {
 
@@ -14,7 +14,7 @@ namespace sparsedrop {
 struct Lines {
   uint32_t const* words = nullptr;
   int64_t words_per_line = 0;
-  int32_t block = 0;  // elements of one line
+  Divisor block;  // elements of one line
 
   // The words of the line that holds element `index`, or null.
   SPARSEDROP_HOST_DEVICE uint32_t const* of(int32_t index) const {

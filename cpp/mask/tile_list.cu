@@ -140,11 +140,11 @@ __device__ int32_t count_k_tiles(Arguments const& args, Scratch const& scratch, 
 // Without a mask on D one thread writes each record.
 __device__ int32_t write_all_live(Arguments const& args, Scratch const& scratch) {
   FullGrid const& grid = args.geometry.grid;
-  Records const records = records_of(grid, args.request.ctas);
+  Records const records = grid.records(args.request.ctas);
 #pragma unroll 1
   for (int32_t i = threadIdx.x; i < records.count(); i += kThreads) {
     Records::Part const part = records.at(i);
-    GroupPlace const at = place_in_grid(grid, part);
+    GroupPlace const at = grid.place(part);
     int32_t const line = scratch.order[at.position];
     int32_t const slot = at.tile * grid.slots_per_tile + part.place;
     args.list.records[i] = {line,
@@ -276,8 +276,8 @@ class Carver {
 }  // namespace
 
 FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile) {
-  return {int32_t(ceil_div(m, tile.m)), int32_t(ceil_div(n, tile.slot_n)), tile.n / tile.slot_n,
-          int32_t(ceil_div(k, tile.k))};
+  return FullGrid(int32_t(ceil_div(m, tile.m)), int32_t(ceil_div(n, tile.slot_n)),
+                  tile.n / tile.slot_n, int32_t(ceil_div(k, tile.k)));
 }
 
 // Every record has a slot of its own.
@@ -300,7 +300,8 @@ cudaError_t make_tile_list(TileListRequest const& request, TileList const& list,
                            cudaStream_t stream) {
   Tile const& tile = request.tile;
   FullGrid const grid = full_grid(request.m, request.n, request.k, tile);
-  int32_t const slots_per_class = request.b.words ? request.b.block / tile.slot_n : grid.slots;
+  int32_t const slots_per_class =
+      request.b.words ? request.b.block.value() / tile.slot_n : grid.slots;
   Geometry const geometry{grid, slots_per_class, SlotBits::of(tile.slot_n, kMaskUnit)};
   return launch_overlapped(tile_list_kernel, {1, kThreads, 0, stream},
                            Arguments{geometry, request, list});

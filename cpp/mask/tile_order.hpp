@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "mask/bits.hpp"
+#include "mask/divisor.hpp"
 
 namespace sparsedrop {
 
@@ -49,13 +49,12 @@ struct GroupPlace {
   int32_t tile;
 };
 
-// The inverse of record_index where every line has the same number of tiles.
-SPARSEDROP_HOST_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, int32_t tiles) {
-  int32_t const first = index / (kLinesPerGroup * tiles) * kLinesPerGroup;
-  int32_t const left = lines - first;
-  int32_t const in_group = left < kLinesPerGroup ? left : kLinesPerGroup;
-  int32_t const within = index - first * tiles;
-  return {first + within % in_group, within / in_group};
+// Of slots in a row. A tile has one slot or two.
+SPARSEDROP_HOST_DEVICE int32_t whole_tiles(int32_t slots, int32_t slots_per_tile) {
+  return slots_per_tile == 1 ? slots : slots / 2;
+}
+SPARSEDROP_HOST_DEVICE int32_t left_over_slots(int32_t slots, int32_t slots_per_tile) {
+  return slots_per_tile == 1 ? 0 : slots % 2;
 }
 
 // The records of a product, whatever its masks: whole tiles, then split ones slot by slot, then the
@@ -67,6 +66,7 @@ struct Records {
   // Whole tiles that are given out whole. The others would be the last wave: slot by slot it may
   // take less time.
   int32_t kept_whole;
+  int32_t full_waves;  // of those
   // CTAs that are given no single because they have a whole tile in the last wave.
   int32_t without_singles;
 
@@ -77,16 +77,21 @@ struct Records {
         singles(singles_),
         slots_per_tile(slots_per_tile_),
         kept_whole(whole_),
+        full_waves(whole_ / ctas),
         without_singles(0) {
-    int32_t const last = whole % ctas;
+    int32_t const last = whole - full_waves * ctas;
+    int32_t const idle = ctas - last;
     if (slots_per_tile == 1 || last == 0) {
       return;
     }
     // Behind the full waves, in thirds of a whole tile's time: a single takes two.
-    int32_t const idle = ctas - last;
-    int32_t const mixed = 3 + 2 * waves_of(singles > idle ? singles - idle : 0, ctas);
-    int32_t const apart = 2 * waves_of(singles, idle) > 3 ? 2 * waves_of(singles, idle) : 3;
     int32_t const split = 2 * waves_of(singles + slots_per_tile * last, ctas);
+    int32_t mixed = 3;
+    int32_t apart = 3;
+    if (singles > idle) {
+      mixed += 2 * waves_of(singles - idle, ctas);
+      apart = 2 * waves_of(singles, idle);
+    }
     if (split < mixed && split < apart) {
       kept_whole -= last;
     } else if (apart < mixed) {
@@ -98,7 +103,6 @@ struct Records {
   // wave runs backwards, so that who got the longest tile of one wave gets the shortest of the
   // next.
   SPARSEDROP_HOST_DEVICE int32_t dealt(int32_t turn, int32_t cta, int32_t ctas) const {
-    int32_t const full_waves = kept_whole / ctas;
     if (without_singles == 0 || turn < full_waves) {
       return turn * ctas + (turn % 2 == 0 ? cta : ctas - 1 - cta);
     }
@@ -134,29 +138,46 @@ struct Records {
     }
     int32_t const after_kept = index - kept_whole;
     return after_kept < 0 ? Part{false, index, 0, slots_per_tile}
-                          : Part{false, kept_whole + after_kept / slots_per_tile,
-                                 after_kept % slots_per_tile, 1};
+                          : Part{false, kept_whole + whole_tiles(after_kept, slots_per_tile),
+                                 left_over_slots(after_kept, slots_per_tile), 1};
   }
 };
 
+// All tiles of a product without a mask on D: every line has the same ones.
 struct FullGrid {
   int32_t lines;           // of tiles, along m
   int32_t slots;           // along n
   int32_t slots_per_tile;  // 1 or 2
   int32_t k_tiles;         // of the problem
+  int32_t tiles_per_line;  // whole ones
+  Divisor tiles_per_group;
+
+  SPARSEDROP_HOST_DEVICE FullGrid(int32_t lines_, int32_t slots_, int32_t slots_per_tile_,
+                                  int32_t k_tiles_)
+      : lines(lines_),
+        slots(slots_),
+        slots_per_tile(slots_per_tile_),
+        k_tiles(k_tiles_),
+        tiles_per_line(whole_tiles(slots_, slots_per_tile_)),
+        tiles_per_group(tiles_per_line > 0 ? kLinesPerGroup * tiles_per_line : 1) {}
+
+  SPARSEDROP_HOST_DEVICE Records records(int32_t ctas) const {
+    return Records(lines * tiles_per_line, lines * left_over_slots(slots, slots_per_tile),
+                   slots_per_tile, ctas);
+  }
+
+  // Where a record stands is a formula, the inverse of record_index.
+  SPARSEDROP_HOST_DEVICE GroupPlace place(Records::Part const& part) const {
+    if (part.is_single) {
+      return {part.number, tiles_per_line};
+    }
+    int32_t const first = part.number / tiles_per_group * kLinesPerGroup;
+    int32_t const within = part.number - first * tiles_per_line;
+    int32_t const left = lines - first;
+    return left < kLinesPerGroup
+               ? GroupPlace{first + within % left, within / left}
+               : GroupPlace{first + within % kLinesPerGroup, within / kLinesPerGroup};
+  }
 };
-
-// Without a mask on D every line has the same tiles.
-SPARSEDROP_HOST_DEVICE Records records_of(FullGrid const& grid, int32_t ctas) {
-  return Records(grid.lines * (grid.slots / grid.slots_per_tile),
-                 grid.lines * (grid.slots % grid.slots_per_tile), grid.slots_per_tile, ctas);
-}
-
-// And where a record stands is a formula.
-SPARSEDROP_HOST_DEVICE GroupPlace place_in_grid(FullGrid const& grid, Records::Part const& part) {
-  int32_t const per_line = grid.slots / grid.slots_per_tile;
-  return part.is_single ? GroupPlace{part.number, per_line}
-                        : place_in_groups(part.number, grid.lines, per_line);
-}
 
 }  // namespace sparsedrop

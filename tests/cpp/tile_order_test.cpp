@@ -68,14 +68,14 @@ TEST(RecordIndex, ShortLinesLeaveNoGaps) {
   EXPECT_EQ(order.index(1, 2), 3);
 }
 
-TEST(PlaceInGroups, InvertsRecordIndexForEqualLines) {
+TEST(FullGrid, PlaceInvertsRecordIndex) {
   for (int32_t lines : {1, 7, 8, 9, 21}) {
     for (int32_t tiles : {1, 2, 5}) {
       std::vector<int32_t> lines_in_order(static_cast<size_t>(lines));
       std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
       Order const order(lines_in_order, std::vector<int32_t>(size_t(lines), tiles));
       for (int32_t i = 0; i < order.total; ++i) {
-        GroupPlace const place = place_in_groups(i, lines, tiles);
+        GroupPlace const place = FullGrid(lines, tiles, 1, 64).place({false, i, 0, 1});
         EXPECT_EQ(order.index(place.position, place.tile), i);
       }
     }
@@ -86,12 +86,12 @@ TEST(Records, GiveOutEverySlotOfAGridOnce) {
   for (int32_t slots_per_tile : {1, 2}) {
     for (int32_t slots : {1, 2, 7, 32}) {
       for (int32_t ctas : {1, 4, 132}) {
-        FullGrid const grid{11, slots, slots_per_tile, 64};
-        Records const records = records_of(grid, ctas);
+        FullGrid const grid(11, slots, slots_per_tile, 64);
+        Records const records = grid.records(ctas);
         std::vector<int> taken(size_t(grid.lines * slots), 0);
         for (int32_t i = 0; i < records.count(); ++i) {
           Records::Part const part = records.at(i);
-          GroupPlace const at = place_in_grid(grid, part);
+          GroupPlace const at = grid.place(part);
           for (int32_t s = 0; s < part.slots; ++s) {
             ++taken[at.position * slots + at.tile * slots_per_tile + part.place + s];
           }
