@@ -23,7 +23,7 @@ constexpr int kThreadsDown = 32;
 constexpr int kThreads = kThreadsAcross * kThreadsDown;
 constexpr int kRowsPerThread = kMaskUnit / kThreadsDown;
 constexpr int kCtas = 8;
-constexpr int kVectorsAhead = 8;         // that a thread has under way: 32 KB a CTA
+constexpr int kVectorsAhead = 8;         // of a thread: 32 KB a CTA are under way
 constexpr int64_t kMostStripes = 65535;  // of a grid's second extent
 
 __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -39,49 +39,39 @@ struct Columns {
   void* sums;
 };
 
-// The rows of one thread: some of every kCtas-th live unit.
-class OwnRows {
+// A CTA's share of the live units of rows: every kCtas-th. All threads of a warp go on together.
+class OwnUnits {
  public:
-  static constexpr int64_t kNone = -1;
+  static constexpr int32_t kNone = -1;
 
-  __device__ OwnRows(uint32_t const* line, int64_t rows, int32_t rank, int32_t first)
-      : line_(line), units_(int32_t(ceil_div(rows, kMaskUnit))), skip_(rank), first_(first) {}
+  __device__ OwnUnits(uint32_t const* line, int64_t rows, uint32_t rank)
+      : line_(line), units_(int32_t(ceil_div(rows, kMaskUnit))), rank_(rank) {}
 
-  // The next one, which may lie behind the last of a ragged matrix.
-  __device__ int64_t next() {
-    if (part_ == kRowsPerThread) {
-      unit_ = next_unit();
-      part_ = 0;
-    }
-    return unit_ < 0 ? kNone : int64_t(unit_) * kMaskUnit + part_++ * kThreadsDown + first_;
-  }
-
- private:
-  __device__ int32_t next_unit() {
-    for (int32_t count = __popc(live_); skip_ >= count; count = __popc(live_)) {
-      skip_ -= count;
-      if (32 * int64_t(++word_) >= units_) {
-        return -1;
+  __device__ int32_t next() {
+    while (own_ == 0) {
+      if (++word_ >= int32_t(ceil_div(units_, 32))) {
+        return kNone;
       }
-      live_ = tiles_in_word(units_, word_) & (line_ == nullptr ? 0xffffffffu : line_[word_]);
+      uint32_t const live =
+          tiles_in_word(units_, word_) & (line_ == nullptr ? 0xffffffffu : line_[word_]);
+      uint32_t const bit = 1u << threadIdx.x % 32;  // each lane asks for one
+      bool const is_own =
+          (live & bit) != 0 && (passed_ + count_bits(live & (bit - 1))) % kCtas == rank_;
+      own_ = __ballot_sync(0xffffffffu, is_own);
+      passed_ += count_bits(live);
     }
-    for (; skip_ > 0; --skip_) {
-      live_ &= live_ - 1;
-    }
-    int32_t const unit = 32 * word_ + lowest_bit(live_);
-    live_ &= live_ - 1;
-    skip_ = kCtas - 1;
+    int32_t const unit = 32 * word_ + lowest_bit(own_);
+    own_ &= own_ - 1;
     return unit;
   }
 
+ private:
   uint32_t const* line_;
   int32_t units_;
-  int32_t skip_;  // live units that others take, before the next own one
-  int32_t first_;
+  uint32_t rank_;
   int32_t word_ = -1;
-  uint32_t live_ = 0;  // units of the word that were not passed yet
-  int32_t unit_ = 0;
-  int32_t part_ = kRowsPerThread;
+  uint32_t own_ = 0;     // units of the word that are still to come
+  uint32_t passed_ = 0;  // live ones up to the end of the word
 };
 
 // Source has, for vectors of one row:
@@ -92,53 +82,68 @@ template <class Source>
 __global__ void __cluster_dims__(kCtas, 1, 1) __launch_bounds__(kThreads)
     sum_columns(Source const source, Columns const columns) {
   using Element = typename Source::Element;
-  constexpr int kStages = kVectorsAhead / Source::kMatrices;
+  constexpr int kStages = kVectorsAhead / (Source::kMatrices * kRowsPerThread);
   auto const cluster = cooperative_groups::this_cluster();
-  auto const rank = int32_t(cluster.block_rank());
+  uint32_t const rank = cluster.block_rank();
   int64_t const first_col = int64_t(blockIdx.y) * kStripe;
   int const across = threadIdx.x % kThreadsAcross;
   int const down = threadIdx.x / kThreadsAcross;
   int64_t const col = first_col + across * kVector;
   int64_t const rows = col < columns.cols ? columns.rows : 0;  // that this thread has
 
-  // Each thread reads what it has loaded itself.
-  __shared__ uint4 loaded[kStages][Source::kMatrices][kThreads];
-  OwnRows now(columns.by_col.of(int32_t(first_col)), columns.rows, rank, down);
-  OwnRows ahead = now;
-  auto load_next = [&](int stage) {
-    int64_t const row = ahead.next();
-    if (row != OwnRows::kNone && row < rows) {
+  // A round loads a unit and sums the one that was loaded kStages rounds before; each thread its
+  // own vectors.
+  __shared__ uint4 loaded[kStages][Source::kMatrices][kRowsPerThread][kThreads];
+  constexpr int32_t kNotYet = -2;
+  int32_t under_way[kStages];
 #pragma unroll
-      for (int matrix = 0; matrix < Source::kMatrices; ++matrix) {
-        __pipeline_memcpy_async(&loaded[stage][matrix][threadIdx.x],
-                                source.vector(matrix, row, col), sizeof(uint4));
+  for (int i = 0; i < kStages; ++i) {
+    under_way[i] = kNotYet;
+  }
+  OwnUnits units(columns.by_col.of(int32_t(first_col)), columns.rows, rank);
+  float sums[kVector] = {};
+#pragma unroll 1
+  for (int stage = 0; under_way[0] != OwnUnits::kNone; stage = (stage + 1) % kStages) {
+    __pipeline_wait_prior(kStages - 1);
+    if (under_way[0] != kNotYet) {
+#pragma unroll
+      for (int i = 0; i < kRowsPerThread; ++i) {
+        int64_t const row = int64_t(under_way[0]) * kMaskUnit + i * kThreadsDown + down;
+        if (row < rows) {
+          uint4 read[Source::kMatrices];
+#pragma unroll
+          for (int matrix = 0; matrix < Source::kMatrices; ++matrix) {
+            read[matrix] = loaded[stage][matrix][i][threadIdx.x];
+          }
+          float values[kVector];
+          source.take(read, row, col, values);
+#pragma unroll
+          for (int v = 0; v < kVector; ++v) {
+            sums[v] += values[v];
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 1; i < kStages; ++i) {
+      under_way[i - 1] = under_way[i];
+    }
+    int32_t const unit = units.next();
+    under_way[kStages - 1] = unit;
+    if (unit != OwnUnits::kNone) {
+#pragma unroll
+      for (int i = 0; i < kRowsPerThread; ++i) {
+        int64_t const row = int64_t(unit) * kMaskUnit + i * kThreadsDown + down;
+#pragma unroll
+        for (int matrix = 0; matrix < Source::kMatrices; ++matrix) {
+          if (row < rows) {
+            __pipeline_memcpy_async(&loaded[stage][matrix][i][threadIdx.x],
+                                    source.vector(matrix, row, col), sizeof(uint4));
+          }
+        }
       }
     }
     __pipeline_commit();
-  };
-#pragma unroll
-  for (int stage = 0; stage < kStages; ++stage) {
-    load_next(stage);
-  }
-  float sums[kVector] = {};
-  int stage = 0;
-  for (int64_t row = now.next(); row != OwnRows::kNone; row = now.next()) {
-    __pipeline_wait_prior(kStages - 1);
-    if (row < rows) {
-      uint4 read[Source::kMatrices];
-#pragma unroll
-      for (int matrix = 0; matrix < Source::kMatrices; ++matrix) {
-        read[matrix] = loaded[stage][matrix][threadIdx.x];
-      }
-      float values[kVector];
-      source.take(read, row, col, values);
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        sums[v] += values[v];
-      }
-    }
-    load_next(stage);
-    stage = stage + 1 == kStages ? 0 : stage + 1;
   }
   if (columns.sums == nullptr) {
     return;
