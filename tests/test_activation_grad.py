@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import sparsedrop
 from cases import (
@@ -263,3 +264,49 @@ def test_blocks_that_nobody_wrote_reach_nothing(path, activation, monkeypatch):
         assert torch.equal(own, expected)
     assert ("masked_mm_and_before" in called) == (activation != "relu")
     assert ("activation_grad" in called) == (path is None)
+
+
+def _hidden_layer(activation):
+    """Inputs, a function of them that the kernels run, and an upstream gradient."""
+    inputs = [normal(*s).to(GPU, torch.bfloat16) for s in ((2048, 1024), (1536, 1024), (1536,))]
+    mask = random_mask((2048, 1536), (128, 128), GPU)
+    upstream = normal(2048, 1536).to(GPU, torch.bfloat16)
+    return (
+        inputs,
+        lambda *args: sparsedrop.linear(*args, out_mask=mask, activation=activation),
+        upstream,
+    )
+
+
+@EACH_ACTIVATION
+@pytest.mark.parametrize("needed", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)], ids=str)
+def test_what_is_needed_does_not_change_it(needed, activation):
+    inputs, layer, upstream = _hidden_layer(activation)
+    _, *all_grads = value_and_grads(layer, inputs, upstream)
+    leaves = [x.clone().requires_grad_(bool(need)) for x, need in zip(inputs, needed, strict=True)]
+    layer(*leaves).backward(upstream)
+    for leaf, expected, need in zip(leaves, all_grads, needed, strict=True):
+        assert torch.equal(leaf.grad, expected) if need else leaf.grad is None
+
+
+@EACH_ACTIVATION
+def test_saved_off_the_gpu_recomputed_and_captured(activation):
+    inputs, layer, upstream = _hidden_layer(activation)
+    expected = value_and_grads(layer, inputs, upstream)
+    with torch.autograd.graph.save_on_cpu():
+        saved = value_and_grads(layer, inputs, upstream)
+    recomputed = value_and_grads(
+        lambda *args: checkpoint(layer, *args, use_reentrant=False), inputs, upstream
+    )
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        value_and_grads(layer, inputs, upstream)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = value_and_grads(layer, inputs, upstream)
+    for _ in range(2):
+        graph.replay()
+        for results in zip(expected, saved, recomputed, captured, strict=True):
+            assert all(torch.equal(result, results[0]) for result in results)
