@@ -133,6 +133,32 @@ void bind_column_sums(int dtype, uintptr_t data, int64_t rows, int64_t cols, int
         });
 }
 
+void bind_activation_grad(int dtype, int activation, int64_t rows, int64_t cols, uintptr_t upstream,
+                          int64_t upstream_ld, uintptr_t before, int64_t before_ld, uintptr_t grad,
+                          int64_t grad_ld, uintptr_t row_words, uintptr_t col_words,
+                          int32_t block_rows, int32_t block_cols, uintptr_t sums, int device,
+                          uintptr_t stream) {
+  ActivationGrad request;
+  request.dtype = DataType(dtype);
+  request.activation = Activation(activation);
+  request.rows = rows;
+  request.cols = cols;
+  request.upstream = {at<void const>(upstream), upstream_ld, Order::row_major};
+  request.before = {at<void const>(before), before_ld, Order::row_major};
+  request.grad = at<void>(grad);
+  request.grad_ld = grad_ld;
+  request.mask = {at<uint32_t const>(row_words), at<uint32_t const>(col_words), block_rows,
+                  block_cols};
+  request.sums = at<void>(sums);
+  OnDevice const guard(device);
+  check(activation_grad(request, at<CUstream_st>(stream)), [&] {
+    return "sparsedrop.activation_grad for a [" + std::to_string(rows) + ", " +
+           std::to_string(cols) + "] matrix, activation " + std::to_string(activation) +
+           ", leading dimensions " + std::to_string(upstream_ld) + ", " +
+           std::to_string(before_ld) + ", " + std::to_string(grad_ld);
+  });
+}
+
 // A product and how it is run, all but its addresses: made once for a shape, launched many times.
 class Launch {
  public:
@@ -157,14 +183,15 @@ class Launch {
 
   size_t workspace_bytes() const { return sparsedrop::workspace_bytes(problem_, choice_); }
 
-  void operator()(uintptr_t a, uintptr_t b, uintptr_t d, uintptr_t a_row_words,
-                  uintptr_t a_col_words, uintptr_t b_row_words, uintptr_t b_col_words,
-                  uintptr_t d_row_words, uintptr_t d_col_words, float alpha, uintptr_t bias,
-                  uintptr_t workspace, uintptr_t stream) const {
+  void operator()(uintptr_t a, uintptr_t b, uintptr_t d, uintptr_t pre_activation,
+                  uintptr_t a_row_words, uintptr_t a_col_words, uintptr_t b_row_words,
+                  uintptr_t b_col_words, uintptr_t d_row_words, uintptr_t d_col_words, float alpha,
+                  uintptr_t bias, uintptr_t workspace, uintptr_t stream) const {
     Problem problem = problem_;
     problem.a.data = at<void const>(a);
     problem.b.data = at<void const>(b);
     problem.d = at<void>(d);
+    problem.pre_activation = at<void>(pre_activation);
     set_words(problem.a_mask, a_row_words, a_col_words);
     set_words(problem.b_mask, b_row_words, b_col_words);
     set_words(problem.d_mask, d_row_words, d_col_words);
@@ -212,6 +239,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("bernoulli_mask", &bind_bernoulli_mask);
   module.def("balanced_live", &bind_balanced_live);
   module.def("column_sums", &bind_column_sums);
+  module.def("activation_grad", &bind_activation_grad);
   py::class_<Launch>(module, "Launch")
       .def(py::init<int, int64_t, int64_t, int64_t, int64_t, bool, int64_t, bool, int64_t,
                     Launch::Block const&, Launch::Block const&, Launch::Block const&, int, int,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsedrop
-from sparsedrop import BlockMask, reference
+from sparsedrop import BlockMask, _native, reference, select
 
 Block = tuple[int, int]
 
@@ -82,6 +82,37 @@ EMPTY = [
     Case(128, 128, 0, (128, 128), (128, 128), (128, 128)),
     Case(0, 0, 0, (128, 128), (128, 128), (128, 128)),
 ]
+
+
+# Masked sides with block shapes that the large tile can run in some orientation, then smaller ones.
+KERNEL_BLOCKS = [
+    ((128, 64), None, None),
+    ((256, 128), None, None),
+    (None, (64, 256), None),
+    (None, (64, 64), None),
+    (None, None, (128, 128)),
+    (None, None, (64, 128)),
+    ((128, 64), (64, 256), None),
+    ((256, 64), (64, 128), None),
+    ((128, 128), None, (128, 128)),
+    (None, (128, 128), (128, 128)),
+    ((128, 64), (64, 256), (128, 256)),
+    ((128, 64), (64, 64), (128, 64)),
+    ((256, 256), (256, 256), (256, 256)),
+]
+KERNEL_EXTENTS = [(512, 768, 256), (520, 712, 200)]
+KERNEL_ORDERS = list(itertools.product(("row", "col"), repeat=2))
+
+
+def legal_ways(case: Case) -> list[tuple[int, bool]]:
+    """Every tile and orientation of this build's kernels that may run the case."""
+    tiles = tuple(_native.C.TILES)
+    request = select.Request(
+        "cuda", torch.bfloat16, case.m, case.n, case.k,
+        case.a_block, case.b_block, case.out_block, capability=(9, 0), tiles=tiles,
+    )  # fmt: skip
+    ways = itertools.product(range(len(tiles)), (False, True))
+    return [way for way in ways if select.refusal(request, *way) is None]
 
 
 class Problem(NamedTuple):

@@ -1,16 +1,18 @@
 """What only a GPU can show: every tile and orientation, no host waits, graphs, streams, size."""
 
-import itertools
-
 import pytest
 import torch
 
 import sparsedrop
 from cases import (
+    KERNEL_BLOCKS,
     KERNEL_DTYPES,
+    KERNEL_EXTENTS,
+    KERNEL_ORDERS,
     Case,
     assert_accurate,
     build,
+    legal_ways,
     matmul_and_grads,
     normal,
     oracle,
@@ -27,48 +29,20 @@ pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda", 0)
 SAMPLERS = ("bernoulli", "balanced")
 
-# Masked sides with block shapes that the large tile can run in some orientation, then smaller ones.
-BLOCKS = [
-    ((128, 64), None, None),
-    ((256, 128), None, None),
-    (None, (64, 256), None),
-    (None, (64, 64), None),
-    (None, None, (128, 128)),
-    (None, None, (64, 128)),
-    ((128, 64), (64, 256), None),
-    ((256, 64), (64, 128), None),
-    ((128, 128), None, (128, 128)),
-    (None, (128, 128), (128, 128)),
-    ((128, 64), (64, 256), (128, 256)),
-    ((128, 64), (64, 64), (128, 64)),
-    ((256, 256), (256, 256), (256, 256)),
-]
-EXTENTS = [(512, 768, 256), (520, 712, 200)]
 LONG = [(36864, 264, 128), (264, 36864, 128), (139264, 136, 64)]
-ORDERS = list(itertools.product(("row", "col"), repeat=2))
 
 
 def _tiles():
     return tuple(_native.C.TILES)
 
 
-def _legal_ways(case):
-    """Every tile and orientation that may run the case."""
-    request = select.Request(
-        "cuda", torch.bfloat16, case.m, case.n, case.k,
-        case.a_block, case.b_block, case.out_block, capability=(9, 0), tiles=_tiles(),
-    )  # fmt: skip
-    ways = itertools.product(range(len(_tiles())), (False, True))
-    return [way for way in ways if select.refusal(request, *way) is None]
-
-
 def test_this_build_has_kernels_for_this_gpu():
     assert _native.runs_on(GPU)
 
 
-@pytest.mark.parametrize("order", ORDERS, ids="-".join)
-@pytest.mark.parametrize("extents", EXTENTS, ids=str)
-@pytest.mark.parametrize("blocks", BLOCKS, ids=str)
+@pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
+@pytest.mark.parametrize("extents", KERNEL_EXTENTS, ids=str)
+@pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 def test_every_tile_and_orientation(blocks, extents, order, dtype):
     """Each on its own: exact, and blind to NaN in dropped blocks."""
@@ -76,14 +50,14 @@ def test_every_tile_and_orientation(blocks, extents, order, dtype):
 
 
 @pytest.mark.parametrize("extents", LONG, ids=str)
-@pytest.mark.parametrize("blocks", BLOCKS, ids=str)
+@pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
 def test_many_lines_of_tiles(blocks, extents):
     """More lines than a CTA orders itself, and than the list's kernel keeps in shared memory."""
     _check_every_way(Case(*extents, *blocks, "row", "col"), torch.bfloat16)
 
 
 def _check_every_way(case, dtype):
-    ways = _legal_ways(case)
+    ways = legal_ways(case)
     assert ways
     problem = build(case, signs, dtype, GPU)
     bias = signs(case.n).to(GPU, dtype)
@@ -119,7 +93,7 @@ def test_every_tile_fuses_bias_and_activation(activation, dtype):
     torchs = reference.matmul(problem.a, problem.b, **kwargs)
     kwargs["bias"] = bias.double()
     exact = reference.matmul(problem.a.double(), problem.b.double(), **kwargs)
-    for tile, swap in _legal_ways(case):
+    for tile, swap in legal_ways(case):
         with select.override(tile=tile, swap=swap):
             ours = sparsedrop.linear(
                 problem.a,
@@ -134,7 +108,7 @@ def test_every_tile_fuses_bias_and_activation(activation, dtype):
 
 
 @pytest.mark.parametrize("extents", [(75, 10, 65), (130, 1, 7), (1, 300, 64), (64, 64, 1)], ids=str)
-@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
 def test_padded_operands_on_the_kernels(extents, order):
     case = Case(*extents, (128, 64), (64, 256), (128, 256), *order)
     problem = build(case, signs, torch.bfloat16, GPU)
@@ -452,13 +426,16 @@ def test_a_failing_launch_raises_and_the_next_one_works():
     a = torch.randn(128, 64, device=GPU, dtype=torch.bfloat16)
     address, stream = a.data_ptr(), _native.current_stream(0)
     lies = (0, 128, 128, 64, 64, True, 64, True, 128)
+    no_words = [0] * 6
     launch = _native.C.Launch(*lies, None, None, None, 0, 0, False, 0)
     with pytest.raises(RuntimeError, match=r"m=128.*not 16-byte aligned"):
-        launch(address + 2, address, address, 0, 0, 0, 0, 0, 0, 1.0, 0, address, stream)
+        launch(address + 2, address, address, 0, *no_words, 1.0, 0, address, stream)
     masked = _native.C.Launch(*lies, (128, 64), None, None, 0, 0, False, 0)
     with pytest.raises(RuntimeError, match="blocks of 128x64 has no words"):
-        masked(address, address, address, 0, 0, 0, 0, 0, 0, 1.0, 0, address, stream)
+        masked(address, address, address, 0, *no_words, 1.0, 0, address, stream)
     with pytest.raises(RuntimeError, match="has words"):
-        launch(address, address, address, *[address] * 6, 1.0, 0, address, stream)
+        launch(address, address, address, 0, *[address] * 6, 1.0, 0, address, stream)
+    with pytest.raises(RuntimeError, match="a pre-activation is stored for gelu and silu only"):
+        launch(address, address, address, address + 16, *no_words, 1.0, 0, address, stream)
     mask = random_mask((128, 64), (128, 64), GPU)
     assert bool(sparsedrop.matmul(a, a.t(), a_mask=mask).isfinite().all())

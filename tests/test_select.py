@@ -157,6 +157,9 @@ class Recorder:
     def mask_words(self, *args):
         pass
 
+    def activation_grad(self, *args):
+        self.calls.append(args)
+
     def Launch(self, *plan):  # noqa: N802 - the name of the class that it stands for
         return RecordedLaunch(plan, self.calls)
 
@@ -174,7 +177,8 @@ class RecordedLaunch:
 NAMES = [
     *("dtype", "m", "n", "k", "a_ld", "a_k_major", "b_ld", "b_k_major", "d_ld"),
     *("a_block", "b_block", "out_block", "activation", "tile", "swap", "device"),
-    *("a", "b", "d", "a_row_words", "a_col_words", "b_row_words", "b_col_words"),
+    *("a", "b", "d", "pre_activation"),
+    *("a_row_words", "a_col_words", "b_row_words", "b_col_words"),
     *("out_row_words", "out_col_words", "alpha", "bias", "workspace", "stream"),
 ]
 
@@ -206,6 +210,64 @@ def _launch(launches, left, right, masks=(None, None, None), bias=None, activati
     assert out.shape == (a.shape[a_turned], b.shape[not b_turned])
     assert out.is_contiguous()
     return dict(zip(NAMES, launches.pop(), strict=True))
+
+
+def test_what_goes_into_an_activation_is_stored_beside_the_result(launches):
+    a, b, mask = _matrix(250, 120), _matrix(120, 380), random_mask((250, 380), (128, 128), "cpu")
+    sides, kept = ((a, None, False), (b, None, False), None, mask, 2.0), []
+    with select.override(path="sm90"):
+        kept = cuda.masked_mm_and_before(*sides, "gelu")
+        args = dict(zip(NAMES, launches.pop(), strict=True))
+        cuda.masked_mm(*sides, "gelu")
+    assert all(tensor.shape == (250, 380) and tensor.is_contiguous() for tensor in kept)
+    assert args["n"] == args["d_ld"] == 384  # and so the columns behind 380 are cut off of both
+    assert 0 != args["pre_activation"] != args["d"]
+    assert args["pre_activation"] % 16 == 0
+    assert dict(zip(NAMES, launches.pop(), strict=True))["pre_activation"] == 0
+    aligned = ((a, None, False), (_matrix(120, 384), None, False), None, None, 2.0)
+    with select.override(path="sm90"):
+        out, before = cuda.masked_mm_and_before(*aligned, "silu")
+    args = dict(zip(NAMES, launches.pop(), strict=True))
+    assert (args["d"], args["pre_activation"]) == (out.data_ptr(), before.data_ptr())
+
+
+def test_what_goes_into_an_activation_on_the_dense_path(launches):
+    a, b = torch.randn(64, 32), torch.randn(32, 48)
+    mask = random_mask((64, 48), (16, 16), torch.device("cpu"))
+    out, before = cuda.masked_mm_and_before(
+        (a, None, False), (b, None, False), None, mask, 2.0, "gelu"
+    )
+    assert not launches
+    assert torch.equal(before, sparsedrop.reference.matmul(a, b, out_mask=mask, alpha=2.0))
+    assert torch.equal(out, torch.nn.functional.gelu(before))
+
+
+def test_the_gradient_of_an_activation_is_one_launch(launches):
+    mask = random_mask((256, 384), (128, 64), torch.device("cpu"))
+    before, upstream = _matrix(256, 384), _matrix(256, 512)[:, 64:448]
+    grad, sums = cuda.activation_grad("silu", upstream, before, mask, True)
+    assert grad.shape == before.shape
+    assert sums.shape == (384,)
+    assert launches.pop()[:-2] == (
+        *(0, 3, 256, 384, upstream.data_ptr(), 512, before.data_ptr(), 384, grad.data_ptr(), 384),
+        *(mask.row_words.data_ptr(), mask.col_words.data_ptr(), 128, 64, sums.data_ptr()),
+    )
+    grad, sums = cuda.activation_grad("relu", before[:1].expand(256, -1), before, None, False)
+    assert grad.is_contiguous()
+    assert sums is None
+    assert launches.pop()[-7:-2] == (0, 0, 0, 0, 0)
+    small = random_mask((256, 384), (32, 32), torch.device("cpu"))
+    for unfit in (
+        (upstream.float(), before, mask),
+        (upstream, before.half(), mask),
+        (upstream, before[:128], None),
+        (_matrix(256, 384, "col"), before, mask),
+        (_matrix(256, 385)[:, 1:], before, mask),
+        (upstream[:, :380], before[:, :380], None),
+        (upstream, before, small),
+    ):
+        assert cuda.activation_grad("gelu", *unfit, True) is None
+    assert not launches
 
 
 def _matrix(rows, cols, order="row"):

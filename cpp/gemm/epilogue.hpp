@@ -1,33 +1,34 @@
 // Accumulators -> act(alpha · acc + bias) -> D. Finishing a tile only computes what will be stored;
-// it is stored square by square while the next tile is multiplied.
+// it is stored square by square while the next tile is multiplied. Where the pre-activation is
+// wanted too, it is that which is finished and stored, and activated behind its store.
 
 #pragma once
 
 #include <cutlass/arch/barrier.h>
 #include <cutlass/numeric_conversion.h>
 
+#include "activation.hpp"
 #include "gemm/config.hpp"
 
 namespace sparsedrop {
 
-// In place, in fp32 as torch does, silu by the fast exponential; a NaN stays a NaN. The switch is
-// outside of the loops: inside, every element would carry every branch.
+// In place. The switch is outside of the loops: inside, every element would carry every branch.
 template <class Values>
 CUTLASS_DEVICE void activate(Activation activation, Values& values) {
   if (activation == Activation::relu) {
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < cute::size(values); ++i) {
-      values(i) = values(i) < 0.0f ? 0.0f : values(i);
+      values(i) = relu(values(i));
     }
   } else if (activation == Activation::gelu) {
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < cute::size(values); ++i) {
-      values(i) = 0.5f * values(i) * (1.0f + erff(values(i) * 0.70710678118654752f));
+      values(i) = gelu(values(i));
     }
   } else if (activation == Activation::silu) {
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < cute::size(values); ++i) {
-      values(i) = values(i) / (1.0f + __expf(-values(i)));
+      values(i) = silu(values(i));
     }
   }
 }
@@ -44,6 +45,7 @@ struct Epilogue {
 
   struct Arguments {
     Element* d;
+    Element* pre_activation;  // as d lies, or null
     StrideD d_stride;
     int32_t m;
     int32_t n;
@@ -59,37 +61,61 @@ struct Epilogue {
         typename Traits::SmemD{}(cute::_, cute::_, cute::Int<0>{}));
   }
 
+  using TmaD = decltype(make_tma_d(nullptr, 0, 0, StrideD{}));
+
   struct Params {
-    decltype(make_tma_d(nullptr, 0, 0, StrideD{})) tma_d;
+    TmaD tma_finished;  // of D, or of the pre-activation where that is wanted
     int32_t m;
     int32_t n;
     Element const* bias;
     float alpha;
-    Activation activation;
+    Activation activation;  // of what is finished
+    // Behind the store of what is finished, where that is the pre-activation
+    Activation late_activation;
+    TmaD tma_activated;
   };
 
   static Params to_underlying_arguments(Arguments const& args) {
-    return {make_tma_d(args.d, args.m, args.n, args.d_stride),
+    bool const is_late = args.pre_activation != nullptr;
+    TmaD const tma_d = make_tma_d(args.d, args.m, args.n, args.d_stride);
+    return {is_late ? make_tma_d(args.pre_activation, args.m, args.n, args.d_stride) : tma_d,
             args.m,
             args.n,
             args.bias,
             args.alpha,
-            args.activation};
+            is_late ? Activation::none : args.activation,
+            is_late ? args.activation : Activation::none,
+            tma_d};
   }
 
   CUTLASS_DEVICE static void prefetch(Params const& params) {
-    cute::prefetch_tma_descriptor(params.tma_d.get_tma_descriptor());
+    cute::prefetch_tma_descriptor(params.tma_finished.get_tma_descriptor());
+    if (params.late_activation != Activation::none) {
+      cute::prefetch_tma_descriptor(params.tma_activated.get_tma_descriptor());
+    }
   }
 
   static constexpr int kSquares = Config::kGroupN / kStore;
-  static constexpr int kValues = kStore * kStore / cutlass::NumThreadsPerWarpGroup;
+  static constexpr int kSquareSize = kStore * kStore;
+  static constexpr int kValues = kSquareSize / cutlass::NumThreadsPerWarpGroup;
+  static_assert(cute::cosize_v<typename Traits::SmemD> ==
+                    kSquareSize * Traits::kStoreBuffers * kConsumerWarpGroups,
+                "a buffer is one contiguous piece");
+  static_assert(Traits::kStoreBuffers == 2, "an activation goes from one buffer to the other");
+
+  // A square is activated in parts, each while one K tile is multiplied: vector by vector, since
+  // most products jump over that code, and by vectors that are just enough to hide latencies.
+  static constexpr int kParts = 4;
+  static constexpr int kVector = 4;
+  static constexpr int kPartVectors = kValues / kParts / kVector;
 
   // A thread's part of a finished tile.
   struct Finished {
     cutlass::Array<Element, kValues> squares[kSquares];
     int32_t m = 0;  // first row of the warp group
     int32_t slot[Config::kGroupSlots] = {};
-    int next = kSquares;  // the first square that is not stored yet
+    int next = kSquares;  // the first square that is not done yet
+    int parts = 0;        // of that square, where only its activation is missing
     int buffer = 0;       // goes round: a store may still read the one that was filled last
   };
 
@@ -130,10 +156,14 @@ struct Epilogue {
     }
   }
 
-  // Stores the next square of a finished tile, if there is one left.
+  // Stores the next square of a finished tile, or activates a part of it, if there is one left.
   CUTLASS_DEVICE static void store_next(Params const& params, Finished& finished, int warp_group,
                                         SharedStorage& shared) {
     if (is_stored(finished)) {
+      return;
+    }
+    if (finished.parts > 0) {
+      activate_part(params, finished, warp_group, shared);
       return;
     }
     // Registers have no index at run time.
@@ -142,7 +172,11 @@ struct Epilogue {
         store_square<square>(params, finished, warp_group, shared);
       }
     });
-    ++finished.next;
+    if (params.late_activation != Activation::none && next_slot(finished) != kNoSlot) {
+      finished.parts = kParts;
+    } else {
+      ++finished.next;
+    }
   }
 
   // Shared memory may not go away under a store that still reads it.
@@ -160,36 +194,91 @@ struct Epilogue {
     if (slot == kNoSlot) {
       return;
     }
-    int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
-    bool const issues = thread == 0;
-    int const slice = warp_group * Traits::kStoreBuffers + finished.buffer;
+    wait_for_buffer(warp_group);
     Tensor sD = make_tensor(make_smem_ptr(shared.d.data()), typename Traits::SmemD{});  // (64,64,B)
-
-    // The store that last used this buffer has read it once all but the newest have.
-    if (issues) {
-      tma_store_wait<Traits::kStoreBuffers - 1>();
-    }
-    cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
-
     auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
-    auto thread_copy = copy_to_smem.get_slice(thread);
+    auto thread_copy = copy_to_smem.get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup);
     Tensor values =
         make_tensor(make_rmem_ptr(finished.squares[Square].data()),
                     partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
-    copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(sD(_, _, slice)));
+    copy(copy_to_smem, thread_copy.retile_S(values),
+         thread_copy.partition_D(sD(_, _, slice_of(finished, warp_group))));
+    store_buffer(params.tma_finished, params, finished, column_of(slot, Square), warp_group,
+                 shared);
+  }
 
+  // The pre-activation of a square is on its way from one buffer; its activation goes through the
+  // other. It has its place in both alike, wherever that is.
+  CUTLASS_DEVICE static void activate_part(Params const& params, Finished& finished, int warp_group,
+                                           SharedStorage& shared) {
+    using namespace cute;
+    using Vector = cutlass::AlignedArray<Element, kVector>;
+    if (finished.parts == kParts) {
+      wait_for_buffer(warp_group);
+    }
+    --finished.parts;
+    int const slice = slice_of(finished, warp_group);
+    auto* const buffers = reinterpret_cast<Vector*>(shared.d.data());
+    int place = finished.parts * kPartVectors * cutlass::NumThreadsPerWarpGroup +
+                int(threadIdx.x) % cutlass::NumThreadsPerWarpGroup;
+    CUTLASS_PRAGMA_NO_UNROLL
+    for (int i = 0; i < kPartVectors; ++i) {
+      Vector vector = buffers[(slice ^ 1) * kSquareSize / kVector + place];
+      Tensor values = make_tensor<float>(Int<kVector>{});
+      CUTLASS_PRAGMA_UNROLL
+      for (int v = 0; v < kVector; ++v) {
+        values(v) = float(vector[v]);
+      }
+      activate(params.late_activation, values);
+      CUTLASS_PRAGMA_UNROLL
+      for (int v = 0; v < kVector; ++v) {
+        vector[v] = Element(values(v));
+      }
+      buffers[slice * kSquareSize / kVector + place] = vector;
+      place += cutlass::NumThreadsPerWarpGroup;
+    }
+    if (finished.parts == 0) {
+      store_buffer(params.tma_activated, params, finished,
+                   column_of(next_slot(finished), finished.next), warp_group, shared);
+      ++finished.next;
+    }
+  }
+
+  // The buffer to fill next among those of all warp groups.
+  CUTLASS_DEVICE static int slice_of(Finished const& finished, int warp_group) {
+    return warp_group * Traits::kStoreBuffers + finished.buffer;
+  }
+
+  // Until the store that last used the next buffer has read it: once all but the newest have.
+  CUTLASS_DEVICE static void wait_for_buffer(int warp_group) {
+    if (threadIdx.x % cutlass::NumThreadsPerWarpGroup == 0) {
+      cute::tma_store_wait<Traits::kStoreBuffers - 1>();
+    }
+    cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
+  }
+
+  // Sends the buffer that was filled to the tile's columns from `column` on.
+  CUTLASS_DEVICE static void store_buffer(TmaD const& tma, Params const& params, Finished& finished,
+                                          int32_t column, int warp_group, SharedStorage& shared) {
+    using namespace cute;
     tma_store_fence();
     cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
-    if (issues) {
-      Tensor mD = params.tma_d.get_tma_tensor(make_shape(params.m, params.n));
-      Tensor gD =
-          local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
-                     make_coord(finished.m / kStore, column_of(slot, Square) / kStore));  // (64,64)
-      auto block = params.tma_d.get_slice(Int<0>{});
-      copy(params.tma_d, block.partition_S(sD(_, _, slice)), block.partition_D(gD));
+    if (threadIdx.x % cutlass::NumThreadsPerWarpGroup == 0) {
+      Tensor sD =
+          make_tensor(make_smem_ptr(shared.d.data()), typename Traits::SmemD{});  // (64,64,B)
+      Tensor mD = tma.get_tma_tensor(make_shape(params.m, params.n));
+      Tensor gD = local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
+                             make_coord(finished.m / kStore, column / kStore));  // (64,64)
+      auto block = tma.get_slice(Int<0>{});
+      copy(tma, block.partition_S(sD(_, _, slice_of(finished, warp_group))), block.partition_D(gD));
       tma_store_arrive();
     }
     finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
+  }
+
+  CUTLASS_DEVICE static int32_t next_slot(Finished const& finished) {
+    return finished.next < kSquaresPerSlot ? finished.slot[0]
+                                           : finished.slot[Config::kGroupSlots - 1];
   }
 
   // First column of a tile's square of 64 in D.

@@ -37,6 +37,7 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                                                       product.a_lines,
                                                       product.b_lines};
   typename Epilogue<Traits>::Arguments const epilogue{static_cast<Element*>(product.d),
+                                                      static_cast<Element*>(product.pre_activation),
                                                       stride_of<Layouts::kD>(product.d_ld),
                                                       m,
                                                       n,

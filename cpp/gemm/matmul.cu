@@ -98,6 +98,18 @@ char const* refusal(Problem const& problem, Choice choice) {
   if (problem.activation < Activation::none || problem.activation > Activation::silu) {
     return "the activation is unknown";
   }
+  if (problem.pre_activation != nullptr) {
+    if (problem.activation != Activation::gelu && problem.activation != Activation::silu) {
+      return "a pre-activation is stored for gelu and silu only";
+    }
+    if (problem.pre_activation == problem.d) {
+      return "the pre-activation and D are in one place";
+    }
+    if (char const* const reason =
+            matrix_refusal(problem.pre_activation, problem.d_ld, problem.n)) {
+      return reason;
+    }
+  }
   Matrix const& a = problem.a;
   Matrix const& b = problem.b;
   char const* const of_matrices[] = {

@@ -22,6 +22,7 @@ Product orient(Problem const& p, bool swap) {
                   {p.a.data, p.a.ld, p.a.order == Order::row_major},
                   {p.b.data, p.b.ld, p.b.order == Order::col_major},
                   p.d,
+                  p.pre_activation,
                   p.d_ld,
                   !swap,
                   a_rows,

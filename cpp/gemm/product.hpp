@@ -20,6 +20,7 @@ struct Product {
   Operand a;
   Operand b;
   void* d;
+  void* pre_activation;
   int64_t d_ld;
   bool n_major;  // which extent of D is contiguous, and which one the bias runs along
   Lines a_lines;

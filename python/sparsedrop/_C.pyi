@@ -53,6 +53,26 @@ def column_sums(
     stream: int,
     /,
 ) -> None: ...
+def activation_grad(
+    dtype: int,
+    activation: int,
+    rows: int,
+    cols: int,
+    upstream: int,
+    upstream_ld: int,
+    before: int,
+    before_ld: int,
+    grad: int,
+    grad_ld: int,
+    row_words: int,
+    col_words: int,
+    block_rows: int,
+    block_cols: int,
+    sums: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
 
 class Launch:
     """A product and how it is run, all but its addresses; a block of None: no mask."""
@@ -84,6 +104,7 @@ class Launch:
         a: int,
         b: int,
         d: int,
+        pre_activation: int,
         a_row_words: int,
         a_col_words: int,
         b_row_words: int,
@@ -96,4 +117,7 @@ class Launch:
         stream: int,
         /,
     ) -> None:
-        """Launches it. A mask's words are 0 where it has no block, and nowhere else."""
+        """Launches it. A mask's words are 0 where it has no block, and nowhere else.
+
+        `pre_activation` and `bias` are 0 where there is none.
+        """

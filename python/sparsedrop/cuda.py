@@ -70,6 +70,37 @@ def masked_mm(
     activation: str | None,
 ) -> Tensor:
     """The op on CUDA tensors: `left` plays a [m, k], `right` b [k, n], `bias` is [n]."""
+    return _run(left, right, bias, out_mask, alpha, activation, keeps_before=False)[0]
+
+
+def masked_mm_and_before(
+    left: Side,
+    right: Side,
+    bias: Tensor | None,
+    out_mask: BlockMask | None,
+    alpha: float,
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    """`masked_mm` with gelu or silu, and what went into the activation, both [m, n].
+
+    Of the latter only live blocks are defined: what reads it must leave out the others.
+    """
+    out, before = _run(left, right, bias, out_mask, alpha, activation, keeps_before=True)
+    assert before is not None
+    return out, before
+
+
+def _run(
+    left: Side,
+    right: Side,
+    bias: Tensor | None,
+    out_mask: BlockMask | None,
+    alpha: float,
+    activation: str | None,
+    *,
+    keeps_before: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The result, and with `keeps_before` what went into the activation."""
     a, a_mask, a_turned = left
     b, b_mask, b_turned = right
     a_at, b_at, index = a.data_ptr(), b.data_ptr(), a.get_device()
@@ -85,7 +116,9 @@ def masked_mm(
     plan = _plan(key) if select.is_free() else _make_plan(key)
     if plan is None:
         (a, a_mask), (b, b_mask) = straight(left), straight(right)
-        return reference.masked_mm(a, b, bias, (a_mask, b_mask, out_mask), alpha, activation)
+        fused = None if keeps_before else activation
+        out = reference.masked_mm(a, b, bias, (a_mask, b_mask, out_mask), alpha, fused)
+        return (reference.ACTIVATIONS[activation](out), out) if keeps_before else (out, None)
     out_shape, workspace, launch, fits = plan
     if fits is not None:
         a, b = _fit(a, fits[0]), _fit(b, fits[1])
@@ -97,6 +130,7 @@ def masked_mm(
         bias = torch.cat([bias, bias.new_zeros(out_shape[1] - bias.shape[0])])
         bias_at = bias.data_ptr()
     out = a.new_empty(out_shape)
+    before = a.new_empty(out_shape) if keeps_before else None
     scratch = a.new_empty(workspace) if workspace else None
     _, a_rows, a_cols = _NO_MASK if a_mask is None else a_mask.tensors.addresses()
     _, b_rows, b_cols = _NO_MASK if b_mask is None else b_mask.tensors.addresses()
@@ -106,41 +140,82 @@ def masked_mm(
     if b_turned:
         b_rows, b_cols = b_cols, b_rows
     launch(
-        a_at, b_at, out.data_ptr(), a_rows, a_cols, b_rows, b_cols, out_rows, out_cols,
+        a_at, b_at, out.data_ptr(), 0 if before is None else before.data_ptr(),
+        a_rows, a_cols, b_rows, b_cols, out_rows, out_cols,
         alpha, bias_at, 0 if scratch is None else scratch.data_ptr(), _native.current_stream(index),
     )  # fmt: skip
     if fits is None:
-        return out
+        return out, before
     m, n = left[0].shape[a_turned], right[0].shape[not b_turned]
-    return out if out_shape == (m, n) else out[:m, :n].contiguous()
+    if out_shape == (m, n):
+        return out, before
+    return out[:m, :n].contiguous(), None if before is None else before[:m, :n].contiguous()
 
 
 def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
     """Sums of a [m, n] matrix over its rows, live blocks only: [n]. None where no kernel can."""
-    (m, n), (ld, step), at = matrix.shape, matrix.stride(), matrix.data_ptr()
-    index = matrix.get_device()
-    if (
-        matrix.dtype not in _DTYPE_CODES
-        or not gpu_facts(index)["tiles"]
-        or step != 1
-        or at & _ALIGNMENT_BITS
-        or ld % _UNIT
-        or n % _UNIT
-        or not 0 < n <= _MOST_SUMS
-        or m == 0
-    ):
+    words = _col_words(mask)
+    if words is None or not _is_summable(matrix):
         return None
-    words, block = _NO_MASK, (0, 0)
-    if mask is not None:
-        words, block = mask.tensors.addresses(), mask.block_shape
-        if not words[2]:
-            return None
+    (m, n), index = matrix.shape, matrix.get_device()
     out = matrix.new_empty(n)
     _native.C.column_sums(
-        _DTYPE_CODES[matrix.dtype], at, m, n, ld, *words[1:], *block, out.data_ptr(), index,
-        _native.current_stream(index),
+        _DTYPE_CODES[matrix.dtype], matrix.data_ptr(), m, n, matrix.stride(0), *words,
+        out.data_ptr(), index, _native.current_stream(index),
     )  # fmt: skip
     return out
+
+
+def activation_grad(
+    activation: str, upstream: Tensor, before: Tensor, mask: BlockMask | None, needs_sums: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    """upstream ∘ act'(before) [m, n], and its column sums [n]. None where no kernel can.
+
+    Of the gradient only live blocks are defined, as of `before`: the products that read it, and the
+    dense path, leave out the others. For relu `before` may be what came out.
+    """
+    words, index = _col_words(mask), upstream.get_device()
+    if (
+        words is None
+        or not _is_summable(upstream)
+        or not _is_summable(before)
+        or (before.shape, before.dtype, before.get_device())
+        != (upstream.shape, upstream.dtype, index)
+    ):
+        return None
+    m, n = upstream.shape
+    grad = upstream.new_empty((m, n))
+    sums = upstream.new_empty(n) if needs_sums else None
+    _native.C.activation_grad(
+        _DTYPE_CODES[upstream.dtype], _ACTIVATION_CODES[activation], m, n,
+        upstream.data_ptr(), upstream.stride(0), before.data_ptr(), before.stride(0),
+        grad.data_ptr(), n, *words, 0 if sums is None else sums.data_ptr(),
+        index, _native.current_stream(index),
+    )  # fmt: skip
+    return grad, sums
+
+
+def _is_summable(matrix: Tensor) -> bool:
+    """Whether the kernels that sum up columns can read a matrix."""
+    (m, n), (ld, step) = matrix.shape, matrix.stride()
+    return (
+        matrix.dtype in _DTYPE_CODES
+        and bool(gpu_facts(matrix.get_device())["tiles"])
+        and step == 1
+        and not matrix.data_ptr() & _ALIGNMENT_BITS
+        and ld % _UNIT == 0
+        and n % _UNIT == 0
+        and 0 < n <= _MOST_SUMS
+        and m > 0
+    )
+
+
+def _col_words(mask: BlockMask | None) -> tuple[int, int, int, int] | None:
+    """Addresses of row_words and col_words, and the block's extents; None where it has no words."""
+    if mask is None:
+        return 0, 0, 0, 0
+    _, row_words, col_words = mask.tensors.addresses()
+    return (row_words, col_words, *mask.block_shape) if col_words else None
 
 
 def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:

@@ -81,30 +81,35 @@ class _MaskedMM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, product: _Product) -> Tensor:
         (a_mask, b_mask, out_mask), alpha, activation, b_turned = product
-        # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
-        fused = activation if activation == "relu" else None
         left, right = (a, a_mask, False), (b, b_mask, b_turned)
         way = _way_for(a, b) if bias is None else _way_for(a, b, bias)
-        out = way(left, right, bias, out_mask, alpha, fused)
+        # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
+        if activation is None or activation == "relu":
+            kept = out = way(left, right, bias, out_mask, alpha, activation)
+        elif way is cuda.masked_mm:
+            out, kept = cuda.masked_mm_and_before(left, right, bias, out_mask, alpha, activation)
+        else:
+            kept = way(left, right, bias, out_mask, alpha, None)
+            out = reference.ACTIVATIONS[activation](kept)
         need_a, need_b, _, _ = ctx.needs_input_grad
         # An activation's gradient depends on both, which `_Once` must know.
         ctx.save_for_backward(
             a if need_b or activation is not None else None,
             b if need_a or activation is not None else None,
-            None if activation is None else out,
+            None if activation is None else kept,
         )
         # Masks are constants, and small: they need no saving.
         ctx.product = product
         ctx.column_major = _is_column_major(a), _is_column_major(b)
-        return out if fused == activation else reference.ACTIVATIONS[activation](out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, out = ctx.saved_tensors
+        a, b, kept = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return _gradients(ctx, upstream, a, b, out)
+            return _gradients(ctx, upstream, a, b, kept)
         with torch.no_grad():
-            grads = _gradients(ctx, upstream, a, b, out)
+            grads = _gradients(ctx, upstream, a, b, kept)
         if torch.compiler.is_compiling():
             return grads
         # Under create_graph: what these gradients depend on is not recorded, and says so.
@@ -117,17 +122,24 @@ _apply_eagerly = super(torch.autograd.Function, _MaskedMM).apply
 
 
 def _gradients(
-    ctx: Any, upstream: Tensor, a: Tensor, b: Tensor, out: Tensor
+    ctx: Any, upstream: Tensor, a: Tensor, b: Tensor, kept: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
     """Of a, b and bias: two products that read in place what the user gave, and the gradient.
 
-    What no gradient needs was not saved, and is None.
+    What no gradient needs was not saved, and is None. Where the output is dropped, `kept` and the
+    gradient before the activation may hold anything: all that is done with them leaves it out.
     """
     (a_mask, b_mask, out_mask), alpha, activation, b_turned = ctx.product
     need_a, need_b, need_bias, _ = ctx.needs_input_grad
     a_column_major, b_column_major = ctx.column_major
-    grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, out)
-    run = _way_for(grad, grad if a is None else a, grad if b is None else b)
+    run = _way_for(*[x for x in (upstream, a, b, kept) if x is not None])
+    is_ours = run is cuda.masked_mm and select.is_free()
+    grad, sums = upstream, None
+    if activation is not None:
+        fused = None
+        if is_ours:
+            fused = cuda.activation_grad(activation, upstream, kept, out_mask, need_bias)
+        grad, sums = fused or (_ACTIVATION_GRADS[activation](upstream, kept), None)
     grad_a = grad_b = grad_bias = None
     if need_a:
         left, right = (grad, out_mask, False), (b, b_mask, not b_turned)
@@ -138,8 +150,8 @@ def _gradients(
             left, right = _turned(right), _turned(left)
         grad_b = _gradient(run, left, right, b_mask, alpha, b_column_major)
     if need_bias:
-        is_ours = run is cuda.masked_mm and select.is_free()
-        sums = cuda.column_sums(grad, out_mask) if is_ours else None
+        if sums is None and is_ours:
+            sums = cuda.column_sums(grad, out_mask)
         grad_bias = _sum_live_rows(grad, out_mask) if sums is None else sums
     return grad_a, grad_b, grad_bias, None
 

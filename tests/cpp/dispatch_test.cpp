@@ -77,6 +77,53 @@ TEST(Refusal, NamesWhatIsWrong) {
   EXPECT_NE(reason_after([](Problem& p) { p.activation = Activation(9); }), "");
 }
 
+TEST(Refusal, TakesAPreActivationForGeluAndSilu) {
+  auto const with = [](Activation activation, void* pre_activation) {
+    return reason_after([=](Problem& p) {
+      p.activation = activation;
+      p.pre_activation = pre_activation;
+    });
+  };
+  EXPECT_EQ(with(Activation::gelu, kMemory + 16), "");
+  EXPECT_EQ(with(Activation::silu, kMemory + 16), "");
+  EXPECT_NE(with(Activation::none, kMemory + 16), "");
+  EXPECT_NE(with(Activation::relu, kMemory + 16), "");
+  EXPECT_NE(with(Activation::gelu, kMemory + 8), "");  // not aligned
+  EXPECT_NE(with(Activation::gelu, kMemory), "");      // where d is
+}
+
+// One that could be launched, but for the change.
+template <class Change>
+cudaError_t activation_grad_after(Change change) {
+  ActivationGrad request;
+  request.activation = Activation::gelu;
+  request.rows = 128;
+  request.cols = 64;
+  request.upstream = request.before = {kMemory, 64, Order::row_major};
+  request.grad = kMemory;
+  request.grad_ld = 64;
+  change(request);
+  return activation_grad(request, nullptr);
+}
+
+TEST(ActivationGrad, RefusesBeforeItTouchesTheGpu) {
+  auto const refuses = [](auto change) {
+    return activation_grad_after(change) == cudaErrorInvalidValue;
+  };
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.activation = Activation::none; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.activation = Activation(9); }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.dtype = DataType(9); }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.rows = 0; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.cols = 60; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.upstream.data = nullptr; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.before.data = kMemory + 8; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.before.order = Order::col_major; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.upstream.ld = 65; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.grad = nullptr; }));
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.grad_ld = 56; }));  // rows would overlap
+  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.mask = mask(64, 32); }));
+}
+
 TEST(Matmul, RefusesBeforeItTouchesTheGpu) {
   EXPECT_EQ(matmul(problem(256, 513, 128), {0, false}, nullptr, nullptr), cudaErrorInvalidValue);
 }
@@ -108,6 +155,7 @@ TEST(Orient, SwapTransposesTheProblem) {
   Problem p = problem(256, 512, 128);
   p.b = {kMemory, 128, Order::col_major};
   p.a_mask = mask(128, 64);
+  p.pre_activation = kMemory + 16;
   Product const straight = orient(p, false);
   EXPECT_EQ(straight.m, 256);
   EXPECT_TRUE(straight.a.k_major && straight.b.k_major && straight.n_major);
@@ -117,6 +165,7 @@ TEST(Orient, SwapTransposesTheProblem) {
   EXPECT_EQ(swapped.m, 512);
   EXPECT_EQ(swapped.n, 256);
   EXPECT_FALSE(swapped.n_major);
+  EXPECT_EQ(swapped.pre_activation, kMemory + 16);
   EXPECT_EQ(swapped.a_lines.words, nullptr);
   EXPECT_EQ(swapped.b_lines.block, 128);
 }

@@ -1,0 +1,312 @@
+"""What the gradients of activations take on a GPU: what went in, stored beside the result, and one
+pass that makes the gradient and sums it up for the bias."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import sparsedrop
+from cases import (
+    KERNEL_BLOCKS,
+    KERNEL_DTYPES,
+    KERNEL_EXTENTS,
+    KERNEL_ORDERS,
+    Case,
+    assert_accurate,
+    build,
+    legal_ways,
+    normal,
+    poisoned,
+    random_mask,
+    signs,
+    value_and_grads,
+)
+from sparsedrop import BlockMask, cuda, ops, reference, select
+
+pytestmark = pytest.mark.gpu
+
+GPU = torch.device("cuda", 0)
+LONG = [(36864, 264, 128), (264, 36864, 128)]
+
+EACH_DTYPE = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+EACH_ACTIVATION = pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+EACH_LATE = pytest.mark.parametrize("activation", ["gelu", "silu"])
+
+
+def _live(matrix, mask):
+    return matrix if mask is None else matrix[mask.expand()]
+
+
+@EACH_LATE
+@pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
+@pytest.mark.parametrize("extents", KERNEL_EXTENTS, ids=str)
+@pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
+@EACH_DTYPE
+def test_every_tile_stores_what_went_in(blocks, extents, order, activation, dtype):
+    _check_every_way(Case(*extents, *blocks, *order), activation, dtype)
+
+
+@EACH_LATE
+@pytest.mark.parametrize("extents", LONG, ids=str)
+@pytest.mark.parametrize("blocks", [((128, 64), None, (128, 128)), (None, None, (64, 128))])
+def test_many_lines_of_tiles_store_what_went_in(blocks, extents, activation):
+    _check_every_way(Case(*extents, *blocks), activation, torch.bfloat16)
+
+
+def _check_every_way(case, activation, dtype):
+    """What is stored equals the product without activation, and the result is torch's of it."""
+    ways = legal_ways(case)
+    assert ways
+    problem = build(case, normal, dtype, GPU)
+    a_mask, b_mask, out_mask = (problem.masks.get(f"{name}_mask") for name in ("a", "b", "out"))
+    product = (
+        (poisoned(problem.a, a_mask), a_mask, False),
+        (poisoned(problem.b, b_mask), b_mask, False),
+        normal(case.n).to(GPU, dtype),
+        out_mask,
+        0.1,
+    )
+    for tile, swap in ways:
+        with select.override(tile=tile, swap=swap):
+            plain = cuda.masked_mm(*product, None)
+            out, before = cuda.masked_mm_and_before(*product, activation)
+            again = cuda.masked_mm_and_before(*product, activation)
+        way = f"tile {tile}, swap {swap}"
+        assert torch.equal(_live(before, out_mask), _live(plain, out_mask)), way
+        assert torch.equal(_live(again[1], out_mask), _live(before, out_mask)), way
+        assert torch.equal(again[0], out), way
+        act = reference.ACTIVATIONS[activation]
+        assert_accurate([out], [act(plain.double())], [act(plain)])
+        if out_mask is not None:
+            assert not out[~out_mask.expand()].any(), way
+
+
+@EACH_ACTIVATION
+@pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
+@pytest.mark.parametrize("extents", KERNEL_EXTENTS, ids=str)
+@pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
+@EACH_DTYPE
+def test_gradients_behind_every_tile(blocks, extents, order, activation, dtype):
+    _check_gradients(Case(*extents, *blocks, *order), activation, dtype)
+
+
+@EACH_ACTIVATION
+@pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
+def test_gradients_of_padded_operands(order, activation):
+    case = Case(515, 389, 261, (128, 64), None, (128, 256), *order)
+    _check_gradients(case, activation, torch.bfloat16)
+
+
+def _check_gradients(case, activation, dtype):
+    """NaN in all dropped blocks, of the upstream gradient too."""
+    # relu's gradient jumps where a sum of almost 0 changes its sign.
+    problem = build(case, signs if activation == "relu" else normal, dtype, GPU)
+    bias = (signs if activation == "relu" else normal)(case.n).to(GPU, dtype)
+    a_mask, b_mask, out_mask = (problem.masks.get(f"{name}_mask") for name in ("a", "b", "out"))
+    how = {"alpha": 2.0 if activation == "relu" else 0.1, "activation": activation}
+    masks = {
+        "x_mask": a_mask,
+        "weight_mask": None if b_mask is None else b_mask.T,
+        "out_mask": out_mask,
+    }
+
+    def truth(inputs, upstream):
+        return value_and_grads(
+            lambda *args: reference.linear(*args, **masks, **how), inputs, upstream
+        )
+
+    inputs = [problem.a, problem.b.t(), bias]
+    torchs = truth(inputs, problem.upstream)
+    exact = truth([x.double() for x in inputs], problem.upstream.double())
+    bad = [poisoned(problem.a, a_mask), poisoned(problem.b, b_mask).t(), bias]
+    upstream = poisoned(problem.upstream, out_mask)
+    for tile, swap in legal_ways(case):
+        leaves = [x.detach().requires_grad_() for x in bad]
+        with select.override(tile=tile, swap=swap):
+            out = sparsedrop.linear(*leaves, **masks, **how)
+        runs = [torch.autograd.grad(out, leaves, upstream, retain_graph=True) for _ in range(2)]
+        for first, second in zip(*runs, strict=True):
+            assert torch.equal(first, second)
+        ours = [out.detach(), *runs[0]]
+        if activation == "relu":
+            for own, expected in zip(ours, exact, strict=True):
+                assert torch.equal(own.double(), expected)
+        else:
+            assert_accurate(ours, exact, torchs)
+
+
+@EACH_LATE
+@pytest.mark.parametrize("extents", [(75, 10, 65), (130, 1, 7), (1, 300, 64), (64, 64, 1)], ids=str)
+@pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
+def test_padded_operands(extents, order, activation):
+    _check_every_way(Case(*extents, (128, 64), None, (128, 256), *order), activation, torch.float16)
+
+
+@EACH_LATE
+@EACH_DTYPE
+def test_special_values_go_through_the_kernel(activation, dtype):
+    """A product of zeros leaves the bias, and so every value of it goes into the activation."""
+    bias = _all_finite(dtype)[:4096]
+    bias[:3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    zeros = [torch.zeros(extent, 64, device=GPU, dtype=dtype) for extent in (256, 4096)]
+    with select.override(path="sm90"):
+        out, before = cuda.masked_mm_and_before(
+            (zeros[0], None, False), (zeros[1], None, True), bias, None, 1.0, activation
+        )
+    assert torch.equal(before.isnan(), bias.isnan().expand_as(before))
+    assert torch.equal(before[:, 3:], bias[3:].expand_as(before[:, 3:]))
+    _assert_close(out, reference.ACTIVATIONS[activation](bias).expand_as(out))
+
+
+def _all_finite(dtype):
+    """All finite values of a 16-bit dtype in random order, so that any part has all magnitudes."""
+    values = torch.arange(-(2**15), 2**15, device=GPU).to(torch.int16).view(dtype)
+    values = values[values.isfinite()]
+    return values[torch.randperm(values.numel(), device=GPU)]
+
+
+def _assert_close(own, expected):
+    """To one unit in the last place; near 0 to what fp32 leaves of sums that cancel."""
+    torch.testing.assert_close(
+        own, expected, rtol=torch.finfo(own.dtype).eps, atol=1e-6, equal_nan=True
+    )
+
+
+def _torchs_grad(activation, upstream, before):
+    return ops._ACTIVATION_GRADS[activation](upstream, before)
+
+
+@EACH_ACTIVATION
+@EACH_DTYPE
+def test_special_values_go_through_the_gradient(activation, dtype):
+    finite = _all_finite(dtype)
+    count = finite.numel() // 1024 * 1024
+    before = finite[:count].view(-1, 1024)
+    before[0, :3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    for value in (1.0, -3.0, 0.0, torch.nan):
+        upstream = torch.full_like(before, value)
+        grad, _ = cuda.activation_grad(activation, upstream, before, None, False)
+        _assert_close(grad, _torchs_grad(activation, upstream, before))
+
+
+@EACH_ACTIVATION
+@EACH_DTYPE
+@pytest.mark.parametrize("p", [None, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(4096, 1024), (1000, 776), (64, 8), (130, 4104), (1, 64)])
+def test_the_gradient_and_its_sums(shape, p, activation, dtype):
+    upstream, before = (normal(*shape).to(GPU, dtype) for _ in range(2))
+    mask = None if p is None else BlockMask.bernoulli(shape, p, device=GPU)
+    given = poisoned(upstream, mask), poisoned(before, mask)
+    grad, sums = cuda.activation_grad(activation, *given, mask, True)
+    assert grad.dtype == sums.dtype == dtype
+    torchs = _torchs_grad(activation, upstream, before)
+    if activation == "relu":
+        assert torch.equal(_live(grad, mask), _live(torchs, mask))
+    elif p != 1.0:
+        exact = _torchs_grad(activation, upstream.double(), before.double())
+        assert_accurate([_live(grad, mask)], [_live(exact, mask)], [_live(torchs, mask)])
+    assert torch.equal(sums, cuda.column_sums(grad, mask))
+    for needs_sums in (True, False):
+        again, again_sums = cuda.activation_grad(activation, *given, mask, needs_sums)
+        assert torch.equal(_live(again, mask), _live(grad, mask))
+        assert torch.equal(again_sums, sums) if needs_sums else again_sums is None
+
+
+@EACH_ACTIVATION
+@pytest.mark.parametrize("block_shape", [(64, 64), (128, 256), (192, 128)])
+def test_the_gradient_of_any_blocks_and_strides(block_shape, activation):
+    mask = BlockMask.bernoulli((1000, 776), 0.5, block_shape=block_shape, device=GPU)
+    wide = normal(1000, 1024).to(GPU, torch.bfloat16)
+    upstream, before = wide[:, 64:840], wide[:, 128:904]  # of rows that lie apart
+    expected, sums = cuda.activation_grad(
+        activation, upstream.contiguous(), before.contiguous(), mask, True
+    )
+    own, own_sums = cuda.activation_grad(activation, upstream, before, mask, True)
+    assert torch.equal(_live(own, mask), _live(expected, mask))
+    assert torch.equal(own_sums, sums)
+    one_row = upstream[:1].expand(1000, -1)  # as the gradient of a sum is
+    own, _ = cuda.activation_grad(activation, one_row, before, None, True)
+    expected, _ = cuda.activation_grad(activation, one_row.contiguous(), before, None, True)
+    assert torch.equal(own, expected)
+
+
+@EACH_ACTIVATION
+@pytest.mark.parametrize("path", [None, "sm90", "dense"])
+def test_blocks_that_nobody_wrote_reach_nothing(path, activation, monkeypatch):
+    """NaN in what a kernel leaves unwritten, whichever way the gradients then go."""
+    shape = (1024, 1024)
+    inputs = [normal(*extents).to(GPU, torch.bfloat16) for extents in (shape, shape, shape[1:])]
+    upstream = normal(*shape).to(GPU, torch.bfloat16)
+    masks = {name: random_mask(shape, (128, 128), GPU) for name in ("x_mask", "out_mask")}
+
+    def step():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        with select.override(path="sm90"):
+            out = sparsedrop.linear(*leaves, **masks, activation=activation)
+        if path is None:
+            return out.detach(), *torch.autograd.grad(out, leaves, upstream)
+        with select.override(path=path):
+            return out.detach(), *torch.autograd.grad(out, leaves, upstream)
+
+    clean, called = step(), []
+
+    def poisoning(name, own, unwritten, *args):
+        results = own(*args)
+        results[unwritten][~masks["out_mask"].expand()] = torch.nan
+        called.append(name)
+        return results
+
+    for name, unwritten in (("masked_mm_and_before", 1), ("activation_grad", 0)):
+        monkeypatch.setattr(cuda, name, partial(poisoning, name, getattr(cuda, name), unwritten))
+    for own, expected in zip(step(), clean, strict=True):
+        assert torch.equal(own, expected)
+    assert ("masked_mm_and_before" in called) == (activation != "relu")
+    assert ("activation_grad" in called) == (path is None)
+
+
+def _hidden_layer(activation):
+    """Inputs, a function of them that the kernels run, and an upstream gradient."""
+    inputs = [normal(*s).to(GPU, torch.bfloat16) for s in ((2048, 1024), (1536, 1024), (1536,))]
+    mask = random_mask((2048, 1536), (128, 128), GPU)
+    upstream = normal(2048, 1536).to(GPU, torch.bfloat16)
+    return (
+        inputs,
+        lambda *args: sparsedrop.linear(*args, out_mask=mask, activation=activation),
+        upstream,
+    )
+
+
+@EACH_ACTIVATION
+@pytest.mark.parametrize("needed", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)], ids=str)
+def test_what_is_needed_does_not_change_it(needed, activation):
+    inputs, layer, upstream = _hidden_layer(activation)
+    _, *all_grads = value_and_grads(layer, inputs, upstream)
+    leaves = [x.clone().requires_grad_(bool(need)) for x, need in zip(inputs, needed, strict=True)]
+    layer(*leaves).backward(upstream)
+    for leaf, expected, need in zip(leaves, all_grads, needed, strict=True):
+        assert torch.equal(leaf.grad, expected) if need else leaf.grad is None
+
+
+@EACH_ACTIVATION
+def test_saved_off_the_gpu_recomputed_and_captured(activation):
+    inputs, layer, upstream = _hidden_layer(activation)
+    expected = value_and_grads(layer, inputs, upstream)
+    with torch.autograd.graph.save_on_cpu():
+        saved = value_and_grads(layer, inputs, upstream)
+    recomputed = value_and_grads(
+        lambda *args: checkpoint(layer, *args, use_reentrant=False), inputs, upstream
+    )
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        value_and_grads(layer, inputs, upstream)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = value_and_grads(layer, inputs, upstream)
+    for _ in range(2):
+        graph.replay()
+        for results in zip(expected, saved, recomputed, captured, strict=True):
+            assert all(torch.equal(result, results[0]) for result in results)
