@@ -1,6 +1,6 @@
 // Accumulators -> act(alpha · acc + bias) -> D. Finishing a tile only computes what will be stored;
 // it is stored square by square while the next tile is multiplied. Where the pre-activation is
-// wanted too, it is that which is finished and stored, and activated behind its store.
+// wanted too, that is stored at once: the wait is shorter than another pass over the result.
 
 #pragma once
 
@@ -64,58 +64,41 @@ struct Epilogue {
   using TmaD = decltype(make_tma_d(nullptr, 0, 0, StrideD{}));
 
   struct Params {
-    TmaD tma_finished;  // of D, or of the pre-activation where that is wanted
+    TmaD tma_d;
     int32_t m;
     int32_t n;
     Element const* bias;
     float alpha;
-    Activation activation;  // of what is finished
-    // Behind the store of what is finished, where that is the pre-activation
-    Activation late_activation;
-    TmaD tma_activated;
+    Activation activation;
+    bool keeps_pre_activation;
+    TmaD tma_pre_activation;
   };
 
   static Params to_underlying_arguments(Arguments const& args) {
-    bool const is_late = args.pre_activation != nullptr;
+    bool const keeps = args.pre_activation != nullptr;
     TmaD const tma_d = make_tma_d(args.d, args.m, args.n, args.d_stride);
-    return {is_late ? make_tma_d(args.pre_activation, args.m, args.n, args.d_stride) : tma_d,
-            args.m,
-            args.n,
-            args.bias,
-            args.alpha,
-            is_late ? Activation::none : args.activation,
-            is_late ? args.activation : Activation::none,
-            tma_d};
+    return {
+        tma_d,      args.m,
+        args.n,     args.bias,
+        args.alpha, args.activation,
+        keeps,      keeps ? make_tma_d(args.pre_activation, args.m, args.n, args.d_stride) : tma_d};
   }
 
   CUTLASS_DEVICE static void prefetch(Params const& params) {
-    cute::prefetch_tma_descriptor(params.tma_finished.get_tma_descriptor());
-    if (params.late_activation != Activation::none) {
-      cute::prefetch_tma_descriptor(params.tma_activated.get_tma_descriptor());
-    }
+    cute::prefetch_tma_descriptor(params.tma_d.get_tma_descriptor());
   }
 
   static constexpr int kSquares = Config::kGroupN / kStore;
-  static constexpr int kSquareSize = kStore * kStore;
-  static constexpr int kValues = kSquareSize / cutlass::NumThreadsPerWarpGroup;
-  static_assert(cute::cosize_v<typename Traits::SmemD> ==
-                    kSquareSize * Traits::kStoreBuffers * kConsumerWarpGroups,
-                "a buffer is one contiguous piece");
-  static_assert(Traits::kStoreBuffers == 2, "an activation goes from one buffer to the other");
+  static constexpr int kValues = kStore * kStore / cutlass::NumThreadsPerWarpGroup;
 
-  // A square is activated in parts, each while one K tile is multiplied: vector by vector, since
-  // most products jump over that code, and by vectors that are just enough to hide latencies.
-  static constexpr int kParts = 4;
-  static constexpr int kVector = 4;
-  static constexpr int kPartVectors = kValues / kParts / kVector;
+  using Square = cutlass::Array<Element, kValues>;  // a thread's values of one
 
   // A thread's part of a finished tile.
   struct Finished {
-    cutlass::Array<Element, kValues> squares[kSquares];
+    Square squares[kSquares];
     int32_t m = 0;  // first row of the warp group
     int32_t slot[Config::kGroupSlots] = {};
-    int next = kSquares;  // the first square that is not done yet
-    int parts = 0;        // of that square, where only its activation is missing
+    int next = kSquares;  // the first square that is not stored yet
     int buffer = 0;       // goes round: a store may still read the one that was filled last
   };
 
@@ -127,7 +110,8 @@ struct Epilogue {
   // need is one branch for the whole tile: code that is jumped over is fetched from far away.
   template <class Accumulator>
   CUTLASS_DEVICE static void finish_tile(Params const& params, TileRecord const& record,
-                                         Accumulator& acc, int warp_group, Finished& finished) {
+                                         Accumulator& acc, int warp_group, SharedStorage& shared,
+                                         Finished& finished) {
     finished.next = 0;
     finished.m = record.m * Config::kM + Config::row_group(warp_group) * kGroupRows;
     CUTLASS_PRAGMA_UNROLL
@@ -141,144 +125,106 @@ struct Epilogue {
     if (params.bias != nullptr) {
       add_bias(params, finished, acc);
     }
+    if (params.keeps_pre_activation) {
+      store_pre_activation(params, acc, warp_group, shared, finished);
+    }
     if (params.activation != Activation::none) {
       activate(params.activation, acc);
     }
     CUTLASS_PRAGMA_UNROLL
     for (int square = 0; square < kSquares; ++square) {
-      cutlass::Array<float, kValues> values;
-      CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kValues; ++i) {
-        values[i] = acc(square * kValues + i);
-      }
-      finished.squares[square] =
-          cutlass::NumericArrayConverter<Element, float, kValues>::convert(values);
+      finished.squares[square] = round_square(acc, square);
     }
   }
 
-  // Stores the next square of a finished tile, or activates a part of it, if there is one left.
+  // Stores the next square of a finished tile, if there is one left.
   CUTLASS_DEVICE static void store_next(Params const& params, Finished& finished, int warp_group,
                                         SharedStorage& shared) {
     if (is_stored(finished)) {
       return;
     }
-    if (finished.parts > 0) {
-      activate_part(params, finished, warp_group, shared);
-      return;
-    }
     // Registers have no index at run time.
     cute::for_each(cute::make_int_sequence<kSquares>{}, [&](auto square) {
       if (finished.next == square) {
-        store_square<square>(params, finished, warp_group, shared);
+        store_square(params.tma_d, params, square, finished.squares[square], finished, warp_group,
+                     shared);
       }
     });
-    if (params.late_activation != Activation::none && next_slot(finished) != kNoSlot) {
-      finished.parts = kParts;
-    } else {
-      ++finished.next;
-    }
+    ++finished.next;
   }
 
   // Shared memory may not go away under a store that still reads it.
   CUTLASS_DEVICE static void finish() { cute::tma_store_wait<0>(); }
 
  private:
+  template <class Accumulator>
+  CUTLASS_DEVICE static Square round_square(Accumulator const& acc, int square) {
+    cutlass::Array<float, kValues> values;
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kValues; ++i) {
+      values[i] = acc(square * kValues + i);
+    }
+    return cutlass::NumericArrayConverter<Element, float, kValues>::convert(values);
+  }
+
+  // At once. What is left in `acc` are the rounded values: the activation's gradient will be taken
+  // there.
+  template <class Accumulator>
+  CUTLASS_DEVICE static void store_pre_activation(Params const& params, Accumulator& acc,
+                                                  int warp_group, SharedStorage& shared,
+                                                  Finished& finished) {
+    CUTLASS_PRAGMA_UNROLL
+    for (int square = 0; square < kSquares; ++square) {
+      Square values = round_square(acc, square);
+      store_square(params.tma_pre_activation, params, square, values, finished, warp_group, shared);
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kValues; ++i) {
+        acc(square * kValues + i) = float(values[i]);
+      }
+    }
+  }
+
   // Through shared memory.
-  template <int Square>
-  CUTLASS_DEVICE static void store_square(Params const& params, Finished& finished, int warp_group,
+  CUTLASS_DEVICE static void store_square(TmaD const& tma, Params const& params, int square,
+                                          Square& square_values, Finished& finished, int warp_group,
                                           SharedStorage& shared) {
     using namespace cute;
     using StoreMatrix =
         conditional_t<Layouts::kD == Major::MN, SM90_U16x8_STSM_T, SM90_U32x4_STSM_N>;
-    int32_t const slot = finished.slot[Square / kSquaresPerSlot];
+    int32_t const slot = finished.slot[square / kSquaresPerSlot];
     if (slot == kNoSlot) {
       return;
     }
-    wait_for_buffer(warp_group);
+    int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
+    bool const issues = thread == 0;
+    int const slice = warp_group * Traits::kStoreBuffers + finished.buffer;
     Tensor sD = make_tensor(make_smem_ptr(shared.d.data()), typename Traits::SmemD{});  // (64,64,B)
-    auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
-    auto thread_copy = copy_to_smem.get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup);
-    Tensor values =
-        make_tensor(make_rmem_ptr(finished.squares[Square].data()),
-                    partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
-    copy(copy_to_smem, thread_copy.retile_S(values),
-         thread_copy.partition_D(sD(_, _, slice_of(finished, warp_group))));
-    store_buffer(params.tma_finished, params, finished, column_of(slot, Square), warp_group,
-                 shared);
-  }
 
-  // The pre-activation of a square is on its way from one buffer; its activation goes through the
-  // other. It has its place in both alike, wherever that is.
-  CUTLASS_DEVICE static void activate_part(Params const& params, Finished& finished, int warp_group,
-                                           SharedStorage& shared) {
-    using namespace cute;
-    using Vector = cutlass::AlignedArray<Element, kVector>;
-    if (finished.parts == kParts) {
-      wait_for_buffer(warp_group);
-    }
-    --finished.parts;
-    int const slice = slice_of(finished, warp_group);
-    auto* const buffers = reinterpret_cast<Vector*>(shared.d.data());
-    int place = finished.parts * kPartVectors * cutlass::NumThreadsPerWarpGroup +
-                int(threadIdx.x) % cutlass::NumThreadsPerWarpGroup;
-    CUTLASS_PRAGMA_NO_UNROLL
-    for (int i = 0; i < kPartVectors; ++i) {
-      Vector vector = buffers[(slice ^ 1) * kSquareSize / kVector + place];
-      Tensor values = make_tensor<float>(Int<kVector>{});
-      CUTLASS_PRAGMA_UNROLL
-      for (int v = 0; v < kVector; ++v) {
-        values(v) = float(vector[v]);
-      }
-      activate(params.late_activation, values);
-      CUTLASS_PRAGMA_UNROLL
-      for (int v = 0; v < kVector; ++v) {
-        vector[v] = Element(values(v));
-      }
-      buffers[slice * kSquareSize / kVector + place] = vector;
-      place += cutlass::NumThreadsPerWarpGroup;
-    }
-    if (finished.parts == 0) {
-      store_buffer(params.tma_activated, params, finished,
-                   column_of(next_slot(finished), finished.next), warp_group, shared);
-      ++finished.next;
-    }
-  }
-
-  // The buffer to fill next among those of all warp groups.
-  CUTLASS_DEVICE static int slice_of(Finished const& finished, int warp_group) {
-    return warp_group * Traits::kStoreBuffers + finished.buffer;
-  }
-
-  // Until the store that last used the next buffer has read it: once all but the newest have.
-  CUTLASS_DEVICE static void wait_for_buffer(int warp_group) {
-    if (threadIdx.x % cutlass::NumThreadsPerWarpGroup == 0) {
-      cute::tma_store_wait<Traits::kStoreBuffers - 1>();
+    // The store that last used this buffer has read it once all but the newest have.
+    if (issues) {
+      tma_store_wait<Traits::kStoreBuffers - 1>();
     }
     cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
-  }
 
-  // Sends the buffer that was filled to the tile's columns from `column` on.
-  CUTLASS_DEVICE static void store_buffer(TmaD const& tma, Params const& params, Finished& finished,
-                                          int32_t column, int warp_group, SharedStorage& shared) {
-    using namespace cute;
+    auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
+    auto thread_copy = copy_to_smem.get_slice(thread);
+    Tensor values =
+        make_tensor(make_rmem_ptr(square_values.data()),
+                    partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
+    copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(sD(_, _, slice)));
+
     tma_store_fence();
     cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
-    if (threadIdx.x % cutlass::NumThreadsPerWarpGroup == 0) {
-      Tensor sD =
-          make_tensor(make_smem_ptr(shared.d.data()), typename Traits::SmemD{});  // (64,64,B)
+    if (issues) {
       Tensor mD = tma.get_tma_tensor(make_shape(params.m, params.n));
-      Tensor gD = local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
-                             make_coord(finished.m / kStore, column / kStore));  // (64,64)
+      Tensor gD =
+          local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
+                     make_coord(finished.m / kStore, column_of(slot, square) / kStore));  // (64,64)
       auto block = tma.get_slice(Int<0>{});
-      copy(tma, block.partition_S(sD(_, _, slice_of(finished, warp_group))), block.partition_D(gD));
+      copy(tma, block.partition_S(sD(_, _, slice)), block.partition_D(gD));
       tma_store_arrive();
     }
     finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
-  }
-
-  CUTLASS_DEVICE static int32_t next_slot(Finished const& finished) {
-    return finished.next < kSquaresPerSlot ? finished.slot[0]
-                                           : finished.slot[Config::kGroupSlots - 1];
   }
 
   // First column of a tile's square of 64 in D.

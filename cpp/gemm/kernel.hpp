@@ -154,7 +154,7 @@ struct Kernel {
       if (is_last) {
         break;
       }
-      Epilogue::finish_tile(params.epilogue, record, acc, warp_group, finished);
+      Epilogue::finish_tile(params.epilogue, record, acc, warp_group, shared, finished);
     }
     Epilogue::finish();
   }
