@@ -133,32 +133,6 @@ void bind_column_sums(int dtype, uintptr_t data, int64_t rows, int64_t cols, int
         });
 }
 
-void bind_activation_grad(int dtype, int activation, int64_t rows, int64_t cols, uintptr_t upstream,
-                          int64_t upstream_ld, uintptr_t before, int64_t before_ld, uintptr_t grad,
-                          int64_t grad_ld, uintptr_t row_words, uintptr_t col_words,
-                          int32_t block_rows, int32_t block_cols, uintptr_t sums, int device,
-                          uintptr_t stream) {
-  ActivationGrad request;
-  request.dtype = DataType(dtype);
-  request.activation = Activation(activation);
-  request.rows = rows;
-  request.cols = cols;
-  request.upstream = {at<void const>(upstream), upstream_ld, Order::row_major};
-  request.before = {at<void const>(before), before_ld, Order::row_major};
-  request.grad = at<void>(grad);
-  request.grad_ld = grad_ld;
-  request.mask = {at<uint32_t const>(row_words), at<uint32_t const>(col_words), block_rows,
-                  block_cols};
-  request.sums = at<void>(sums);
-  OnDevice const guard(device);
-  check(activation_grad(request, at<CUstream_st>(stream)), [&] {
-    return "sparsedrop.activation_grad for a [" + std::to_string(rows) + ", " +
-           std::to_string(cols) + "] matrix, activation " + std::to_string(activation) +
-           ", leading dimensions " + std::to_string(upstream_ld) + ", " +
-           std::to_string(before_ld) + ", " + std::to_string(grad_ld);
-  });
-}
-
 // A product and how it is run, all but its addresses: made once for a shape, launched many times.
 class Launch {
  public:
@@ -239,7 +213,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("bernoulli_mask", &bind_bernoulli_mask);
   module.def("balanced_live", &bind_balanced_live);
   module.def("column_sums", &bind_column_sums);
-  module.def("activation_grad", &bind_activation_grad);
   py::class_<Launch>(module, "Launch")
       .def(py::init<int, int64_t, int64_t, int64_t, int64_t, bool, int64_t, bool, int64_t,
                     Launch::Block const&, Launch::Block const&, Launch::Block const&, int, int,

@@ -157,9 +157,6 @@ class Recorder:
     def mask_words(self, *args):
         pass
 
-    def activation_grad(self, *args):
-        self.calls.append(args)
-
     def Launch(self, *plan):  # noqa: N802 - the name of the class that it stands for
         return RecordedLaunch(plan, self.calls)
 
@@ -240,34 +237,6 @@ def test_what_goes_into_an_activation_on_the_dense_path(launches):
     assert not launches
     assert torch.equal(before, sparsedrop.reference.matmul(a, b, out_mask=mask, alpha=2.0))
     assert torch.equal(out, torch.nn.functional.gelu(before))
-
-
-def test_the_gradient_of_an_activation_is_one_launch(launches):
-    mask = random_mask((256, 384), (128, 64), torch.device("cpu"))
-    before, upstream = _matrix(256, 384), _matrix(256, 512)[:, 64:448]
-    grad, sums = cuda.activation_grad("silu", upstream, before, mask, True)
-    assert grad.shape == before.shape
-    assert sums.shape == (384,)
-    assert launches.pop()[:-2] == (
-        *(0, 3, 256, 384, upstream.data_ptr(), 512, before.data_ptr(), 384, grad.data_ptr(), 384),
-        *(mask.row_words.data_ptr(), mask.col_words.data_ptr(), 128, 64, sums.data_ptr()),
-    )
-    grad, sums = cuda.activation_grad("relu", before[:1].expand(256, -1), before, None, False)
-    assert grad.is_contiguous()
-    assert sums is None
-    assert launches.pop()[-7:-2] == (0, 0, 0, 0, 0)
-    small = random_mask((256, 384), (32, 32), torch.device("cpu"))
-    for unfit in (
-        (upstream.float(), before, mask),
-        (upstream, before.half(), mask),
-        (upstream, before[:128], None),
-        (_matrix(256, 384, "col"), before, mask),
-        (_matrix(256, 385)[:, 1:], before, mask),
-        (upstream[:, :380], before[:, :380], None),
-        (upstream, before, small),
-    ):
-        assert cuda.activation_grad("gelu", *unfit, True) is None
-    assert not launches
 
 
 def _matrix(rows, cols, order="row"):

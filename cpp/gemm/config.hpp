@@ -76,11 +76,14 @@ struct Layouts {
   static constexpr Major kD = D;
 };
 
-template <class Element_, class Config_, class Layouts_>
+// With kActivates the epilogue has an activation. Its code is ten times that of a K loop, and a
+// product that only jumps over it waits for instructions at every tile.
+template <class Element_, class Config_, class Layouts_, bool kActivates_>
 struct Traits {
   using Element = Element_;
   using Config = Config_;
   using Layouts = Layouts_;
+  static constexpr bool kActivates = kActivates_;
 
   static constexpr int kThreads = (kConsumerWarpGroups + 1) * cutlass::NumThreadsPerWarpGroup;
 

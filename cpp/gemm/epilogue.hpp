@@ -7,31 +7,10 @@
 #include <cutlass/arch/barrier.h>
 #include <cutlass/numeric_conversion.h>
 
-#include "activation.hpp"
+#include "gemm/activation.hpp"
 #include "gemm/config.hpp"
 
 namespace sparsedrop {
-
-// In place. The switch is outside of the loops: inside, every element would carry every branch.
-template <class Values>
-CUTLASS_DEVICE void activate(Activation activation, Values& values) {
-  if (activation == Activation::relu) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < cute::size(values); ++i) {
-      values(i) = relu(values(i));
-    }
-  } else if (activation == Activation::gelu) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < cute::size(values); ++i) {
-      values(i) = gelu(values(i));
-    }
-  } else if (activation == Activation::silu) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < cute::size(values); ++i) {
-      values(i) = silu(values(i));
-    }
-  }
-}
 
 template <class Traits>
 struct Epilogue {
@@ -125,10 +104,10 @@ struct Epilogue {
     if (params.bias != nullptr) {
       add_bias(params, finished, acc);
     }
-    if (params.keeps_pre_activation) {
-      store_pre_activation(params, acc, warp_group, shared, finished);
-    }
-    if (params.activation != Activation::none) {
+    if constexpr (Traits::kActivates) {
+      if (params.keeps_pre_activation) {
+        store_pre_activation(params, acc, warp_group, shared, finished);
+      }
       activate(params.activation, acc);
     }
     CUTLASS_PRAGMA_UNROLL
@@ -238,27 +217,39 @@ struct Epilogue {
         GMMA::ss_op_selector<Element, Element, float, Shape<Int<kStore>, Int<kStore>, Int<64>>>());
   }
 
+  // A thread has two neighbours of every eight columns of a square, in two rows.
   template <class Accumulator>
   CUTLASS_DEVICE static void add_bias(Params const& params, Finished const& finished,
                                       Accumulator& acc) {
     using namespace cute;
-    // Where this thread's values stand within a square of 64.
     Tensor place = square_mma()
                        .get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup)
                        .partition_C(make_identity_tensor(Shape<Int<kStore>, Int<kStore>>{}));
-    CUTLASS_PRAGMA_UNROLL
-    for (int square = 0; square < kSquares; ++square) {
-      int32_t const slot = finished.slot[square / kSquaresPerSlot];
-      if (slot != kNoSlot) {
-        CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < kValues; ++i) {
-          bool const along_n = Layouts::kD == Major::K;
-          int32_t const index = along_n ? column_of(slot, square) + int(get<1>(place(i)))
-                                        : finished.m + int(get<0>(place(i)));
-          if (index < (along_n ? params.n : params.m)) {
-            acc(square * kValues + i) += float(params.bias[index]);
+    if constexpr (Layouts::kD == Major::K) {
+      using Pair = cutlass::AlignedArray<Element, 2>;
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < size(acc); i += 4) {
+        int const square = i / kValues;
+        int32_t const slot = finished.slot[square / kSquaresPerSlot];
+        int32_t const column = column_of(slot, square) + int(get<1>(place(i % kValues)));
+        if (slot != kNoSlot && column < params.n) {
+          Pair const pair = *reinterpret_cast<Pair const*>(params.bias + column);
+          CUTLASS_PRAGMA_UNROLL
+          for (int v = 0; v < 4; ++v) {
+            acc(i + v) += float(pair[v % 2]);
           }
         }
+      }
+    } else {
+      float of_row[2] = {};
+      CUTLASS_PRAGMA_UNROLL
+      for (int r = 0; r < 2; ++r) {
+        int32_t const row = finished.m + int(get<0>(place(2 * r)));
+        of_row[r] = row < params.m ? float(params.bias[row]) : 0.0f;
+      }
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < size(acc); ++i) {
+        acc(i) += of_row[i / 2 % 2];
       }
     }
   }

@@ -107,7 +107,11 @@ cudaError_t launch_tile(int tile, Product const& product, TileList const& list, 
   int id = 0;
   cute::for_each(TileConfigs{}, [&](auto config) {
     if (id++ == tile) {
-      status = launch<Traits<Element, decltype(config), ThisLayouts>>(product, list, ctas, stream);
+      using Config = decltype(config);
+      status =
+          product.activation == Activation::none
+              ? launch<Traits<Element, Config, ThisLayouts, false>>(product, list, ctas, stream)
+              : launch<Traits<Element, Config, ThisLayouts, true>>(product, list, ctas, stream);
     }
   });
   return status;

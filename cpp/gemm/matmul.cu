@@ -121,6 +121,9 @@ char const* refusal(Problem const& problem, Choice choice) {
       return reason;
     }
   }
+  if (reinterpret_cast<uintptr_t>(problem.bias) % 16 != 0) {
+    return "the bias is not 16-byte aligned";
+  }
   if (!block_fits(problem.a_mask) || !block_fits(problem.b_mask) || !block_fits(problem.d_mask)) {
     return "a block extent is no multiple of 64";
   }

@@ -53,26 +53,6 @@ def column_sums(
     stream: int,
     /,
 ) -> None: ...
-def activation_grad(
-    dtype: int,
-    activation: int,
-    rows: int,
-    cols: int,
-    upstream: int,
-    upstream_ld: int,
-    before: int,
-    before_ld: int,
-    grad: int,
-    grad_ld: int,
-    row_words: int,
-    col_words: int,
-    block_rows: int,
-    block_cols: int,
-    sums: int,
-    device: int,
-    stream: int,
-    /,
-) -> None: ...
 
 class Launch:
     """A product and how it is run, all but its addresses; a block of None: no mask."""

@@ -177,7 +177,7 @@ def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
 
 
 def _waves(tiles: _Tiles, per_tile: int, sms: int) -> tuple[float, float]:
-    """Waves of whole tiles, and of single slots: the last one takes the least time, as in Records."""
+    """Waves of whole tiles, and of single slots: as in Records, the last takes the least time."""
     full, left = divmod(tiles.wholes, sms)
     if left == 0:
         return full, math.ceil(tiles.singles / sms)

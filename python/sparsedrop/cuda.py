@@ -154,68 +154,30 @@ def _run(
 
 def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
     """Sums of a [m, n] matrix over its rows, live blocks only: [n]. None where no kernel can."""
-    words = _col_words(mask)
-    if words is None or not _is_summable(matrix):
-        return None
-    (m, n), index = matrix.shape, matrix.get_device()
-    out = matrix.new_empty(n)
-    _native.C.column_sums(
-        _DTYPE_CODES[matrix.dtype], matrix.data_ptr(), m, n, matrix.stride(0), *words,
-        out.data_ptr(), index, _native.current_stream(index),
-    )  # fmt: skip
-    return out
-
-
-def activation_grad(
-    activation: str, upstream: Tensor, before: Tensor, mask: BlockMask | None, needs_sums: bool
-) -> tuple[Tensor, Tensor | None] | None:
-    """upstream ∘ act'(before) [m, n], and its column sums [n]. None where no kernel can.
-
-    Of the gradient only live blocks are defined, as of `before`: the products that read it, and the
-    dense path, leave out the others. For relu `before` may be what came out.
-    """
-    words, index = _col_words(mask), upstream.get_device()
+    (m, n), (ld, step), at = matrix.shape, matrix.stride(), matrix.data_ptr()
+    index = matrix.get_device()
     if (
-        words is None
-        or not _is_summable(upstream)
-        or not _is_summable(before)
-        or (before.shape, before.dtype, before.get_device())
-        != (upstream.shape, upstream.dtype, index)
+        matrix.dtype not in _DTYPE_CODES
+        or not gpu_facts(index)["tiles"]
+        or step != 1
+        or at & _ALIGNMENT_BITS
+        or ld % _UNIT
+        or n % _UNIT
+        or not 0 < n <= _MOST_SUMS
+        or m == 0
     ):
         return None
-    m, n = upstream.shape
-    grad = upstream.new_empty((m, n))
-    sums = upstream.new_empty(n) if needs_sums else None
-    _native.C.activation_grad(
-        _DTYPE_CODES[upstream.dtype], _ACTIVATION_CODES[activation], m, n,
-        upstream.data_ptr(), upstream.stride(0), before.data_ptr(), before.stride(0),
-        grad.data_ptr(), n, *words, 0 if sums is None else sums.data_ptr(),
-        index, _native.current_stream(index),
+    words, block = _NO_MASK, (0, 0)
+    if mask is not None:
+        words, block = mask.tensors.addresses(), mask.block_shape
+        if not words[2]:
+            return None
+    out = matrix.new_empty(n)
+    _native.C.column_sums(
+        _DTYPE_CODES[matrix.dtype], at, m, n, ld, *words[1:], *block, out.data_ptr(), index,
+        _native.current_stream(index),
     )  # fmt: skip
-    return grad, sums
-
-
-def _is_summable(matrix: Tensor) -> bool:
-    """Whether the kernels that sum up columns can read a matrix."""
-    (m, n), (ld, step) = matrix.shape, matrix.stride()
-    return (
-        matrix.dtype in _DTYPE_CODES
-        and bool(gpu_facts(matrix.get_device())["tiles"])
-        and step == 1
-        and not matrix.data_ptr() & _ALIGNMENT_BITS
-        and ld % _UNIT == 0
-        and n % _UNIT == 0
-        and 0 < n <= _MOST_SUMS
-        and m > 0
-    )
-
-
-def _col_words(mask: BlockMask | None) -> tuple[int, int, int, int] | None:
-    """Addresses of row_words and col_words, and the block's extents; None where it has no words."""
-    if mask is None:
-        return 0, 0, 0, 0
-    _, row_words, col_words = mask.tensors.addresses()
-    return (row_words, col_words, *mask.block_shape) if col_words else None
+    return out
 
 
 def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:

@@ -83,10 +83,11 @@ class _MaskedMM(torch.autograd.Function):
         (a_mask, b_mask, out_mask), alpha, activation, b_turned = product
         left, right = (a, a_mask, False), (b, b_mask, b_turned)
         way = _way_for(a, b) if bias is None else _way_for(a, b, bias)
-        # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
+        # relu's gradient follows from the output's sign; gelu's and silu's need what went in. With
+        # that to store, gelu takes the kernels as long as torch: the error function is most of it.
         if activation is None or activation == "relu":
             kept = out = way(left, right, bias, out_mask, alpha, activation)
-        elif way is cuda.masked_mm:
+        elif activation == "silu" and way is cuda.masked_mm:
             out, kept = cuda.masked_mm_and_before(left, right, bias, out_mask, alpha, activation)
         else:
             kept = way(left, right, bias, out_mask, alpha, None)
@@ -132,14 +133,8 @@ def _gradients(
     (a_mask, b_mask, out_mask), alpha, activation, b_turned = ctx.product
     need_a, need_b, need_bias, _ = ctx.needs_input_grad
     a_column_major, b_column_major = ctx.column_major
-    run = _way_for(*[x for x in (upstream, a, b, kept) if x is not None])
-    is_ours = run is cuda.masked_mm and select.is_free()
-    grad, sums = upstream, None
-    if activation is not None:
-        fused = None
-        if is_ours:
-            fused = cuda.activation_grad(activation, upstream, kept, out_mask, need_bias)
-        grad, sums = fused or (_ACTIVATION_GRADS[activation](upstream, kept), None)
+    grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, kept)
+    run = _way_for(grad, grad if a is None else a, grad if b is None else b)
     grad_a = grad_b = grad_bias = None
     if need_a:
         left, right = (grad, out_mask, False), (b, b_mask, not b_turned)
@@ -150,8 +145,8 @@ def _gradients(
             left, right = _turned(right), _turned(left)
         grad_b = _gradient(run, left, right, b_mask, alpha, b_column_major)
     if need_bias:
-        if sums is None and is_ours:
-            sums = cuda.column_sums(grad, out_mask)
+        is_ours = run is cuda.masked_mm and select.is_free()
+        sums = cuda.column_sums(grad, out_mask) if is_ours else None
         grad_bias = _sum_live_rows(grad, out_mask) if sums is None else sums
     return grad_a, grad_b, grad_bias, None
 

@@ -67,6 +67,7 @@ TEST(Refusal, NamesWhatIsWrong) {
   EXPECT_NE(reason_after([](Problem& p) { p.a.data = kMemory + 8; }), "");
   EXPECT_NE(reason_after([](Problem& p) { p.a.data = nullptr; }), "");
   EXPECT_NE(reason_after([](Problem& p) { p.d = nullptr; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.bias = kMemory + 8; }), "");
   EXPECT_NE(reason_after([](Problem& p) { p.a.ld = 120; }), "");  // shorter than a row
   EXPECT_NE(reason_after([](Problem& p) { p.b.ld = 513; }), "");  // rows start unaligned
   EXPECT_NE(reason_after([](Problem& p) { p.b.ld = int64_t(1) << 40; }), "");
@@ -90,38 +91,6 @@ TEST(Refusal, TakesAPreActivationForGeluAndSilu) {
   EXPECT_NE(with(Activation::relu, kMemory + 16), "");
   EXPECT_NE(with(Activation::gelu, kMemory + 8), "");  // not aligned
   EXPECT_NE(with(Activation::gelu, kMemory), "");      // where d is
-}
-
-// One that could be launched, but for the change.
-template <class Change>
-cudaError_t activation_grad_after(Change change) {
-  ActivationGrad request;
-  request.activation = Activation::gelu;
-  request.rows = 128;
-  request.cols = 64;
-  request.upstream = request.before = {kMemory, 64, Order::row_major};
-  request.grad = kMemory;
-  request.grad_ld = 64;
-  change(request);
-  return activation_grad(request, nullptr);
-}
-
-TEST(ActivationGrad, RefusesBeforeItTouchesTheGpu) {
-  auto const refuses = [](auto change) {
-    return activation_grad_after(change) == cudaErrorInvalidValue;
-  };
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.activation = Activation::none; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.activation = Activation(9); }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.dtype = DataType(9); }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.rows = 0; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.cols = 60; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.upstream.data = nullptr; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.before.data = kMemory + 8; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.before.order = Order::col_major; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.upstream.ld = 65; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.grad = nullptr; }));
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.grad_ld = 56; }));  // rows would overlap
-  EXPECT_TRUE(refuses([](ActivationGrad& r) { r.mask = mask(64, 32); }));
 }
 
 TEST(Matmul, RefusesBeforeItTouchesTheGpu) {

@@ -93,29 +93,9 @@ struct Matrix {
 cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
                         Mask const& mask, void* out, cudaStream_t stream);
 
-// The gradient of what went into an activation, grad = upstream ∘ act'(before) over the live blocks
-// of the mask, and the gradient of a bias that was added there: `sums`, as column_sums() of grad.
-// All matrices are [rows, cols] and as column_sums() wants them.
-struct ActivationGrad {
-  DataType dtype = DataType::bf16;
-  Activation activation = Activation::none;  // any but this
-  int64_t rows = 0;
-  int64_t cols = 0;
-  Matrix upstream;
-  Matrix before;         // what went in; for relu, what came out does too
-  void* grad = nullptr;  // row-major; its dropped blocks are not written
-  int64_t grad_ld = 0;
-  Mask mask;
-  void* sums = nullptr;  // `cols` elements, or null: not wanted
-};
-
-// In fp32, rounded once; the same in every run. cudaErrorInvalidValue where the request is not as
-// above. One launch.
-cudaError_t activation_grad(ActivationGrad const& request, cudaStream_t stream);
-
 // One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
 //
-// What a gradient of gelu or silu needs is stored beside D where `pre_activation` is not null:
+// What the gradient of gelu or silu needs is stored beside D where `pre_activation` is not null:
 // P = alpha · (A ∘ M_A) (B ∘ M_B) + bias, as D lies and in its dtype. D is then act(P) of the
 // rounded P. Dropped blocks of P are not written.
 //
