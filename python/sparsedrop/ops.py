@@ -83,11 +83,10 @@ class _MaskedMM(torch.autograd.Function):
         (a_mask, b_mask, out_mask), alpha, activation, b_turned = product
         left, right = (a, a_mask, False), (b, b_mask, b_turned)
         way = _way_for(a, b) if bias is None else _way_for(a, b, bias)
-        # relu's gradient follows from the output's sign; gelu's and silu's need what went in. With
-        # that to store, gelu takes the kernels as long as torch: the error function is most of it.
+        # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
         if activation is None or activation == "relu":
             kept = out = way(left, right, bias, out_mask, alpha, activation)
-        elif activation == "silu" and way is cuda.masked_mm:
+        elif way is cuda.masked_mm:
             out, kept = cuda.masked_mm_and_before(left, right, bias, out_mask, alpha, activation)
         else:
             kept = way(left, right, bias, out_mask, alpha, None)

@@ -24,7 +24,7 @@ from sparsedrop.nn import SparseDropLinear
 LINEAR, DROPOUT, SPARSEDROP = "Linear", "Dropout + Linear", "SparseDropLinear"
 COMPILED = " compiled"
 
-STEPS = 10
+STEPS = 50
 """Between two waits for the GPU, as in a training loop."""
 
 MOST_ROUNDS = 21
