@@ -23,10 +23,6 @@ from sparsedrop.nn import SparseDropLinear
 
 LINEAR, DROPOUT, SPARSEDROP = "Linear", "Dropout + Linear", "SparseDropLinear"
 COMPILED = " compiled"
-REPLAYED = " compiled, reduce-overhead"
-"""In torch.compile's mode of that name: steps are CUDA graphs, and the host only starts them."""
-
-_MODES = {COMPILED: None, REPLAYED: "reduce-overhead"}
 
 STEPS = 50
 """Between two waits for the GPU, as in a training loop."""
@@ -59,8 +55,8 @@ class Row(NamedTuple):
     figures: dict[str, Figures]
 
     def speedup(self, name: str) -> float:
-        """Over Dropout + Linear, compiled as the layer is; of wall time."""
-        baseline = DROPOUT + next((mode for mode in _MODES if name.endswith(mode)), "")
+        """Over Dropout + Linear, compiled where the layer is; of wall time."""
+        baseline = DROPOUT + COMPILED if name.endswith(COMPILED) else DROPOUT
         return self.figures[baseline].wall_ms / self.figures[name].wall_ms
 
 
@@ -91,18 +87,15 @@ class Layers:
         }
         if settings.compiled:
             torch.compiler.reset()  # else the rates would soon reach the limit of recompilations
-            for suffix, mode in _MODES.items():
-                for name in (DROPOUT, SPARSEDROP):
-                    compiled = torch.compile(self.modules[name], dynamic=False, mode=mode)
-                    self.modules[name + suffix] = compiled
+            for name in (DROPOUT, SPARSEDROP):
+                compiled = torch.compile(self.modules[name], dynamic=False)
+                self.modules[name + COMPILED] = compiled
         self.leaves = (self.x, *linear.parameters())
 
     def step(self, name: str) -> None:
         """One forward and backward, gradients made anew."""
         for leaf in self.leaves:
             leaf.grad = None
-        if name.endswith(REPLAYED):
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step made may be overwritten
         self.modules[name](self.x).backward(self._grad)
 
 
@@ -138,21 +131,17 @@ def _measure(
     gpu: dict[str, float] = {}
     peaks: dict[str, float] = {}
     if settings.device.type == "cuda":
-        # Graphs cannot be captured in a graph, and keep their memory between steps.
-        names = [name for name in layers.modules if not name.endswith(REPLAYED)]
-        peaks = {name: _peak_mb(layers, name) for name in names}
-        gpu, left_out = _gpu_ms(layers, names, settings.device)
+        peaks = {name: _peak_mb(layers, name) for name in layers.modules}
+        gpu, left_out = _gpu_ms(layers, settings.device)
         notes += [f"{extents}, p = {p:g}: {sentence}" for sentence in left_out]
     figures = {name: Figures(ms, gpu.get(name), peaks.get(name)) for name, ms in walls.items()}
     return Row(extents, p, dtype, figures)
 
 
-def _gpu_ms(
-    layers: Layers, names: list[str], device: torch.device
-) -> tuple[dict[str, float], list[str]]:
+def _gpu_ms(layers: Layers, device: torch.device) -> tuple[dict[str, float], list[str]]:
     """Time of one step of each layer as a CUDA graph, and a sentence for each that is left out."""
     turns, candidates, left_out = Turns(device), {}, []
-    for name in names:
+    for name in layers.modules:
         try:
             candidates[name] = turns.prepare([functools.partial(layers.step, name)])
         except RuntimeError as error:
@@ -211,11 +200,10 @@ def _host_us(call: Call, device: torch.device) -> float:
 
 
 def _sentences(rows: list[Row], settings: Settings) -> list[str]:
-    suffixes = ("", *_MODES) if settings.compiled else ("",)
-    names = [SPARSEDROP + suffix for suffix in suffixes]
+    names = [SPARSEDROP, SPARSEDROP + COMPILED] if settings.compiled else [SPARSEDROP]
     found = [
         f"Blocks of {block_name(settings.block)}, {settings.sampler} masks. "
-        "Speed-up: wall time of Dropout + Linear, compiled as the layer is, over the layer's."
+        "Speed-up: wall time of Dropout + Linear, compiled where the layer is, over the layer's."
     ]
     for name in names:
         worst = min(rows, key=lambda row: row.speedup(name))
