@@ -12,7 +12,7 @@ GPU = torch.device("cuda", 0)
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("p", [None, 0.5, 1.0])
-@pytest.mark.parametrize("shape", [(4096, 1024), (1000, 776), (64, 8), (130, 4104)])
+@pytest.mark.parametrize("shape", [(4096, 1024), (1000, 776), (64, 8), (130, 4104), (2177, 264)])
 def test_column_sums(shape, p, dtype):
     """Against float64, over live blocks only, and the same bits every time."""
     matrix = torch.randn(shape, device=GPU).to(dtype)
@@ -30,9 +30,9 @@ def test_column_sums(shape, p, dtype):
 
 @pytest.mark.parametrize("block_shape", [(64, 64), (128, 256), (192, 128)])
 def test_column_sums_of_any_blocks_and_strides(block_shape):
-    wide = torch.randint(-3, 4, (1000, 1024), device=GPU).to(torch.bfloat16)
+    wide = torch.randint(-3, 4, (2600, 1024), device=GPU).to(torch.bfloat16)
     matrix = wide[:, 64:840]  # of rows that lie apart
-    mask = BlockMask.bernoulli((1000, 776), 0.5, block_shape=block_shape, device=GPU)
+    mask = BlockMask.bernoulli((2600, 776), 0.5, block_shape=block_shape, device=GPU)
     expected = reference.keep_live(matrix, mask).float().sum(0).to(torch.bfloat16)
     assert torch.equal(cuda.column_sums(matrix, mask), expected)
     one_row = wide[:1].expand(1000, -1)  # as the gradient of a sum is

@@ -40,6 +40,7 @@ def test_expected_times_grow_with_the_work():
 
 def _measured():
     """Each row of the committed times of all tiles: its request, and microseconds by choice."""
+    sizes = ["x".join(map(str, tile[:3])) for tile in TILES]
     results = json.loads((ROOT / "bench/results/h200_tiles.json").read_text())
     for row in results["rows"]:
         m, n, k = map(int, row["shape"].split("x"))
@@ -49,8 +50,8 @@ def _measured():
             "dX": OUT._replace(m=m, n=k, k=n, out_keep=keep),
             "dW": _only(b_block=block, b_keep=keep)._replace(m=n, n=k, k=m),
         }[row["product"]]
-        names = (re.fullmatch(r"#(\d) \S+( swap)?", name) for name in row["tiles_us"])
-        ways = [(int(name[1]), name[2] is not None) for name in names if name]
+        names = (re.fullmatch(r"#\d (\S+)( swap)?", name) for name in row["tiles_us"])
+        ways = [(sizes.index(name[1]), name[2] is not None) for name in names if name]
         yield request_, dict(zip(ways, row["tiles_us"].values(), strict=True))
 
 

@@ -1,5 +1,7 @@
 """What only a GPU can show: every tile and orientation, no host waits, graphs, streams, size."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda", 0)
 SAMPLERS = ("bernoulli", "balanced")
 
+SEVERAL = [(3240, 2696, 136), (1024, 1024, 128)]  # the latter: one pair of small slots each
 LONG = [(36864, 264, 128), (264, 36864, 128), (139264, 136, 64)]
 
 
@@ -49,6 +52,13 @@ def test_every_tile_and_orientation(blocks, extents, order, dtype):
     _check_every_way(Case(*extents, *blocks, *order), dtype)
 
 
+@pytest.mark.parametrize("extents", SEVERAL, ids=str)
+@pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
+def test_several_tiles_a_cta(blocks, extents):
+    """As CTAs order them: groups of lines, a ragged last one, slots without a partner."""
+    _check_every_way(Case(*extents, *blocks), torch.bfloat16)
+
+
 @pytest.mark.parametrize("extents", LONG, ids=str)
 @pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
 def test_many_lines_of_tiles(blocks, extents):
@@ -61,14 +71,14 @@ def _check_every_way(case, dtype):
     assert ways
     problem = build(case, signs, dtype, GPU)
     bias = signs(case.n).to(GPU, dtype)
-    truth = reference.matmul(
-        problem.a.double(), problem.b.double(), bias=bias.double(), alpha=2.0, activation="relu",
-        **problem.masks,
-    )  # fmt: skip
+    before = reference.matmul(
+        problem.a.double(), problem.b.double(), bias=bias.double(), alpha=2.0, **problem.masks
+    )
+    truths = {None: before, "relu": before.relu()}  # in kernels of their own
     a = poisoned(problem.a, problem.masks.get("a_mask"))
     weight = poisoned(problem.b, problem.masks.get("b_mask")).t()
     b_mask = problem.masks.get("b_mask")
-    for tile, swap in ways:
+    for (tile, swap), activation in itertools.product(ways, truths):
         with select.override(tile=tile, swap=swap):
             out = sparsedrop.linear(
                 a,
@@ -78,9 +88,10 @@ def _check_every_way(case, dtype):
                 weight_mask=None if b_mask is None else b_mask.T,
                 out_mask=problem.masks.get("out_mask"),
                 alpha=2.0,
-                activation="relu",
+                activation=activation,
             )
-        assert torch.equal(out.double(), truth), f"tile {_tiles()[tile]}, swap {swap}"
+        way = f"tile {_tiles()[tile]}, swap {swap}, activation {activation}"
+        assert torch.equal(out.double(), truths[activation]), way
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])

@@ -1,5 +1,6 @@
 // The activations, in fp32 and by torch's formulae: gelu is the exact one. The exponential and the
-// division are the fast ones, whose errors no 16-bit result shows. A NaN stays a NaN.
+// division are the fast ones, whose errors a 16-bit result does not show, but where silu is below
+// 1e-36: then it is 0. A NaN stays a NaN.
 
 #pragma once
 

@@ -65,6 +65,9 @@ struct Epilogue {
 
   CUTLASS_DEVICE static void prefetch(Params const& params) {
     cute::prefetch_tma_descriptor(params.tma_d.get_tma_descriptor());
+    if (Traits::kActivates && params.keeps_pre_activation) {
+      cute::prefetch_tma_descriptor(params.tma_pre_activation.get_tma_descriptor());
+    }
   }
 
   static constexpr int kSquares = Config::kGroupN / kStore;

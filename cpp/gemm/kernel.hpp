@@ -39,7 +39,8 @@ struct Kernel {
   struct SharedStorage : Traits::SharedStorage {
     OwnOrder own_order;
   };
-  static_assert(Traits::kRecords >= 2, "see load_tiles");
+  static_assert(Traits::kRecords >= 2,
+                "an only tile and the end of all fit into the queue without the loader's pops");
   static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
 
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
@@ -76,7 +77,7 @@ struct Kernel {
                                         SharedStorage& shared) {
     auto write = cutlass::make_producer_start_state<TilePipeline>();
     auto hand_out = [&](TileRecord const& record) {
-      if (lane_of_warp() == 0) {
+      if (lane_id() == 0) {
         push(record, tiles, write, shared);
       }
     };

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "gemm/config.hpp"
-#include "gemm/warp_search.hpp"
 #include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
+#include "mask/warp_search.hpp"
 
 namespace sparsedrop {
 
@@ -30,7 +30,7 @@ struct Ordering {
   }
 
   // Whether every CTA gets one tile at most, and knows which without an order. With a mask on D,
-  // that is its part of the grid, live or dropped: one slot, or as many as take no longer than one.
+  // that is its part of the grid, live or dropped: one slot, or two that are multiplied at once.
   static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas,
                            bool slots_are_parallel) {
     bool const by_record = d_lines.words == nullptr || slots_are_parallel;

@@ -143,7 +143,7 @@ struct OwnOrder {
       }
       whole[position] = uint16_t(whole_tiles(live_slots, grid.slots_per_tile));
       unsigned const odd =
-          __ballot_sync(0xffffffffu, left_over_slots(live_slots, grid.slots_per_tile) != 0);
+          __ballot_sync(kAllLanes, left_over_slots(live_slots, grid.slots_per_tile) != 0);
       if (position % 32 == 0) {
         left_over[position / 32] = odd;
       }
@@ -154,10 +154,7 @@ struct OwnOrder {
       for (int32_t i = 0; i < kLinesPerGroup && position < kGroups; ++i) {
         sum += whole[position * kLinesPerGroup + i];
       }
-      for (int offset = 1; offset < 32; offset *= 2) {
-        int32_t const lower = __shfl_up_sync(0xffffffffu, sum, offset);
-        sum += position >= offset ? lower : 0;
-      }
+      sum = inclusive_sum_in_warp(sum);
       if (position < kGroups) {
         group_start[position + 1] = sum;
       }

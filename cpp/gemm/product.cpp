@@ -5,17 +5,23 @@
 namespace sparsedrop {
 namespace {
 
-Lines lines(uint32_t const* words, int64_t extent, int32_t block) {
-  return words == nullptr ? Lines{} : Lines{words, mask_line_words(extent), block};
+// By the rows or by the columns of a mask, if it is one.
+Lines row_lines(Mask const& mask, int64_t cols) {
+  return mask.row_words == nullptr ? Lines{}
+                                   : Lines{mask.row_words, mask_line_words(cols), mask.block_rows};
+}
+Lines col_lines(Mask const& mask, int64_t rows) {
+  return mask.row_words == nullptr ? Lines{}
+                                   : Lines{mask.col_words, mask_line_words(rows), mask.block_cols};
 }
 
 }  // namespace
 
 Product orient(Problem const& p, bool swap) {
-  Lines const a_rows = lines(p.a_mask.row_words, p.k, p.a_mask.block_rows);
-  Lines const b_cols = lines(p.b_mask.col_words, p.k, p.b_mask.block_cols);
-  Lines const d_rows = lines(p.d_mask.row_words, p.n, p.d_mask.block_rows);
-  Lines const d_cols = lines(p.d_mask.col_words, p.m, p.d_mask.block_cols);
+  Lines const a_rows = row_lines(p.a_mask, p.k);
+  Lines const b_cols = col_lines(p.b_mask, p.k);
+  Lines const d_rows = row_lines(p.d_mask, p.n);
+  Lines const d_cols = col_lines(p.d_mask, p.m);
   Product product{p.m,
                   p.n,
                   p.k,

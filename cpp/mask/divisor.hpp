@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 
 #include "mask/bits.hpp"
@@ -16,6 +17,7 @@ class Divisor {
  public:
   Divisor() = default;
   SPARSEDROP_HOST_DEVICE Divisor(int32_t value) : value_(value) {  // NOLINT: stands for the number
+    assert(value > 0);
     int32_t bits = 0;
     while ((int64_t(1) << bits) < value) {
       ++bits;
@@ -32,8 +34,8 @@ class Divisor {
 
  private:
   int32_t value_ = 1;
-  uint32_t reciprocal_ = 0;
-  int32_t shift_ = 0;
+  uint32_t reciprocal_ = 0x80000001u;
+  int32_t shift_ = 31;
 };
 
 }  // namespace sparsedrop

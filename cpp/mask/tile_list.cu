@@ -9,6 +9,7 @@
 #include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
 #include "mask/tile_order.hpp"
+#include "mask/warp_search.hpp"
 #include "overlap.hpp"
 
 namespace sparsedrop {
@@ -19,7 +20,6 @@ constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kBins = kThreads;   // of K tile counts, one a thread
 constexpr int kFastLines = 1024;  // as many keep their scratch values in shared memory
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct Geometry {
   FullGrid grid;
@@ -54,17 +54,7 @@ struct Scratch {
 // A kernel this short is bound by fetching its instructions: loops stay loops, and what is used
 // twice is a function.
 
-__device__ int lane_id() { return threadIdx.x % kWarp; }
 __device__ int warp_id() { return threadIdx.x / kWarp; }
-
-__device__ int32_t inclusive_sum_in_warp(int32_t value) {
-#pragma unroll 1
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    int32_t const lower = __shfl_up_sync(kAllLanes, value, offset);
-    value += lane_id() >= offset ? lower : 0;
-  }
-  return value;
-}
 
 // sums[i] = the sum of values[index[0]] ... values[index[i - 1]]; without an index, of values[0]
 // ... Returns the whole sum. `sums` may be `values` where there is no index.

@@ -31,15 +31,17 @@ CACHE_BYTES = 40e6
 """Of an operand that stays in the L2 cache of a Hopper GPU, 50 to 60 MB, while others are read
 beside it. One of twice the size does not stay at all."""
 
-READ_BYTES_PER_US = 3.5e6
-"""At which operands come from memory while the kernels multiply: fitted to h200_tiles.json."""
+PASSING_SHARE = 1 / 8
+"""Of a result on its way to memory, what takes an operand's place in the cache: fitted likewise."""
+
+MEMORY_BYTES_PER_US = 3.5e6
+"""To and from memory while the kernels multiply: fitted to h200_tiles.json."""
 
 LINES_IN_STEP = 8
 """Lines of output tiles that read the same part of b at the same time."""
 
-MASKED_RESULT_US = 1.5
-"""What it takes a CTA to find its first tile where the result is masked, by timestamps in the
-kernel on an H200."""
+MASKED_RESULT_US = 0.5
+"""What it takes a CTA longer to find its first tile where the result is masked."""
 
 OWN_LINES = 256
 LIST_US, LIST_SLOT_US = 8.0, 0.5
@@ -102,9 +104,10 @@ class Work(NamedTuple):
     # Expected live share of the result, and its blocks; None: no mask.
     out_keep: float
     out_block: tuple[int, int] | None
-    # Of the live part of a, and of all of b.
+    # Of the live part of a, and of all of b and the result.
     a_bytes: float
     b_bytes: float
+    out_bytes: float
 
 
 class _Tiles(NamedTuple):
@@ -138,11 +141,10 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
 
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
-        finding = 0.0 if lines * slots <= sms else MASKED_RESULT_US
-        computing = finding + sum(cases) / len(cases)
+        computing = MASKED_RESULT_US + sum(cases) / len(cases)
     else:
         computing = time(_Tiles(lines * (slots // per_tile), lines * (slots % per_tile)))
-    return _listing_us(work, lines, slots) + _soft_maximum(computing, _reading_us(work, lines))
+    return _listing_us(work, lines, slots) + _soft_maximum(computing, _memory_us(work, lines))
 
 
 def _listing_us(work: Work, lines: int, slots: int) -> float:
@@ -151,12 +153,14 @@ def _listing_us(work: Work, lines: int, slots: int) -> float:
     return LIST_US if lines > OWN_LINES else 0.0
 
 
-def _reading_us(work: Work, lines: int) -> float:
-    """What reading the operands from memory takes: a once, b once for each pass over it."""
+def _memory_us(work: Work, lines: int) -> float:
+    """What memory takes: a is read once, b for each pass over it, the result written."""
     # The more of a result is dropped, the more its lines fall out of step.
     passes = max(lines / LINES_IN_STEP * (2.0 - work.out_keep), 1.0)
-    missing = min(max(work.b_bytes / CACHE_BYTES - 1.0, 0.0), 1.0)
-    return (work.a_bytes + work.b_bytes * (1.0 + (passes - 1.0) * missing)) / READ_BYTES_PER_US
+    cached = work.b_bytes + PASSING_SHARE * work.out_bytes
+    missing = min(max(cached / CACHE_BYTES - 1.0, 0.0), 1.0)
+    read = work.a_bytes + work.b_bytes * (1.0 + (passes - 1.0) * missing)
+    return (read + work.out_bytes) / MEMORY_BYTES_PER_US
 
 
 def _soft_maximum(one: float, other: float) -> float:

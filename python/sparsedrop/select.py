@@ -300,6 +300,7 @@ def _work(request: Request, swap: bool) -> costs.Work:
         out_block,
         a_bytes,
         b_bytes,
+        float(request.dtype.itemsize * m * n),
     )
 
 

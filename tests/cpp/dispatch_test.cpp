@@ -128,7 +128,7 @@ TEST(Orient, SwapTransposesTheProblem) {
   Product const straight = orient(p, false);
   EXPECT_EQ(straight.m, 256);
   EXPECT_TRUE(straight.a.k_major && straight.b.k_major && straight.n_major);
-  EXPECT_EQ(straight.a_lines.block, 128);
+  EXPECT_EQ(straight.a_lines.block.value(), 128);
   EXPECT_EQ(straight.b_lines.words, nullptr);
   Product const swapped = orient(p, true);
   EXPECT_EQ(swapped.m, 512);
@@ -136,7 +136,7 @@ TEST(Orient, SwapTransposesTheProblem) {
   EXPECT_FALSE(swapped.n_major);
   EXPECT_EQ(swapped.pre_activation, kMemory + 16);
   EXPECT_EQ(swapped.a_lines.words, nullptr);
-  EXPECT_EQ(swapped.b_lines.block, 128);
+  EXPECT_EQ(swapped.b_lines.block.value(), 128);
 }
 
 TEST(Workspace, IsEmptyWithoutAList) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <climits>
 #include <random>
 
@@ -23,6 +24,7 @@ TEST(Divisor, DividesLikeTheHardware) {
     }
   }
   EXPECT_EQ(Divisor(192).value(), 192);
+  EXPECT_EQ(12 / Divisor(), 12);
 }
 
 }  // namespace

@@ -1,9 +1,7 @@
-// Searches of one warp: all 32 lanes call them together with the same arguments and get the same
-// answer. A CTA's first tile waits for them, and one thread takes a microsecond longer.
+// What all 32 lanes of a warp find together: each calls it with the same arguments and gets the
+// same answer. A CTA's first tile waits for it, and one thread takes a microsecond longer.
 
 #pragma once
-
-#include <cutlass/cutlass.h>
 
 #include "mask/tile_order.hpp"
 
@@ -11,26 +9,33 @@ namespace sparsedrop {
 
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-CUTLASS_DEVICE int32_t lane_of_warp() { return int32_t(threadIdx.x % 32); }
+__device__ inline int32_t lane_id() { return int32_t(threadIdx.x % 32); }
+
+// Of the lanes up to the own one, which have values of their own.
+__device__ inline int32_t inclusive_sum_in_warp(int32_t value) {
+#pragma unroll 1
+  for (int offset = 1; offset < 32; offset *= 2) {
+    int32_t const lower = __shfl_up_sync(kAllLanes, value, offset);
+    value += lane_id() >= offset ? lower : 0;
+  }
+  return value;
+}
 
 // The set bit of `word` that has `rank` set ones below it; there must be one.
-CUTLASS_DEVICE int32_t nth_bit(uint32_t word, int32_t rank) {
-  uint32_t const own = 1u << lane_of_warp();
+__device__ inline int32_t nth_bit(uint32_t word, int32_t rank) {
+  uint32_t const own = 1u << lane_id();
   bool const is_it = (word & own) != 0 && count_bits(word & (own - 1u)) == rank;
   return lowest_bit(__ballot_sync(kAllLanes, is_it));
 }
 
 // The same of `words`, of whose bits those in `which` count.
-CUTLASS_DEVICE int32_t nth_bit(uint32_t const* words, int32_t count, uint32_t which, int32_t rank) {
-  int32_t const lane = lane_of_warp();
+__device__ inline int32_t nth_bit(uint32_t const* words, int32_t count, uint32_t which,
+                                  int32_t rank) {
+  int32_t const lane = lane_id();
   for (int32_t first = 0;; first += 32) {
     uint32_t const word = first + lane < count ? words[first + lane] & which : 0u;
     int32_t const own = count_bits(word);
-    int32_t through = own;  // bits of this word and those before it
-    for (int offset = 1; offset < 32; offset *= 2) {
-      int32_t const lower = __shfl_up_sync(kAllLanes, through, offset);
-      through += lane >= offset ? lower : 0;
-    }
+    int32_t const through = inclusive_sum_in_warp(own);
     uint32_t const behind = __ballot_sync(kAllLanes, through > rank);
     if (behind != 0) {
       int32_t const owner = lowest_bit(behind);
@@ -43,9 +48,9 @@ CUTLASS_DEVICE int32_t nth_bit(uint32_t const* words, int32_t count, uint32_t wh
 
 // The inverse of record_index. `tiles[position]` counts a line's tiles, and `group_start[g]` sums
 // those of the groups before; there are 32 groups at most.
-CUTLASS_DEVICE GroupPlace place_in_groups(int32_t index, int32_t lines, uint16_t const* tiles,
-                                          int32_t const* group_start) {
-  int32_t const lane = lane_of_warp();
+__device__ inline GroupPlace place_in_groups(int32_t index, int32_t lines, uint16_t const* tiles,
+                                             int32_t const* group_start) {
+  int32_t const lane = lane_id();
   bool const is_group = lane < int32_t(ceil_div(lines, kLinesPerGroup));
   int32_t const group =
       count_bits(__ballot_sync(kAllLanes, is_group && group_start[lane] <= index)) - 1;
