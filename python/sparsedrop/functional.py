@@ -126,8 +126,8 @@ def dropout_linear(
         bias: `[N]` or None.
         p: drop probability in [0, 1].
         training: False for evaluation.
-        block_shape: rows and columns of a block. On a GPU multiples of 128 rows and 64 columns are
-            skipped by the kernels; blocks of other shapes are right, and save less or nothing.
+        block_shape: rows and columns of a block. On a GPU the kernels skip multiples of 64 rows
+            and columns, those of 128 fastest; blocks of other shapes are right, and save nothing.
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
 
     Raises: as `linear`, and ValueError for p, a block shape or a sampler that is none.

@@ -97,7 +97,7 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
 //
 // What the gradient of gelu or silu needs is stored beside D where `pre_activation` is not null:
 // P = alpha · (A ∘ M_A) (B ∘ M_B) + bias, as D lies and in its dtype. D is then act(P) of the
-// rounded P. Dropped blocks of P are not written.
+// rounded P. Dropped blocks of P are not written; it overlaps nothing else.
 //
 // Base pointers are 16-byte aligned; n, the contiguous extents of A and B, and all leading
 // dimensions are multiples of 8; extents are below 2^31 - 256.

@@ -1,0 +1,74 @@
+"""Two processes that train one model: each drops blocks of its own, gradients are averaged."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from sparsedrop.nn import SparseDropLinear
+
+RANKS = 2
+TWO_GPUS = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < RANKS, reason="fewer than two GPUs"),
+]
+
+
+def _averaged(model, step, kind):
+    """A step's gradients, averaged over the ranks by torch's own means."""
+    if kind == "ddp":
+        model = DistributedDataParallel(model)
+    else:
+        for layer in (*model, model):
+            fully_shard(layer)
+    step(model)
+    grads = [parameter.grad for parameter in model.parameters()]
+    return [grad.full_tensor() if isinstance(grad, DTensor) else grad for grad in grads]
+
+
+def _train(rank, kind, device_type, store):
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=RANKS)
+    try:
+        device = torch.device(device_type, rank if device_type == "cuda" else None)
+        if device_type == "cuda":
+            torch.cuda.set_device(device)
+        dtype = torch.bfloat16 if device_type == "cuda" else torch.float32
+        torch.manual_seed(0)
+        layers = SparseDropLinear(512, 768, p=0.5), nn.ReLU(), SparseDropLinear(768, 256, p=0.5)
+        model = nn.Sequential(*layers).to(device, dtype)
+        torch.manual_seed(1 + rank)
+        x = torch.randn(256, 512, device=device, dtype=dtype)
+
+        def step(module):
+            torch.manual_seed(3 + rank)  # each rank's own masks
+            module(x).float().square().mean().backward()
+
+        alone = copy.deepcopy(model)
+        step(alone)
+        own = [parameter.grad.clone() for parameter in alone.parameters()]
+        expected = [grad / RANKS for grad in own]
+        for grad in expected:
+            dist.all_reduce(grad)
+        assert any(not torch.equal(grad, mine) for grad, mine in zip(expected, own, strict=True))
+        for grad, mean in zip(_averaged(model, step, kind), expected, strict=True):
+            torch.testing.assert_close(grad, mean)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("kind", "device_type"),
+    [
+        ("ddp", "cpu"),
+        pytest.param("ddp", "cuda", marks=TWO_GPUS),
+        pytest.param("fsdp", "cuda", marks=TWO_GPUS),
+    ],
+)
+def test_gradients_are_averaged(kind, device_type, tmp_path):
+    multiprocessing.spawn(_train, (kind, device_type, tmp_path / "store"), nprocs=RANKS)
