@@ -58,7 +58,7 @@ struct OwnOrder {
     __syncthreads();
   }
 
-  // By a warp: calls `take` with the tiles of one CTA, every ctas-th of all.
+  // By a warp: calls `take` with the tiles of one CTA, as Records deals them.
   template <class Take>
   CUTLASS_DEVICE void deal(Ordering const& by, Take take) const {
     FullGrid const& grid = by.grid;
