@@ -107,6 +107,23 @@ KERNEL_EXTENTS = [(512, 768, 256), (520, 712, 200)]
 KERNEL_ORDERS = list(itertools.product(("row", "col"), repeat=2))
 
 
+TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (64, 128, 64, 64))
+"""Of a build, for requests where there is none."""
+
+BIG = select.Request(
+    "cuda", torch.bfloat16, 4096, 4096, 4096, capability=(9, 0), tiles=TILES,
+    a_block=(128, 128), a_keep=0.5,
+)  # fmt: skip
+
+
+def only(**blocks: object) -> select.Request:
+    """BIG with these blocks, and no others."""
+    return BIG._replace(**{"a_block": None, "a_keep": None, **blocks})
+
+
+OUT = only(out_block=(128, 128), out_keep=0.5)
+
+
 def legal_ways(case: Case) -> list[tuple[int, bool]]:
     """Every tile and orientation of this build's kernels that may run the case."""
     tiles = tuple(_native.C.TILES)

@@ -5,24 +5,11 @@ import math
 import re
 from pathlib import Path
 
-import torch
-
-from sparsedrop import costs, select
-from sparsedrop.select import Choice, Request
+from cases import BIG, OUT, TILES, only
+from sparsedrop import _native, costs, select
+from sparsedrop.select import Choice
 
 ROOT = Path(__file__).parent.parent
-TILES = tuple(tile for tile in costs.GPUS[costs.TYPICAL].costs if tile != costs.CUBLAS)
-BIG = Request(
-    "cuda", torch.bfloat16, 4096, 4096, 4096, capability=(9, 0), tiles=TILES,
-    a_block=(128, 128), a_keep=0.5,
-)  # fmt: skip
-
-
-def _only(**blocks):
-    return BIG._replace(**{"a_block": None, "a_keep": None, **blocks})
-
-
-OUT = _only(out_block=(128, 128), out_keep=0.5)
 
 
 def _us(request_, tile=0):
@@ -48,11 +35,17 @@ def _measured():
         request_ = {
             "forward": BIG._replace(m=m, n=n, k=k, a_keep=keep),
             "dX": OUT._replace(m=m, n=k, k=n, out_keep=keep),
-            "dW": _only(b_block=block, b_keep=keep)._replace(m=n, n=k, k=m),
+            "dW": only(b_block=block, b_keep=keep)._replace(m=n, n=k, k=m),
         }[row["product"]]
         names = (re.fullmatch(r"#\d (\S+)( swap)?", name) for name in row["tiles_us"])
         ways = [(sizes.index(name[1]), name[2] is not None) for name in names if name]
         yield request_, dict(zip(ways, row["tiles_us"].values(), strict=True))
+
+
+def test_every_tile_of_a_build_has_costs():
+    built = TILES if _native.C is None else tuple(_native.C.TILES)
+    assert built == TILES
+    assert set(built) < set(costs.costs_of(costs.TYPICAL))
 
 
 def test_the_choice_is_near_the_best_of_the_measured():

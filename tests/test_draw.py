@@ -12,6 +12,7 @@ from cases import value_and_grads
 from sparsedrop import BlockMask, _native, mask_tensors
 
 CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
 SHAPE, BLOCK = (640, 2300), (128, 64)  # a grid of [5, 36], in words [5, 2] and [36, 1]
 
 
@@ -183,3 +184,107 @@ def test_layouts_are_aligned_and_disjoint():
         assert lies.col_words_at == 4 * lies.row_words[0] * lies.row_words[1]
         assert lies.live_at == lies.col_words_at + 4 * lies.col_words[0] * lies.col_words[1]
         assert 0 <= 4 * lies.size - (lies.live_at + rows * cols) < 4
+
+
+def _philox(seed, position, subsequence):
+    """The first word of Philox4x32-10 for a key and a counter."""
+    words = [position, position >> 32, subsequence, subsequence >> 32]
+    words, keys = [word & 0xFFFFFFFF for word in words], [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        first, second = 0xD2511F53 * words[0], 0xCD9E8D57 * words[2]
+        words = [
+            second >> 32 ^ words[1] ^ keys[0],
+            second & 0xFFFFFFFF,
+            first >> 32 ^ words[3] ^ keys[1],
+            first & 0xFFFFFFFF,
+        ]
+        keys = [(keys[0] + 0x9E3779B9) & 0xFFFFFFFF, (keys[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return words[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [((640, 1000), (128, 64)), ((5000, 70), (64, 64)), ((70, 9000), (64, 192)), ((1, 1), (64, 64))],
+)
+def test_a_drawn_mask_follows_its_definition(shape, block):
+    generator = torch.Generator(GPU).manual_seed(2**63 + 12345)
+    torch.rand(1000, device=GPU, generator=generator)
+    offset = generator.get_offset()
+    mask = BlockMask.bernoulli(shape, 0.3, block_shape=block, device=GPU, generator=generator)
+    assert generator.get_offset() == offset + 4
+    assert mask.tensors.addresses() == tuple(
+        tensor.data_ptr() for tensor in (mask.live, mask.row_words, mask.col_words)
+    )
+    count, seed = mask.live.numel(), generator.initial_seed()
+    below = round(0.7 * 2**32)
+    live = [_philox(seed, offset // 4, i) < below for i in range(count)]
+    assert mask.live.flatten().tolist() == live
+    built = BlockMask.from_live(mask.live, shape, block_shape=block)
+    assert torch.equal(mask.row_words, built.row_words)
+    assert torch.equal(mask.col_words, built.col_words)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("p", [0.0, 0.05, 0.3, 0.5, 0.9, 1.0])
+def test_drawn_blocks_are_dropped_with_probability_p(p):
+    grid = (1000, 1200)
+    shape = (64 * grid[0], 64 * grid[1])
+    first, second = (
+        BlockMask.bernoulli(shape, p, block_shape=(64, 64), device=GPU).live.double()
+        for _ in range(2)
+    )
+    sigma = (p * (1 - p)) ** 0.5
+    centred = first - (1 - p)
+    assert abs(centred.mean().item()) <= 5 * sigma / first.numel() ** 0.5
+    assert centred.mean(0).abs().max().item() <= 5.5 * sigma / grid[0] ** 0.5
+    assert centred.mean(1).abs().max().item() <= 5.5 * sigma / grid[1] ** 0.5
+    # Neighbours, and one draw and the next, are independent.
+    for other in (centred[:, 1:], centred[1:], second - (1 - p)):
+        product = centred[: other.shape[0], : other.shape[1]] * other
+        assert abs(product.mean().item()) <= 5 * sigma**2 / product.numel() ** 0.5
+
+
+@pytest.mark.gpu
+def test_a_draw_follows_the_state_of_torchs_generator():
+    def draw():
+        return BlockMask.bernoulli((4096, 4096), 0.5, device=GPU).live
+
+    torch.manual_seed(11)
+    first = draw()
+    state = torch.cuda.get_rng_state()
+    noise, second = torch.rand(100, device=GPU), draw()
+    assert not torch.equal(first, second)
+    torch.cuda.set_rng_state(state)
+    assert torch.equal(torch.rand(100, device=GPU), noise)
+    assert torch.equal(draw(), second)
+    torch.cuda.set_rng_state(state)
+    assert not torch.equal(draw(), second)  # a draw in between moves what follows
+    assert not torch.equal(torch.rand(100, device=GPU), noise)
+    torch.manual_seed(11)
+    assert torch.equal(draw(), first)
+    with torch.random.fork_rng(devices=[0]):
+        draw()
+    assert torch.equal(torch.rand(100, device=GPU), noise)
+
+
+@pytest.mark.gpu
+def test_a_generator_of_another_device_is_refused():
+    with pytest.raises(RuntimeError, match="generator"):
+        BlockMask.bernoulli((256, 256), 0.5, device=GPU, generator=torch.Generator("cpu"))
+
+
+@pytest.mark.gpu
+def test_eager_draws_go_on_after_a_captured_graph():
+    """A replay advances the state that the host reads; no two draws are the same."""
+    BlockMask.bernoulli((4096, 4096), 0.5, device=GPU)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = BlockMask.bernoulli((4096, 4096), 0.5, device=GPU)
+    lives = []
+    for _ in range(3):
+        graph.replay()
+        lives += [captured.live.clone(), BlockMask.bernoulli((4096, 4096), 0.5, device=GPU).live]
+    assert len({tuple(live.flatten().tolist()) for live in lives}) == len(lives)
+    built = BlockMask.from_live(captured.live, captured.shape)
+    assert torch.equal(captured.row_words, built.row_words)

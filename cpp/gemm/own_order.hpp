@@ -1,5 +1,5 @@
 // Tiles without a list. Where there are few lines of tiles, each CTA orders them for itself, in
-// less time than a launch that writes a list takes, and deals itself every ctas-th tile; where
+// less time than a launch that writes a list takes, and deals itself its share of the tiles; where
 // there is a tile for each CTA at most, its own follows from its index.
 
 #pragma once

@@ -11,9 +11,10 @@ namespace {
 std::vector<int32_t> walk(uint32_t const* a, uint32_t const* b, int32_t k_tiles) {
   KTiles tiles(a, b, k_tiles);
   std::vector<int32_t> found;
-  for (int32_t i = tiles.count(); i > 0; --i) {
-    found.push_back(tiles.next());
+  for (int32_t tile = tiles.next(); tile != kNoKTile; tile = tiles.next()) {
+    found.push_back(tile);
   }
+  EXPECT_EQ(int32_t(found.size()), tiles.count());
   return found;
 }
 
