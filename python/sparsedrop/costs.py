@@ -41,8 +41,8 @@ LINES_IN_STEP = 8
 """Lines of output tiles that read the same part of b at the same time."""
 
 MASKED_RESULT_US = 0.5
-"""What it takes a CTA longer to find its first tile where the result is masked: an estimate. Between
-0.3 and 1.5 no choice in h200_tiles.json changes."""
+"""What it takes a CTA longer to find its first tile where the result is masked: an estimate.
+Between 0.3 and 1.5 no choice in h200_tiles.json changes."""
 
 OWN_LINES = 256
 LIST_US, LIST_SLOT_US = 8.0, 0.5
