@@ -107,7 +107,7 @@ KERNEL_EXTENTS = [(512, 768, 256), (520, 712, 200)]
 KERNEL_ORDERS = list(itertools.product(("row", "col"), repeat=2))
 
 
-TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (64, 128, 64, 64))
+TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (64, 128, 64, 64), (128, 192, 64, 64))
 """Of a build, for requests where there is none."""
 
 BIG = select.Request(

@@ -51,12 +51,12 @@ struct TileConfig {
   SPARSEDROP_HOST_DEVICE static int first_slot(int warp_group) {
     return kGroupSlots == kSlots ? 0 : warp_group;
   }
-  // Registers have no index at run time.
+  // Registers have no index at run time: `s` is a constant, the warp group is none.
   SPARSEDROP_HOST_DEVICE static int32_t slot_of(TileRecord const& record, int warp_group, int s) {
-    return first_slot(warp_group) + s == 0 ? record.slot[0] : record.slot[1];
+    return first_slot(warp_group) == 0 ? record.slot[s] : record.slot[kGroupSlots + s];
   }
 
-  static_assert(kSlots * SlotN == N && kSlots <= kMaxSlots, "a tile record has room for two slots");
+  static_assert(kSlots * SlotN == N && kSlots <= kMaxSlots, "a tile record has room for three slots");
   static_assert(SlotN == kMaskUnit || SlotN == 2 * kMaskUnit, "SlotBits reads slots of 64 or 128");
 };
 
@@ -65,7 +65,8 @@ struct TileConfig {
 // order of tiles: there is no room for more.
 using TileConfigs = cute::tuple<TileConfig<128, 256, 128, 4>,  //
                                 TileConfig<128, 128, 64, 6>,   //
-                                TileConfig<64, 128, 64, 8>>;
+                                TileConfig<64, 128, 64, 8>,    //
+                                TileConfig<128, 192, 64, 4>>;
 
 // Majors of the operands as the kernel sees them, after any swap. D is "K-major" where n is
 // contiguous, which is when the problem is not swapped.
@@ -101,7 +102,9 @@ struct Traits {
       cute::Layout<cute::Shape<cute::Int<Config::kRowGroups>, cute::_1, cute::_1>>{}));
   using GroupN = cute::Int<Config::kGroupN>;
   using GroupMma = Mma<GroupN>;
-  using SlotMma = Mma<SlotN>;  // where a warp group has one slot only
+  // Where a tile has fewer slots than it could have, and they are not shared out
+  using RestN = cute::Int<(Config::kSlots - 1) * Config::kSlotN>;
+  using RestMma = Mma<RestN>;
 
   // Element (row, k, stage) of an operand's tiles in shared memory. MN-major atoms are stacked
   // along k first, so that a slot of B is one contiguous piece in either major.

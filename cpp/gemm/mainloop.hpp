@@ -112,35 +112,39 @@ struct Mainloop {
     return write;
   }
 
-  // A consumer warp group adds up its part of one output tile, a single slot into the first
-  // registers of `acc`. While a K tile is multiplied, `meanwhile()` is called.
+  // A consumer warp group adds up its part of one output tile, from the first registers of `acc` on.
+  // While a K tile is multiplied, `meanwhile()` is called.
   template <class Accumulator, class Work>
   CUTLASS_DEVICE static State mma(TileRecord const& record, Pipeline& pipeline, State read,
                                   Accumulator& acc, int warp_group, SharedStorage& shared,
                                   Work const& meanwhile) {
     using namespace cute;
-    using Slots = typename Traits::Slots;
-    using SlotMma = typename Traits::SlotMma;
+    using GroupMma = typename Traits::GroupMma;
     Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
     // With zeros to start from, an output tile without live K tiles needs no case of its own.
     clear(acc);
-    int const first = Config::first_slot(warp_group);
-    if constexpr (Config::kGroupSlots == Config::kSlots) {
-      if (record.slot[Config::kSlots - 1] != kNoSlot) {
-        Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemB{});
-        return multiply<typename Traits::GroupMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{},
-                                                   0, acc, warp_group, meanwhile);
+    if constexpr (Config::kGroupSlots < Config::kSlots) {
+      if (Config::slot_of(record, warp_group, 0) == kNoSlot) {
+        return pass_by(record.k_tiles, pipeline, read);
       }
-    } else if (Config::slot_of(record, warp_group, 0) == kNoSlot) {
-      return pass_by(record.k_tiles, pipeline, read);
+      Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
+      return multiply<GroupMma>(record.k_tiles, pipeline, read, sA, sB, typename Traits::Slots{},
+                                Config::first_slot(warp_group), acc, warp_group, meanwhile);
+    } else {
+      Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemB{});
+      if (record.slot[Config::kSlots - 1] != kNoSlot) {
+        return multiply<GroupMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{}, 0, acc,
+                                  warp_group, meanwhile);
+      }
+      using RestMma = typename Traits::RestMma;
+      using RestN = typename Traits::RestN;
+      Tensor rest_sB = local_tile(sB, Shape<RestN, typename Traits::TileK>{}, make_coord(0, 0, _));
+      Tensor rest_acc = make_tensor(
+          acc.data(),
+          partition_fragment_C(RestMma{}, Shape<typename Traits::TileM, RestN>{}).layout());
+      return multiply<RestMma>(record.k_tiles, pipeline, read, sA, rest_sB, Int<1>{}, 0, rest_acc,
+                               warp_group, meanwhile);
     }
-    Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
-    Tensor slot_acc = make_tensor(
-        acc.data(),
-        partition_fragment_C(SlotMma{}, Shape<typename Traits::TileM, typename Traits::SlotN>{})
-            .layout());
-    return multiply<SlotMma>(record.k_tiles, pipeline, read, sA, sB, Slots{}, first, slot_acc,
-                             warp_group, meanwhile);
   }
 
  private:

@@ -34,7 +34,8 @@ struct Ordering {
   static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas,
                            bool slots_are_parallel) {
     bool const by_record = d_lines.words == nullptr || slots_are_parallel;
-    return (by_record ? grid.records(ctas).count() : grid.lines * grid.slots) <= ctas;
+    bool const by_slot = grid.slots_per_tile == 2 && grid.lines * grid.slots <= ctas;
+    return by_record ? grid.records(ctas).count() <= ctas : by_slot;
   }
 
   CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {
@@ -52,23 +53,23 @@ struct Ordering {
                                     : slots.count(d_lines.of(line * tile_m), 0, grid.slots);
   }
 
-  // The tile of `count` neighbouring slots.
-  SPARSEDROP_HOST_DEVICE static TileRecord grid_tile(int32_t line, int32_t slot, int32_t count,
-                                                     int32_t k_tiles) {
-    return {line, {slot, count > 1 ? slot + 1 : kNoSlot}, k_tiles};
-  }
-
-  // By a warp: the tile of `count` slots, the first of which has `rank` live ones before it in its
-  // line.
+  // By a warp: the tile of `count` live slots, or of as many as are left, the first of which has
+  // `rank` live ones before it in its line.
   CUTLASS_DEVICE TileRecord tile_at(int32_t line, int32_t rank, int32_t count,
                                     int32_t k_tiles) const {
     if (d_lines.words == nullptr) {
-      return grid_tile(line, rank, count, k_tiles);
+      return grid_tile(grid, line, rank, count, k_tiles);
     }
     uint32_t const* const words = d_lines.of(line * tile_m);
     int32_t const bit = nth_bit(words, d_lines.words_per_line, slots.firsts, rank);
-    int32_t const slot = bit / slots.units_per_slot;
-    return {line, {slot, count > 1 ? slots.next_live(words, slot) : kNoSlot}, k_tiles};
+    TileRecord tile{line, {bit / slots.units_per_slot}, k_tiles};
+    CUTLASS_PRAGMA_UNROLL
+    for (int s = 1; s < kMaxSlots; ++s) {
+      tile.slot[s] = s < count && tile.slot[s - 1] != kNoSlot
+                         ? slots.next_live(words, tile.slot[s - 1], grid.slots)
+                         : kNoSlot;
+    }
+    return tile;
   }
 };
 

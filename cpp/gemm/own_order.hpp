@@ -16,9 +16,9 @@ struct OwnOrder {
   uint16_t live[kMaxOwnLines];  // K tiles of A
   // By position in the order: lines with the most live K tiles first
   uint16_t order[kMaxOwnLines];
-  // With a mask on D, by position: tiles of live slots only, and whether a live slot is left over
+  // With a mask on D, by position: tiles of live slots only, and whether live slots are left over
   uint16_t whole[kMaxOwnLines];
-  uint32_t left_over[kMaxOwnLines / 32];
+  uint32_t has_rest[kMaxOwnLines / 32];
   int32_t group_start[kGroups + 1];
   Records records;
 
@@ -32,15 +32,15 @@ struct OwnOrder {
     GroupPlace const at = by.grid.place(part);
     int32_t const slot = at.tile * by.grid.slots_per_tile + part.place;
     if (by.d_lines.words == nullptr) {
-      return Ordering::grid_tile(at.position, slot, part.slots, 0);
+      return grid_tile(by.grid, at.position, slot, part.slots, 0);
     }
     uint32_t const* const line = by.d_lines.of(at.position * by.tile_m);
     bool const is_live = by.slots.is_live(line, slot);
     if (part.slots == 1 || !by.slots.is_live(line, slot + 1)) {
-      return is_live ? Ordering::grid_tile(at.position, slot, 1, 0) : no_more_tiles();
+      return is_live ? grid_tile(by.grid, at.position, slot, 1, 0) : no_more_tiles();
     }
-    return is_live ? Ordering::grid_tile(at.position, slot, 2, 0)
-                   : Ordering::grid_tile(at.position, slot + 1, 1, 0);
+    return is_live ? grid_tile(by.grid, at.position, slot, 2, 0)
+                   : grid_tile(by.grid, at.position, slot + 1, 1, 0);
   }
 
   // By all threads of the CTA. `scratch` is 1 KB of shared memory.
@@ -51,7 +51,7 @@ struct OwnOrder {
       count_tiles(by);
     }
     if (threadIdx.x == 0) {
-      records = has_mask ? Records(group_start[kGroups], count_left_over(), by.grid.slots_per_tile,
+      records = has_mask ? Records(group_start[kGroups], count_rests(), by.grid.slots_per_tile,
                                    int32_t(gridDim.x))
                          : by.records;
     }
@@ -116,18 +116,18 @@ struct OwnOrder {
     __syncthreads();
   }
 
-  CUTLASS_DEVICE int32_t count_left_over() const {
+  CUTLASS_DEVICE int32_t count_rests() const {
     int32_t count = 0;
-    for (uint32_t word : left_over) {
+    for (uint32_t word : has_rest) {
       count += count_bits(word);
     }
     return count;
   }
 
   CUTLASS_DEVICE GroupPlace masked_place(FullGrid const& grid, Records::Part const& part) const {
-    if (part.is_single) {
+    if (part.is_rest) {
       constexpr int32_t kWords = kMaxOwnLines / 32;
-      int32_t const position = nth_bit(left_over, kWords, kAllLanes, part.number);
+      int32_t const position = nth_bit(has_rest, kWords, kAllLanes, part.number);
       return {position, whole[position]};
     }
     return place_in_groups(part.number, grid.lines, whole, group_start);
@@ -142,10 +142,10 @@ struct OwnOrder {
         live_slots = by.live_slots(order[position]);
       }
       whole[position] = uint16_t(whole_tiles(live_slots, grid.slots_per_tile));
-      unsigned const odd =
-          __ballot_sync(kAllLanes, left_over_slots(live_slots, grid.slots_per_tile) != 0);
+      unsigned const with_rest =
+          __ballot_sync(kAllLanes, rest_slots(live_slots, grid.slots_per_tile) != 0);
       if (position % 32 == 0) {
-        left_over[position / 32] = odd;
+        has_rest[position / 32] = with_rest;
       }
     }
     __syncthreads();

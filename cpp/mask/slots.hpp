@@ -6,6 +6,9 @@
 
 namespace sparsedrop {
 
+// Instead of a slot: there is none.
+constexpr int32_t kNoSlot = -1;
+
 struct SlotBits {
   int32_t units_per_slot;  // mask units: 1 or 2
   uint32_t firsts;         // in a word, the first unit of each slot
@@ -30,15 +33,22 @@ struct SlotBits {
     return live;
   }
 
-  // The live slot behind `slot`; there must be one.
-  SPARSEDROP_HOST_DEVICE int32_t next_live(uint32_t const* line, int32_t slot) const {
+  // The live slot behind `slot`, of `slots` in the line; or kNoSlot.
+  SPARSEDROP_HOST_DEVICE int32_t next_live(uint32_t const* line, int32_t slot,
+                                           int32_t slots) const {
     int32_t const unit = slot * units_per_slot;
+    int32_t const end = slots * units_per_slot;
     int32_t w = unit / 32;
-    uint32_t word = line[w] & firsts & ~tiles_in_word(unit % 32 + 1, 0);
-    while (word == 0) {
-      word = line[++w] & firsts;
+    uint32_t skipped = tiles_in_word(unit % 32 + 1, 0);
+    while (32 * w < end) {
+      uint32_t const word = line[w] & firsts & tiles_in_word(end, w) & ~skipped;
+      if (word != 0) {
+        return (32 * w + lowest_bit(word)) / units_per_slot;
+      }
+      skipped = 0;
+      ++w;
     }
-    return (32 * w + lowest_bit(word)) / units_per_slot;
+    return kNoSlot;
   }
 };
 

@@ -41,14 +41,14 @@ struct Scratch {
   int32_t* order;    // lines in the order in which they are written
   int32_t* start;    // whole tiles in the lines before, by position in `order`
   int32_t* whole;    // tiles of live slots only, by line
-  int32_t* singles;  // live slots without a partner, by line; then, in the lines before
+  int32_t* rests;    // of live slots that do not fill a tile, by line; then, in the lines before
 
   __device__ Scratch(int32_t* base, int32_t lines)
       : k_tiles(base),
         order(base + lines),
         start(base + 2 * lines),
         whole(base + 3 * lines),
-        singles(base + 4 * lines) {}
+        rests(base + 4 * lines) {}
 };
 
 // A kernel this short is bound by fetching its instructions: loops stay loops, and what is used
@@ -137,26 +137,23 @@ __device__ int32_t write_all_live(Arguments const& args, Scratch const& scratch)
     GroupPlace const at = grid.place(part);
     int32_t const line = scratch.order[at.position];
     int32_t const slot = at.tile * grid.slots_per_tile + part.place;
-    args.list.records[i] = {line,
-                            {slot, part.slots > 1 ? slot + 1 : kNoSlot},
-                            count_k_tiles(args, scratch, line, slot)};
+    args.list.records[i] =
+        grid_tile(grid, line, slot, part.slots, count_k_tiles(args, scratch, line, slot));
   }
   return records.count();
 }
 
-// What one slot of a whole tile contributes to the list. Where the tile is given out whole, each of
-// its slots writes a part of the record that is its own.
-__device__ void write_slot(TileRecord* list, Records const& records, TileRecord const& record,
-                           int32_t tile, int32_t place) {
-  TileRecord& out = list[records.index_of(tile, place)];
-  if (tile >= records.kept_whole || records.slots_per_tile == 1) {
-    out = record;
-  } else if (place == 0) {
-    out.m = record.m;
-    out.slot[0] = record.slot[0];
-    out.k_tiles = record.k_tiles;
-  } else {
-    out.slot[place] = record.slot[0];
+// What the slot at `place` of a tile of `slots` contributes to its record. Each slot writes a part
+// that is its own.
+__device__ void write_slot(TileRecord& out, int32_t line, int32_t slot, int32_t place,
+                           int32_t slots, int32_t k_tiles) {
+  out.slot[place] = slot;
+  if (place == 0) {
+    out.m = line;
+    out.k_tiles = k_tiles;
+    for (int32_t s = slots; s < kMaxSlots; ++s) {
+      out.slot[s] = kNoSlot;
+    }
   }
 }
 
@@ -166,21 +163,21 @@ __device__ void count_by_mask(Arguments const& args, Scratch const& scratch) {
   for (int32_t line = threadIdx.x; line < g.grid.lines; line += kThreads) {
     uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
     int32_t whole = 0;
-    int32_t singles = 0;
+    int32_t rests = 0;
 #pragma unroll 1
     for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
       int32_t const last = min(first + g.slots_per_class, g.grid.slots);
       int32_t const live = g.slot_bits.count(d_line, first, last);
-      whole += live / g.grid.slots_per_tile;
-      singles += live % g.grid.slots_per_tile;
+      whole += whole_tiles(live, g.grid.slots_per_tile);
+      rests += rest_slots(live, g.grid.slots_per_tile) != 0;
     }
     scratch.whole[line] = whole;
-    scratch.singles[line] = singles;
+    scratch.rests[line] = rests;
   }
   __syncthreads();
 }
 
-// A warp pairs up the live slots of the line at `position`.
+// A warp makes tiles of the live slots of the line at `position`.
 __device__ void write_line(Arguments const& args, Scratch const& scratch, Records const& records,
                            int32_t position) {
   Geometry const& g = args.geometry;
@@ -188,30 +185,36 @@ __device__ void write_line(Arguments const& args, Scratch const& scratch, Record
   int32_t const line = scratch.order[position];
   uint32_t const* d_line = args.request.d.of(line * args.request.tile.m);
   int32_t whole_before = 0;  // in the classes before
-  int32_t singles_before = 0;
+  int32_t rests_before = 0;
 #pragma unroll 1
   for (int32_t first = 0; first < g.grid.slots; first += g.slots_per_class) {
     int32_t const last = min(first + g.slots_per_class, g.grid.slots);
     int32_t const live_in_class = g.slot_bits.count(d_line, first, last);
-    int32_t const live_in_whole = live_in_class / per_tile * per_tile;
+    int32_t const whole = whole_tiles(live_in_class, per_tile);
+    int32_t const rest = rest_slots(live_in_class, per_tile);
 #pragma unroll 1
     for (int32_t slot = first + lane_id(); slot < last; slot += kWarp) {
       if (!g.slot_bits.is_live(d_line, slot)) {
         continue;
       }
       int32_t const rank = g.slot_bits.count(d_line, first, slot);
-      TileRecord const record{line, {slot, kNoSlot}, count_k_tiles(args, scratch, line, slot)};
-      if (rank >= live_in_whole) {
-        int32_t const before = scratch.singles[line] + singles_before;
-        args.list.records[records.first_single() + before] = record;
+      int32_t const k_tiles = count_k_tiles(args, scratch, line, slot);
+      int32_t const tile_of_class = whole_tiles(rank, per_tile);
+      int32_t const place = rest_slots(rank, per_tile);
+      if (tile_of_class == whole) {
+        int32_t const before = scratch.rests[line] + rests_before;
+        write_slot(args.list.records[records.first_rest() + before], line, slot, place, rest,
+                   k_tiles);
       } else {
         int32_t const tile = record_index(scratch.order, scratch.whole, scratch.start, g.grid.lines,
-                                          position, whole_before + rank / per_tile);
-        write_slot(args.list.records, records, record, tile, rank % per_tile);
+                                          position, whole_before + tile_of_class);
+        bool const is_kept = tile < records.kept_whole;
+        write_slot(args.list.records[records.index_of(tile, place)], line, slot,
+                   is_kept ? place : 0, is_kept ? per_tile : 1, k_tiles);
       }
     }
-    whole_before += live_in_whole / per_tile;
-    singles_before += live_in_class - live_in_whole;
+    whole_before += whole;
+    rests_before += rest != 0;
   }
 }
 
@@ -219,8 +222,8 @@ __device__ int32_t write_by_mask(Arguments const& args, Scratch const& scratch) 
   FullGrid const& grid = args.geometry.grid;
   count_by_mask(args, scratch);
   int32_t const whole = exclusive_sums(grid.lines, scratch.start, scratch.whole, scratch.order);
-  int32_t const singles = exclusive_sums(grid.lines, scratch.singles, scratch.singles, nullptr);
-  Records const records(whole, singles, grid.slots_per_tile, args.request.ctas);
+  int32_t const rests = exclusive_sums(grid.lines, scratch.rests, scratch.rests, nullptr);
+  Records const records(whole, rests, grid.slots_per_tile, args.request.ctas);
 #pragma unroll 1
   for (int32_t position = warp_id(); position < grid.lines; position += kWarps) {
     write_line(args, scratch, records, position);

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "mask/lines.hpp"
+#include "mask/slots.hpp"
 #include "mask/tile_order.hpp"
 #include "sparsedrop/sparsedrop.h"
 
@@ -18,12 +19,22 @@ constexpr int32_t kNoMoreTiles = -1;
 
 struct alignas(16) TileRecord {
   int32_t m;                // in tiles
-  int32_t slot[kMaxSlots];  // in slots
+  int32_t slot[kMaxSlots];  // in slots; kNoSlot behind the last one
   int32_t k_tiles;          // live K tiles, or kNoMoreTiles
 };
 
 // What stands behind a CTA's last tile.
-SPARSEDROP_HOST_DEVICE TileRecord no_more_tiles() { return {0, {0, kNoSlot}, kNoMoreTiles}; }
+SPARSEDROP_HOST_DEVICE TileRecord no_more_tiles() { return {0, {0, kNoSlot, kNoSlot}, kNoMoreTiles}; }
+
+// Of a line without dropped slots: `count` neighbouring slots, or as many as are left.
+SPARSEDROP_HOST_DEVICE TileRecord grid_tile(FullGrid const& grid, int32_t line, int32_t slot,
+                                            int32_t count, int32_t k_tiles) {
+  TileRecord tile{line, {}, k_tiles};
+  for (int32_t s = 0; s < kMaxSlots; ++s) {
+    tile.slot[s] = s < count && slot + s < grid.slots ? slot + s : kNoSlot;
+  }
+  return tile;
+}
 
 struct alignas(16) TileListHeader {
   int32_t count;  // records in the list

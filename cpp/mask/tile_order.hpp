@@ -9,10 +9,7 @@
 
 namespace sparsedrop {
 
-constexpr int kMaxSlots = 2;
-
-// Instead of a slot: the line had no further slot to pair with.
-constexpr int32_t kNoSlot = -1;
+constexpr int kMaxSlots = 3;
 
 constexpr int32_t kLinesPerGroup = 8;  // lines of tiles that walk along n together
 
@@ -49,53 +46,53 @@ struct GroupPlace {
   int32_t tile;
 };
 
-// Of slots in a row. A tile has one slot or two.
+// Of slots in a row. A tile has two slots or three; the divisors are constants.
 SPARSEDROP_HOST_DEVICE int32_t whole_tiles(int32_t slots, int32_t slots_per_tile) {
-  return slots_per_tile == 1 ? slots : slots / 2;
+  return slots_per_tile == 2 ? slots / 2 : slots / 3;
 }
-SPARSEDROP_HOST_DEVICE int32_t left_over_slots(int32_t slots, int32_t slots_per_tile) {
-  return slots_per_tile == 1 ? 0 : slots % 2;
+SPARSEDROP_HOST_DEVICE int32_t rest_slots(int32_t slots, int32_t slots_per_tile) {
+  return slots - slots_per_tile * whole_tiles(slots, slots_per_tile);
 }
 
 // The records of a product, whatever its masks: whole tiles, then split ones slot by slot, then the
-// slots that have no partner in their line.
+// rests of the lines, which have fewer slots than a tile.
 struct Records {
-  int32_t whole;    // tiles of live slots only
-  int32_t singles;  // live slots without a partner
+  int32_t whole;  // tiles of live slots only
+  int32_t rests;  // of lines, where live slots do not fill a tile
   int32_t slots_per_tile;
   // Whole tiles that are given out whole. The others would be the last wave: slot by slot it may
-  // take less time.
+  // take less time, where a tile has two.
   int32_t kept_whole;
   int32_t full_waves;  // of those
-  // CTAs that are given no single because they have a whole tile in the last wave.
-  int32_t without_singles;
+  // CTAs that are given no rest because they have a whole tile in the last wave.
+  int32_t without_rests;
 
   Records() = default;
-  SPARSEDROP_HOST_DEVICE Records(int32_t whole_, int32_t singles_, int32_t slots_per_tile_,
+  SPARSEDROP_HOST_DEVICE Records(int32_t whole_, int32_t rests_, int32_t slots_per_tile_,
                                  int32_t ctas)
       : whole(whole_),
-        singles(singles_),
+        rests(rests_),
         slots_per_tile(slots_per_tile_),
         kept_whole(whole_),
         full_waves(whole_ / ctas),
-        without_singles(0) {
+        without_rests(0) {
     int32_t const last = whole - full_waves * ctas;
     int32_t const idle = ctas - last;
-    if (slots_per_tile == 1 || last == 0) {
+    if (last == 0) {
       return;
     }
-    // Behind the full waves, in thirds of a whole tile's time: a single takes two.
-    int32_t const split = 2 * waves_of(singles + slots_per_tile * last, ctas);
+    // Behind the full waves, in thirds of a whole tile's time: a single slot and a rest take two.
     int32_t mixed = 3;
     int32_t apart = 3;
-    if (singles > idle) {
-      mixed += 2 * waves_of(singles - idle, ctas);
-      apart = 2 * waves_of(singles, idle);
+    if (rests > idle) {
+      mixed += 2 * waves_of(rests - idle, ctas);
+      apart = 2 * waves_of(rests, idle);
     }
-    if (split < mixed && split < apart) {
+    int32_t const split = 2 * waves_of(rests + slots_per_tile * last, ctas);
+    if (slots_per_tile == 2 && split < mixed && split < apart) {
       kept_whole -= last;
     } else if (apart < mixed) {
-      without_singles = last;
+      without_rests = last;
     }
   }
 
@@ -103,14 +100,14 @@ struct Records {
   // wave runs backwards, so that who got the longest tile of one wave gets the shortest of the
   // next.
   SPARSEDROP_HOST_DEVICE int32_t dealt(int32_t turn, int32_t cta, int32_t ctas) const {
-    if (without_singles == 0 || turn < full_waves) {
+    if (without_rests == 0 || turn < full_waves) {
       return turn * ctas + (turn % 2 == 0 ? cta : ctas - 1 - cta);
     }
     int32_t const place = full_waves % 2 == 0 ? cta : ctas - 1 - cta;
-    if (place < without_singles) {
+    if (place < without_rests) {
       return turn == full_waves ? turn * ctas + place : count();
     }
-    return kept_whole + (turn - full_waves) * (ctas - without_singles) + place - without_singles;
+    return kept_whole + (turn - full_waves) * (ctas - without_rests) + place - without_rests;
   }
 
   // Record of the slot at `place` of whole tile `tile`; that of the tile where it is kept whole.
@@ -118,28 +115,28 @@ struct Records {
     return tile < kept_whole ? tile : kept_whole + (tile - kept_whole) * slots_per_tile + place;
   }
 
-  SPARSEDROP_HOST_DEVICE int32_t first_single() const { return index_of(whole, 0); }
-  SPARSEDROP_HOST_DEVICE int32_t count() const { return first_single() + singles; }
+  SPARSEDROP_HOST_DEVICE int32_t first_rest() const { return index_of(whole, 0); }
+  SPARSEDROP_HOST_DEVICE int32_t count() const { return first_rest() + rests; }
 
   SPARSEDROP_HOST_DEVICE static int32_t waves_of(int32_t records, int32_t ctas) {
     return (records + ctas - 1) / ctas;
   }
 
   struct Part {
-    bool is_single;
-    int32_t number;  // of the single, or of the whole tile
+    bool is_rest;
+    int32_t number;  // of the rest, or of the whole tile
     int32_t place;   // the first slot of the tile that is meant
-    int32_t slots;   // and how many
+    int32_t slots;   // and how many; at most, where it is a rest
   };
 
   SPARSEDROP_HOST_DEVICE Part at(int32_t index) const {
-    if (index >= first_single()) {
-      return {true, index - first_single(), 0, 1};
+    if (index >= first_rest()) {
+      return {true, index - first_rest(), 0, slots_per_tile - 1};
     }
     int32_t const after_kept = index - kept_whole;
     return after_kept < 0 ? Part{false, index, 0, slots_per_tile}
                           : Part{false, kept_whole + whole_tiles(after_kept, slots_per_tile),
-                                 left_over_slots(after_kept, slots_per_tile), 1};
+                                 rest_slots(after_kept, slots_per_tile), 1};
   }
 };
 
@@ -147,7 +144,7 @@ struct Records {
 struct FullGrid {
   int32_t lines;           // of tiles, along m
   int32_t slots;           // along n
-  int32_t slots_per_tile;  // 1 or 2
+  int32_t slots_per_tile;  // 2 or 3
   int32_t k_tiles;         // of the problem
   int32_t tiles_per_line;  // whole ones
   Divisor tiles_per_group;
@@ -162,13 +159,13 @@ struct FullGrid {
         tiles_per_group(tiles_per_line > 0 ? kLinesPerGroup * tiles_per_line : 1) {}
 
   SPARSEDROP_HOST_DEVICE Records records(int32_t ctas) const {
-    return Records(lines * tiles_per_line, lines * left_over_slots(slots, slots_per_tile),
-                   slots_per_tile, ctas);
+    bool const has_rests = rest_slots(slots, slots_per_tile) != 0;
+    return Records(lines * tiles_per_line, has_rests ? lines : 0, slots_per_tile, ctas);
   }
 
   // Where a record stands is a formula, the inverse of record_index.
   SPARSEDROP_HOST_DEVICE GroupPlace place(Records::Part const& part) const {
-    if (part.is_single) {
+    if (part.is_rest) {
       return {part.number, tiles_per_line};
     }
     int32_t const first = part.number / tiles_per_group * kLinesPerGroup;

@@ -84,6 +84,7 @@ GPUS = {
             (128, 256, 64, 128): Cost(launch_us=5.31, tile_us=1.264, k_tile_us=0.6289),
             (128, 128, 64, 64): Cost(launch_us=4.77, tile_us=1.253, k_tile_us=0.3248),
             (64, 128, 64, 64): Cost(launch_us=3.11, tile_us=0.981, k_tile_us=0.2321),
+            (128, 192, 64, 64): Cost(launch_us=4.25, tile_us=1.5, k_tile_us=0.47),
             CUBLAS: Cost(launch_us=2.81, tile_us=1.993, k_tile_us=0.6419),
         },
     ),
