@@ -27,6 +27,10 @@ using cute::GMMA::Major;
 constexpr int kConsumerWarpGroups = 2;
 constexpr int kGroupRows = 64;
 
+// The shared memory that a CTA may have, and what barriers and the order of tiles take of it.
+constexpr int kSharedBytes = 227 * 1024;
+constexpr int kKeptBytes = 3 * 1024;
+
 template <int M, int N, int SlotN, int Stages>
 struct TileConfig {
   static constexpr int kM = M;
@@ -36,6 +40,15 @@ struct TileConfig {
   static constexpr int kSlots = N / SlotN;
   static constexpr int kStages = Stages;
   static constexpr Tile kTile{kM, kN, kK, kSlotN};
+
+  // Squares of 64x64 in which a warp group stores a tile: one is filled while one is stored, where
+  // there is room.
+  static constexpr int kStageBytes = int(kElementBytes) * (kM + kN) * kK;
+  static constexpr int kSquareBytes = int(kElementBytes) * kGroupRows * kGroupRows;
+  static constexpr int kStoreBuffers =
+      kStages * kStageBytes + 2 * kConsumerWarpGroups * kSquareBytes + kKeptBytes <= kSharedBytes
+          ? 2
+          : 1;
 
   // Of a tile, what one warp group multiplies.
   static constexpr int kRowGroups = kM / kGroupRows;
@@ -53,20 +66,24 @@ struct TileConfig {
   }
   // Registers have no index at run time: `s` is a constant, the warp group is none.
   SPARSEDROP_HOST_DEVICE static int32_t slot_of(TileRecord const& record, int warp_group, int s) {
-    return first_slot(warp_group) == 0 ? record.slot[s] : record.slot[kGroupSlots + s];
+    if constexpr (kGroupSlots == kSlots) {
+      return record.slot[s];
+    } else {
+      return warp_group == 0 ? record.slot[s] : record.slot[kGroupSlots + s];
+    }
   }
 
-  static_assert(kSlots * SlotN == N && kSlots <= kMaxSlots, "a tile record has room for three slots");
+  static_assert(kSlots * SlotN == N && kSlots <= kMaxSlots,
+                "a tile record has room for three slots");
   static_assert(SlotN == kMaskUnit || SlotN == 2 * kMaskUnit, "SlotBits reads slots of 64 or 128");
 };
 
-// The support matrix, in the order of tile ids. Stages of 48, 32 and 24 KB fill the 227 KB of
-// shared memory that a CTA may have, less 32 KB for the epilogue and 3 KB for barriers and the
-// order of tiles: there is no room for more.
+// The support matrix, in the order of tile ids. Stages of 48, 32, 24 and 40 KB fill the 227 KB of
+// shared memory, less 16 or 32 KB for the epilogue: there is no room for more.
 using TileConfigs = cute::tuple<TileConfig<128, 256, 128, 4>,  //
                                 TileConfig<128, 128, 64, 6>,   //
                                 TileConfig<64, 128, 64, 8>,    //
-                                TileConfig<128, 192, 64, 4>>;
+                                TileConfig<128, 192, 64, 5>>;
 
 // Majors of the operands as the kernel sees them, after any swap. D is "K-major" where n is
 // contiguous, which is when the problem is not swapped.
@@ -128,11 +145,12 @@ struct Traits {
                 "slots must tile a stage of B without gaps");
 
   static constexpr uint32_t kSlotBytes = sizeof(Element) * Config::kSlotN * Config::kK;
-  static constexpr uint32_t kStageBytes = sizeof(Element) * (Config::kM + Config::kN) * Config::kK;
+  static constexpr uint32_t kStageBytes = Config::kStageBytes;
+  static_assert(sizeof(Element) == kElementBytes);
 
   // The epilogue moves squares of 64: one warp group's rows, one swizzle atom wide.
   static constexpr int kStore = 64;
-  static constexpr int kStoreBuffers = 2;  // a warp group: one is filled while one is stored
+  static constexpr int kStoreBuffers = Config::kStoreBuffers;
   using SmemD = decltype(cute::tile_to_shape(
       Atom<Layouts::kD, cute::Int<kStore>>{},
       cute::make_shape(cute::Int<kStore>{}, cute::Int<kStore>{},

@@ -41,7 +41,7 @@ struct Kernel {
   };
   static_assert(Traits::kRecords >= 2,
                 "an only tile and the end of all fit into the queue without the loader's pops");
-  static_assert(sizeof(SharedStorage) <= 227 * 1024, "a CTA has at most 227 KB of shared memory");
+  static_assert(sizeof(SharedStorage) <= kSharedBytes, "a CTA has no more shared memory");
 
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
   static constexpr int kProducerRegisters = 40;
@@ -49,6 +49,11 @@ struct Kernel {
 
   // The barriers' assembly does not tell the compiler that it orders memory accesses.
   CUTLASS_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
+
+  // Its CTAs take the SMs that are free, and wait for this grid's end. Any earlier, and they would
+  // be scattered: where CTAs have several tiles, neighbours in the order of tiles belong on
+  // neighbouring SMs (see group_shift).
+  CUTLASS_DEVICE static void let_next_launch_start() { cudaTriggerProgrammaticLaunchCompletion(); }
 
   // The queue of tiles on their way from who finds them to who loads and multiplies them.
   CUTLASS_DEVICE static void push(TileRecord const& record, TilePipeline& tiles, TileState& write,
@@ -121,6 +126,7 @@ struct Kernel {
       }
       write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
       if (has_only_tile) {
+        let_next_launch_start();
         break;
       }
       if (has_list) {
@@ -157,6 +163,7 @@ struct Kernel {
       }
       Epilogue::finish_tile(params.epilogue, record, acc, warp_group, shared, finished);
     }
+    let_next_launch_start();
     Epilogue::finish();
   }
 

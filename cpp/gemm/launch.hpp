@@ -63,7 +63,7 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
 }
 
 template <class Traits>
-constexpr size_t kSharedBytes = sizeof(typename Kernel<Traits>::SharedStorage);
+constexpr size_t kStorageBytes = sizeof(typename Kernel<Traits>::SharedStorage);
 
 // Each GPU is told once, if it is one of the first 64. Where a reset has made it forget, the launch
 // reports an error.
@@ -76,7 +76,7 @@ cudaError_t allow_shared_memory() {
   if (status == cudaSuccess && (told.load(std::memory_order_relaxed) & bit) == 0) {
     status = cudaFuncSetAttribute(reinterpret_cast<void const*>(&matmul_kernel<Traits>),
                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  int(kSharedBytes<Traits>));
+                                  int(kStorageBytes<Traits>));
     told.fetch_or(status == cudaSuccess ? bit : 0, std::memory_order_relaxed);
   }
   return status;
@@ -92,7 +92,7 @@ cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
   if (status != cudaSuccess) {
     return status;
   }
-  LaunchShape const shape{unsigned(ctas), Traits::kThreads, kSharedBytes<Traits>, stream};
+  LaunchShape const shape{unsigned(ctas), Traits::kThreads, kStorageBytes<Traits>, stream};
   return launch_overlapped(&matmul_kernel<Traits>, shape, make_params<Traits>(product, list, ctas));
 }
 

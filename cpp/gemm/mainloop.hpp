@@ -112,8 +112,8 @@ struct Mainloop {
     return write;
   }
 
-  // A consumer warp group adds up its part of one output tile, from the first registers of `acc` on.
-  // While a K tile is multiplied, `meanwhile()` is called.
+  // A consumer warp group adds up its part of one output tile, from the first registers of `acc`
+  // on. While a K tile is multiplied, `meanwhile()` is called.
   template <class Accumulator, class Work>
   CUTLASS_DEVICE static State mma(TileRecord const& record, Pipeline& pipeline, State read,
                                   Accumulator& acc, int warp_group, SharedStorage& shared,

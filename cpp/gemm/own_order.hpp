@@ -8,8 +8,8 @@
 
 namespace sparsedrop {
 
-constexpr int32_t kGroups = kMaxOwnLines / kLinesPerGroup;
-static_assert(kGroups <= 32, "one lane of a warp sums up a group");
+static_assert(kMaxGroups <= 32, "one lane of a warp sums up a group");
+static_assert(kMaxGroups << kMaxGroupShift >= kMaxOwnLines, "every line is in a group");
 
 struct OwnOrder {
   // By line
@@ -19,7 +19,7 @@ struct OwnOrder {
   // With a mask on D, by position: tiles of live slots only, and whether live slots are left over
   uint16_t whole[kMaxOwnLines];
   uint32_t has_rest[kMaxOwnLines / 32];
-  int32_t group_start[kGroups + 1];
+  int32_t group_start[kMaxGroups + 1];
   Records records;
 
   // The tile of this CTA where there is one for each, if there is one and it is live; its K tiles
@@ -51,7 +51,7 @@ struct OwnOrder {
       count_tiles(by);
     }
     if (threadIdx.x == 0) {
-      records = has_mask ? Records(group_start[kGroups], count_rests(), by.grid.slots_per_tile,
+      records = has_mask ? Records(group_start[kMaxGroups], count_rests(), by.grid.slots_per_tile,
                                    int32_t(gridDim.x))
                          : by.records;
     }
@@ -130,7 +130,7 @@ struct OwnOrder {
       int32_t const position = nth_bit(has_rest, kWords, kAllLanes, part.number);
       return {position, whole[position]};
     }
-    return place_in_groups(part.number, grid.lines, whole, group_start);
+    return place_in_groups(part.number, grid.lines, grid.shift, whole, group_start);
   }
 
   CUTLASS_DEVICE void count_tiles(Ordering const& by) {
@@ -151,11 +151,12 @@ struct OwnOrder {
     __syncthreads();
     if (position < 32) {
       int32_t sum = 0;
-      for (int32_t i = 0; i < kLinesPerGroup && position < kGroups; ++i) {
-        sum += whole[position * kLinesPerGroup + i];
+      int32_t const end = (position + 1) << grid.shift;
+      for (int32_t i = position << grid.shift; i < end && position < kMaxGroups; ++i) {
+        sum += whole[i];
       }
       sum = inclusive_sum_in_warp(sum);
-      if (position < kGroups) {
+      if (position < kMaxGroups) {
         group_start[position + 1] = sum;
       }
       if (position == 0) {

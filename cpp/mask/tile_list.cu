@@ -2,7 +2,7 @@
 // several that are each a little faster.
 //
 //   order    lines with the most live K tiles first, so that no long tile starts last
-//   write    eight lines at a time, walking along n in step so that they share operands in L2
+//   write    a group of lines at a time, walking along n in step so that they share operands
 
 #include "mask/tile_list.hpp"
 
@@ -207,7 +207,7 @@ __device__ void write_line(Arguments const& args, Scratch const& scratch, Record
                    k_tiles);
       } else {
         int32_t const tile = record_index(scratch.order, scratch.whole, scratch.start, g.grid.lines,
-                                          position, whole_before + tile_of_class);
+                                          g.grid.shift, position, whole_before + tile_of_class);
         bool const is_kept = tile < records.kept_whole;
         write_slot(args.list.records[records.index_of(tile, place)], line, slot,
                    is_kept ? place : 0, is_kept ? per_tile : 1, k_tiles);
@@ -269,8 +269,9 @@ class Carver {
 }  // namespace
 
 FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile) {
-  return FullGrid(int32_t(ceil_div(m, tile.m)), int32_t(ceil_div(n, tile.slot_n)),
-                  tile.n / tile.slot_n, int32_t(ceil_div(k, tile.k)));
+  auto const lines = int32_t(ceil_div(m, tile.m));
+  return FullGrid(lines, int32_t(ceil_div(n, tile.slot_n)), tile.n / tile.slot_n,
+                  int32_t(ceil_div(k, tile.k)), group_shift(lines, tile.n, kElementBytes * n * k));
 }
 
 // Every record has a slot of its own.

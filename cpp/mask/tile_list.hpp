@@ -14,6 +14,8 @@
 
 namespace sparsedrop {
 
+constexpr int64_t kElementBytes = 2;  // of all operands
+
 // Instead of a count of K tiles: there is no more work.
 constexpr int32_t kNoMoreTiles = -1;
 
@@ -24,7 +26,9 @@ struct alignas(16) TileRecord {
 };
 
 // What stands behind a CTA's last tile.
-SPARSEDROP_HOST_DEVICE TileRecord no_more_tiles() { return {0, {0, kNoSlot, kNoSlot}, kNoMoreTiles}; }
+SPARSEDROP_HOST_DEVICE TileRecord no_more_tiles() {
+  return {0, {0, kNoSlot, kNoSlot}, kNoMoreTiles};
+}
 
 // Of a line without dropped slots: `count` neighbouring slots, or as many as are left.
 SPARSEDROP_HOST_DEVICE TileRecord grid_tile(FullGrid const& grid, int32_t line, int32_t slot,

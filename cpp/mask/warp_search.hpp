@@ -48,14 +48,14 @@ __device__ inline int32_t nth_bit(uint32_t const* words, int32_t count, uint32_t
 
 // The inverse of record_index. `tiles[position]` counts a line's tiles, and `group_start[g]` sums
 // those of the groups before; there are 32 groups at most.
-__device__ inline GroupPlace place_in_groups(int32_t index, int32_t lines, uint16_t const* tiles,
-                                             int32_t const* group_start) {
+__device__ inline GroupPlace place_in_groups(int32_t index, int32_t lines, int32_t shift,
+                                             uint16_t const* tiles, int32_t const* group_start) {
   int32_t const lane = lane_id();
-  bool const is_group = lane < int32_t(ceil_div(lines, kLinesPerGroup));
+  bool const is_group = lane << shift < lines;
   int32_t const group =
       count_bits(__ballot_sync(kAllLanes, is_group && group_start[lane] <= index)) - 1;
-  int32_t const first = group * kLinesPerGroup;
-  int32_t const in_group = min(kLinesPerGroup, lines - first);
+  int32_t const first = group << shift;
+  int32_t const in_group = min(1 << shift, lines - first);
   // Whole rounds before this record. Each lane counts the records of another number of them.
   int32_t const within = index - group_start[group];
   int32_t rounds = 0;

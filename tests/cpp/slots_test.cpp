@@ -30,8 +30,11 @@ TEST(SlotBits, CountsAndFindsLiveSlots) {
       for (size_t rank = 0; rank < live_slots.size(); ++rank) {
         EXPECT_EQ(bits.count(line.data(), 0, live_slots[rank]), int32_t(rank));
         if (rank > 0) {
-          EXPECT_EQ(bits.next_live(line.data(), live_slots[rank - 1]), live_slots[rank]);
+          EXPECT_EQ(bits.next_live(line.data(), live_slots[rank - 1], slots), live_slots[rank]);
         }
+      }
+      if (!live_slots.empty()) {
+        EXPECT_EQ(bits.next_live(line.data(), live_slots.back(), slots), kNoSlot);
       }
       for (int32_t slot = 0; slot < slots; ++slot) {
         EXPECT_EQ(bits.is_live(line.data(), slot), live[slot]);

@@ -1,4 +1,4 @@
-#include "mask/tile_order.hpp"
+#include "mask/tile_list.hpp"
 
 #include <gtest/gtest.h>
 
@@ -22,9 +22,9 @@ struct Order {
     }
   }
 
-  int32_t index(int32_t position, int32_t tile) const {
-    return record_index(order.data(), tiles.data(), start.data(), int32_t(order.size()), position,
-                        tile);
+  int32_t index(int32_t position, int32_t tile, int32_t shift = kMaxGroupShift) const {
+    return record_index(order.data(), tiles.data(), start.data(), int32_t(order.size()), shift,
+                        position, tile);
   }
 };
 
@@ -34,6 +34,16 @@ Order random_order(std::mt19937& random) {
   std::shuffle(order.begin(), order.end(), random);
   for (auto& count : tiles) count = int32_t(random() % 9);
   return Order(order, tiles);
+}
+
+TEST(GroupShift, FewLinesWhereTheCacheHoldsB) {
+  EXPECT_EQ(group_shift(1, 128, 1 << 20), 1);
+  EXPECT_EQ(group_shift(2 * kMaxGroups, 128, 1 << 20), 1);
+  EXPECT_EQ(group_shift(2 * kMaxGroups + 1, 128, 1 << 20), 2);
+  EXPECT_EQ(group_shift(100000, 128, 1 << 20), kMaxGroupShift);
+  EXPECT_EQ(group_shift(1, 128, kCachedBytes), 1);
+  EXPECT_EQ(group_shift(1, 128, kCachedBytes + 1), kMaxGroupShift);
+  EXPECT_EQ(group_shift(1, kWideTile, kCachedBytes), kMaxGroupShift);
 }
 
 TEST(OrderBin, MostLiveFirst) {
@@ -71,29 +81,36 @@ TEST(RecordIndex, ShortLinesLeaveNoGaps) {
 TEST(FullGrid, PlaceInvertsRecordIndex) {
   for (int32_t lines : {1, 7, 8, 9, 21}) {
     for (int32_t tiles : {1, 2, 5}) {
-      std::vector<int32_t> lines_in_order(static_cast<size_t>(lines));
-      std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
-      Order const order(lines_in_order, std::vector<int32_t>(size_t(lines), tiles));
-      for (int32_t i = 0; i < order.total; ++i) {
-        GroupPlace const place = FullGrid(lines, tiles, 1, 64).place({false, i, 0, 1});
-        EXPECT_EQ(order.index(place.position, place.tile), i);
+      for (int32_t shift : {1, 2, 3}) {
+        std::vector<int32_t> lines_in_order(static_cast<size_t>(lines));
+        std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
+        Order const order(lines_in_order, std::vector<int32_t>(size_t(lines), tiles));
+        FullGrid const grid(lines, 2 * tiles, 2, 64, shift);
+        for (int32_t i = 0; i < order.total; ++i) {
+          GroupPlace const place = grid.place({false, i, 0, 2});
+          EXPECT_EQ(order.index(place.position, place.tile, shift), i);
+        }
       }
     }
   }
 }
 
 TEST(Records, GiveOutEverySlotOfAGridOnce) {
-  for (int32_t slots_per_tile : {1, 2}) {
-    for (int32_t slots : {1, 2, 7, 32}) {
+  for (int32_t slots_per_tile : {2, 3}) {
+    for (int32_t slots : {1, 2, 3, 7, 32}) {
       for (int32_t ctas : {1, 4, 132}) {
-        FullGrid const grid(11, slots, slots_per_tile, 64);
+        FullGrid const grid(11, slots, slots_per_tile, 64, kMaxGroupShift);
         Records const records = grid.records(ctas);
         std::vector<int> taken(size_t(grid.lines * slots), 0);
         for (int32_t i = 0; i < records.count(); ++i) {
           Records::Part const part = records.at(i);
           GroupPlace const at = grid.place(part);
-          for (int32_t s = 0; s < part.slots; ++s) {
-            ++taken[at.position * slots + at.tile * slots_per_tile + part.place + s];
+          int32_t const first = at.tile * slots_per_tile + part.place;
+          TileRecord const tile = grid_tile(grid, at.position, first, part.slots, 0);
+          for (int32_t slot : tile.slot) {
+            if (slot != kNoSlot) {
+              ++taken[at.position * slots + slot];
+            }
           }
         }
         EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
@@ -104,18 +121,18 @@ TEST(Records, GiveOutEverySlotOfAGridOnce) {
 
 TEST(Records, IndexOfIsTheInverseOfAt) {
   Records const records(270, 5, 2, 132);
-  for (int32_t i = 0; i < records.first_single(); ++i) {
+  for (int32_t i = 0; i < records.first_rest(); ++i) {
     Records::Part const part = records.at(i);
     EXPECT_EQ(records.index_of(part.number, part.place), i);
   }
   for (int32_t i = 0; i < 5; ++i) {
-    Records::Part const part = records.at(records.first_single() + i);
-    EXPECT_TRUE(part.is_single);
+    Records::Part const part = records.at(records.first_rest() + i);
+    EXPECT_TRUE(part.is_rest);
     EXPECT_EQ(part.number, i);
   }
 }
 
-// In thirds of a whole tile's time, of which a single takes two.
+// In thirds of a whole tile's time, of which a rest takes two; tiles have two slots.
 int32_t longest_cta(Records const& records, int32_t ctas) {
   int32_t longest = 0;
   for (int32_t cta = 0; cta < ctas; ++cta) {
@@ -132,20 +149,20 @@ TEST(Records, LastWaveTakesTheLeastTime) {
   EXPECT_EQ(Records(264, 0, 2, 132).kept_whole, 264);
   EXPECT_EQ(Records(268, 0, 2, 132).kept_whole, 264);  // slot by slot
   EXPECT_EQ(Records(263, 0, 2, 132).kept_whole, 263);  // nearly full: left whole
-  EXPECT_EQ(Records(268, 0, 1, 132).kept_whole, 268);  // one slot cannot be split
+  EXPECT_EQ(Records(268, 0, 3, 132).kept_whole, 268);  // single slots of three would take longer
   EXPECT_EQ(longest_cta(Records(268, 0, 2, 132), 132), 8);
   EXPECT_EQ(longest_cta(Records(263, 1, 2, 132), 132), 6);
-  // Two singles each beside whole tiles, and not one more wave of singles.
-  EXPECT_EQ(Records(248, 20, 2, 132).without_singles, 116);
+  // Two rests each beside whole tiles, and not one more wave of rests.
+  EXPECT_EQ(Records(248, 20, 2, 132).without_rests, 116);
   EXPECT_EQ(longest_cta(Records(248, 20, 2, 132), 132), 7);
   EXPECT_EQ(longest_cta(Records(0, 140, 2, 132), 132), 4);
 }
 
 TEST(Records, EveryOneIsDealtOnce) {
   for (int32_t whole : {0, 3, 7, 12, 13, 20, 100}) {
-    for (int32_t singles : {0, 1, 4, 9, 30}) {
-      for (int32_t slots_per_tile : {1, 2}) {
-        Records const records(whole, singles, slots_per_tile, 7);
+    for (int32_t rests : {0, 1, 4, 9, 30}) {
+      for (int32_t slots_per_tile : {2, 3}) {
+        Records const records(whole, rests, slots_per_tile, 7);
         std::vector<int> taken(size_t(records.count()), 0);
         for (int32_t cta = 0; cta < 7; ++cta) {
           for (int32_t turn = 0; records.dealt(turn, cta, 7) < records.count(); ++turn) {
@@ -156,18 +173,19 @@ TEST(Records, EveryOneIsDealtOnce) {
       }
     }
   }
-  EXPECT_EQ(Records(100, 0, 1, 7).dealt(1, 0, 7), 13);  // the second wave runs backwards
+  EXPECT_EQ(Records(100, 0, 3, 7).dealt(1, 0, 7), 13);  // the second wave runs backwards
 }
 
 TEST(RecordIndex, EveryPlaceIsTakenOnce) {
   std::mt19937 random(11);
-  for (int round = 0; round < 50; ++round) {
+  for (int round = 0; round < 60; ++round) {
+    int32_t const shift = 1 + round % 3;
     Order const order = random_order(random);
     size_t const lines = order.order.size();
     std::vector<int> taken(size_t(order.total), 0);
     for (size_t position = 0; position < lines; ++position) {
       for (int32_t tile = 0; tile < order.tiles[order.order[position]]; ++tile) {
-        int32_t const index = order.index(int32_t(position), tile);
+        int32_t const index = order.index(int32_t(position), tile, shift);
         ASSERT_GE(index, 0);
         ASSERT_LT(index, order.total);
         ++taken[index];
