@@ -9,6 +9,7 @@ entry for GPUS.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -23,9 +24,10 @@ CUBLAS_TILE = (128, 256, 64, 256)
 CUBLAS_COLUMNS = (256, 192, 128, 64)
 """Widths of the tiles it has; the narrower ones take in proportion."""
 
-SINGLE = 0.62
-"""What a tile with one of its two slots takes, of the time of a whole one: for the large tile 0.36
-us a K tile on an H200, and its epilogue. It stands for the others too."""
+REST = {(128, 256, 64, 128): 0.62, (64, 128, 64, 64): 1.0}
+REST_OF_OTHERS = 0.7
+"""What a tile that lacks slots takes, of the time of a whole one: fitted to h200_tiles.json. The
+smallest tile has a slot for each half of its warps, and one half waits for the other."""
 
 CACHE_BYTES = 40e6
 """Of an operand that stays in the L2 cache of a Hopper GPU, 50 to 60 MB, while others are read
@@ -40,9 +42,9 @@ PASSING_SHARE = 1 / 8
 LINES_IN_STEP = 8
 """Lines of output tiles that read the same part of b at the same time."""
 
-MASKED_RESULT_US = 0.5
-"""What it takes a CTA longer to find its first tile where the result is masked: an estimate.
-Between 0.3 and 1.5 no choice in h200_tiles.json changes."""
+MASKED_RESULT_US = 1.0
+"""What it takes a CTA longer to find its first tile where the result is masked, measured within
+kernels on an H200."""
 
 OWN_LINES = 256
 LIST_US, LIST_SLOT_US = 8.0, 0.5
@@ -78,14 +80,11 @@ GPUS = {
     "NVIDIA H200": Gpu(
         sms=132,
         costs={
-            # The first two are of an earlier run of --tune than the others: with the later one's,
-            # (4.25, 1.774, 0.6600) and (3.52, 1.439, 0.3261), the choices in h200_tiles.json are
-            # 1.1 % from the best in the mean, and not 0.5.
-            (128, 256, 64, 128): Cost(launch_us=5.31, tile_us=1.264, k_tile_us=0.6289),
-            (128, 128, 64, 64): Cost(launch_us=4.77, tile_us=1.253, k_tile_us=0.3248),
-            (64, 128, 64, 64): Cost(launch_us=3.11, tile_us=0.981, k_tile_us=0.2321),
-            (128, 192, 64, 64): Cost(launch_us=4.25, tile_us=1.5, k_tile_us=0.47),
-            CUBLAS: Cost(launch_us=2.81, tile_us=1.993, k_tile_us=0.6419),
+            (128, 256, 64, 128): Cost(launch_us=4.04, tile_us=1.341, k_tile_us=0.6349),
+            (128, 128, 64, 64): Cost(launch_us=2.78, tile_us=1.739, k_tile_us=0.3272),
+            (64, 128, 64, 64): Cost(launch_us=2.07, tile_us=1.259, k_tile_us=0.2353),
+            (128, 192, 64, 64): Cost(launch_us=3.14, tile_us=1.846, k_tile_us=0.4877),
+            CUBLAS: Cost(launch_us=2.99, tile_us=2.398, k_tile_us=0.6468),
         },
     ),
 }
@@ -117,7 +116,7 @@ class Work(NamedTuple):
 
 class _Tiles(NamedTuple):
     wholes: float
-    singles: float
+    rests: float  # of lines, with fewer slots than a tile
 
 
 def costs_of(gpu: str) -> dict[Tile | str, Cost]:
@@ -138,17 +137,18 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
         longest = min(all_k_tiles, mean + deviation * math.sqrt(1.4 * math.log(max(lines, 2))))
 
     def time(tiles: _Tiles) -> float:
-        wholes, singles = _waves(tiles, per_tile, sms)
-        waves = wholes + singles
+        rest = REST.get(tile, REST_OF_OTHERS)
+        wholes, rests = _waves(tiles, per_tile, rest, sms)
         # Tiles that follow each other on one SM even out.
-        k_tiles = mean + (longest - mean) / max(waves, 1.0) ** 1.5
-        return cost.us(wholes + SINGLE * singles, k_tiles)
+        k_tiles = mean + (longest - mean) / max(wholes + rests, 1.0) ** 1.5
+        return cost.us(wholes + rest * rests, k_tiles)
 
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
     else:
-        computing = time(_Tiles(lines * (slots // per_tile), lines * (slots % per_tile)))
+        rests = lines if slots % per_tile else 0
+        computing = time(_Tiles(lines * (slots // per_tile), rests))
     return _listing_us(work, lines, slots) + _soft_maximum(computing, _memory_us(work, lines))
 
 
@@ -185,17 +185,17 @@ def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
     return min(map(time, CUBLAS_COLUMNS))
 
 
-def _waves(tiles: _Tiles, per_tile: int, sms: int) -> tuple[float, float]:
-    """Waves of whole tiles, and of single slots: as in Records, the last takes the least time."""
+def _waves(tiles: _Tiles, per_tile: int, rest: float, sms: int) -> tuple[float, float]:
+    """Waves of whole tiles, and of rests: as in Records, the last takes the least time."""
     full, left = divmod(tiles.wholes, sms)
     if left == 0:
-        return full, math.ceil(tiles.singles / sms)
-    ways = [(full + 1, math.ceil(max(0.0, tiles.singles - (sms - left)) / sms))]
-    if per_tile > 1:
-        apart = math.ceil(tiles.singles / (sms - left))
-        ways.append((full, apart) if SINGLE * apart > 1 else (full + 1, 0))
-        ways.append((full, math.ceil((tiles.singles + per_tile * left) / sms)))
-    return min(ways, key=lambda way: way[0] + SINGLE * way[1])
+        return full, math.ceil(tiles.rests / sms)
+    ways = [(full + 1, math.ceil(max(0.0, tiles.rests - (sms - left)) / sms))]
+    apart = math.ceil(tiles.rests / (sms - left))
+    ways.append((full, apart) if rest * apart > 1 else (full + 1, 0))
+    if per_tile == 2:
+        ways.append((full, math.ceil((tiles.rests + per_tile * left) / sms)))
+    return min(ways, key=lambda way: way[0] + rest * way[1])
 
 
 def _masked_tiles(work: Work, lines: int, slots: int, tile: Tile) -> Iterator[_Tiles]:
@@ -203,16 +203,33 @@ def _masked_tiles(work: Work, lines: int, slots: int, tile: Tile) -> Iterator[_T
     assert work.out_block is not None
     tile_m, tile_n, _, slot_n = tile
     block_m, block_n = work.out_block
-    per_tile = tile_n // slot_n
     lines_per_block = min(max(1, block_m // tile_m), lines)
     slots_per_block = min(max(1, block_n // slot_n), slots)
     blocks, columns = lines / lines_per_block * slots / slots_per_block, slots / slots_per_block
-    keep = work.out_keep
-    mean, deviation = blocks * keep, math.sqrt(blocks * keep * (1 - keep))
-    # A line has an odd count of live slots with this probability.
-    odd = 0.0 if slots_per_block % per_tile == 0 else (1 - (1 - 2 * keep) ** round(columns)) / 2
+    mean, deviation = blocks * work.out_keep, math.sqrt(blocks * work.out_keep * (1 - work.out_keep))
+    share, of_rest = _rests(tile_n // slot_n, slots_per_block, round(columns), work.out_keep)
     for aside in (-1.2, 0.0, 1.2):
         live_blocks = min(max(mean + aside * deviation, 0.0), blocks)
         live = live_blocks * lines_per_block * slots_per_block
-        singles = min(lines * odd, live)
-        yield _Tiles((live - singles) / per_tile, singles)
+        in_rests = min(lines * of_rest, live)
+        yield _Tiles((live - in_rests) / (tile_n // slot_n), min(lines * share, live))
+
+
+def _rests(
+    per_tile: int, slots_per_block: int, columns: int, keep: float
+) -> tuple[float, float]:
+    """Share of the lines whose live slots do not fill their last tile; mean slots in those, a line.
+
+    The live blocks of a line are binomial. That their count leaves r when it is divided by
+    per_tile has the probability of a discrete Fourier transform of its characteristic function.
+    """
+    turns = [2j * math.pi * j / per_tile for j in range(per_tile)]
+    powers = [(1 - keep + keep * cmath.exp(turn)) ** columns for turn in turns]
+    share = slots = 0.0
+    for r in range(per_tile):
+        terms = (power * cmath.exp(-r * turn) for power, turn in zip(powers, turns, strict=True))
+        probability = sum(terms).real / per_tile
+        left = r * slots_per_block % per_tile
+        share += probability * (left > 0)
+        slots += probability * left
+    return share, slots

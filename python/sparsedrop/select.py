@@ -11,6 +11,7 @@ environment variable SPARSEDROP_SELECT, for example `SPARSEDROP_SELECT=path=sm90
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ Block = cpu_costs.Block
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
-SMALLER, SMALLER_BEYOND_CACHE = 0.03, 0.1
-"""By how much a smaller tile has to be faster. It reads its operands more often, which the costs do
-not know, and which counts most where their live parts are more than stays in the cache."""
+SMALLER, SMALLER_BEYOND_CACHE = 0.03, 0.065
+"""By how much a tile of half the size has to be faster. It reads its operands more often, which the
+costs do not know, and which counts most where their live parts are more than stays in the cache."""
 
 UNKNOWN_KEEP = 0.5
 """The live share that is expected of a mask whose share the host does not know."""
@@ -187,11 +188,12 @@ def choose(request: Request) -> Choice:
 
 def _best(request: Request, legal: list[Choice]) -> Choice:
     """The one with the least expected time, smaller tiles at a handicap; the first of equals."""
-    sizes = sorted({_area(request, choice) for choice in legal}, reverse=True)
+    largest = max(_area(request, choice) for choice in legal)
     smaller = SMALLER if sum(_operand_bytes(request)) <= costs.CACHE_BYTES else SMALLER_BEYOND_CACHE
 
     def cost(choice: Choice) -> float:
-        return expected_us(request, choice) * (1 + smaller * sizes.index(_area(request, choice)))
+        halvings = math.log2(largest / _area(request, choice))
+        return expected_us(request, choice) * (1 + smaller * halvings)
 
     return min(legal, key=cost)
 
