@@ -69,6 +69,9 @@ std::string describe(Problem const& p, Choice choice) {
   text << "sparsedrop.matmul with m=" << p.m << ", n=" << p.n << ", k=" << p.k << ", lda=" << p.a.ld
        << ", ldb=" << p.b.ld << ", ldd=" << p.d_ld << ", tile " << choice.tile
        << (choice.swap ? ", swapped" : "");
+  if (choice.parts != 1) {
+    text << ", in " << choice.parts << " parts";
+  }
   for (auto const& [name, mask] :
        {std::pair("A", p.a_mask), std::pair("B", p.b_mask), std::pair("D", p.d_mask)}) {
     if (mask.block_rows != 0) {
@@ -140,8 +143,8 @@ class Launch {
 
   Launch(int dtype, int64_t m, int64_t n, int64_t k, int64_t a_ld, bool a_k_major, int64_t b_ld,
          bool b_k_major, int64_t d_ld, Block const& a_block, Block const& b_block,
-         Block const& d_block, int activation, int tile, bool swap, int device)
-      : choice_{tile, swap}, device_(device) {
+         Block const& d_block, int activation, int tile, bool swap, int parts, int device)
+      : choice_{tile, swap, parts}, device_(device) {
     problem_.dtype = DataType(dtype);
     problem_.m = m;
     problem_.n = n;
@@ -208,6 +211,8 @@ class Launch {
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The sparsedrop kernels. Addresses and streams are integers.";
   module.attr("TILES") = tiles();
+  module.attr("MAX_PARTS") = kMaxParts;
+  module.attr("MOST_SPLIT_N") = kMostSplitN;
   module.attr("CUDA_ARCHS") = SPARSEDROP_CUDA_ARCHS;
   module.def("mask_words", &bind_mask_words);
   module.def("bernoulli_mask", &bind_bernoulli_mask);
@@ -216,7 +221,7 @@ PYBIND11_MODULE(_C, module) {
   py::class_<Launch>(module, "Launch")
       .def(py::init<int, int64_t, int64_t, int64_t, int64_t, bool, int64_t, bool, int64_t,
                     Launch::Block const&, Launch::Block const&, Launch::Block const&, int, int,
-                    bool, int>())
+                    bool, int, int>())
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
       .def("__call__", &Launch::operator());
 }

@@ -124,15 +124,16 @@ def only(**blocks: object) -> select.Request:
 OUT = only(out_block=(128, 128), out_keep=0.5)
 
 
-def legal_ways(case: Case) -> list[tuple[int, bool]]:
-    """Every tile and orientation of this build's kernels that may run the case."""
+def legal_ways(case: Case, parts: tuple[int, ...] = (1,)) -> list[select.Choice]:
+    """Every tile and orientation of this build's kernels that may run the case in so many parts."""
     tiles = tuple(_native.C.TILES)
     request = select.Request(
         "cuda", torch.bfloat16, case.m, case.n, case.k,
         case.a_block, case.b_block, case.out_block, capability=(9, 0), tiles=tiles,
     )  # fmt: skip
-    ways = itertools.product(range(len(tiles)), (False, True))
-    return [way for way in ways if select.refusal(request, *way) is None]
+    ways = itertools.product(["sm90"], range(len(tiles)), (False, True), parts)
+    choices = [select.Choice(*way) for way in ways]
+    return [choice for choice in choices if select.refusal(request, choice) is None]
 
 
 class Problem(NamedTuple):

@@ -37,8 +37,10 @@ def _measured():
             "dX": OUT._replace(m=m, n=k, k=n, out_keep=keep),
             "dW": only(b_block=block, b_keep=keep)._replace(m=n, n=k, k=m),
         }[row["product"]]
-        names = (re.fullmatch(r"#\d (\S+)( swap)?", name) for name in row["tiles_us"])
-        ways = [(sizes.index(name[1]), name[2] is not None) for name in names if name]
+        names = (re.fullmatch(r"#\d (\S+)( swap)?(?: in (\d))?", name) for name in row["tiles_us"])
+        ways = [
+            (sizes.index(name[1]), name[2] is not None, int(name[3] or 1)) for name in names if name
+        ]
         yield request_, dict(zip(ways, row["tiles_us"].values(), strict=True))
 
 
@@ -54,7 +56,7 @@ def test_the_choice_is_near_the_best_of_the_measured():
     for request_, times in _measured():
         choice = select.choose(request_)
         assert choice.path == "sm90"
-        us = times[choice.tile, choice.swap]
+        us = times[choice.tile, choice.swap, choice.parts]
         regrets.append(us / min(times.values()))
         errors.append(abs(math.log(select.expected_us(request_, choice) / us)))
     assert len(regrets) == 60

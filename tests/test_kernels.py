@@ -1,7 +1,5 @@
 """The kernels: every tile and orientation, in every order of tiles, exact and accurate."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -22,7 +20,7 @@ from cases import (
     signs,
     torchs_own,
 )
-from sparsedrop import _native, reference, select
+from sparsedrop import BlockMask, _native, cuda, reference, select
 
 pytestmark = pytest.mark.gpu
 
@@ -63,19 +61,20 @@ def test_many_lines_of_tiles(blocks, extents):
 
 
 def _check_every_way(case, dtype):
-    ways = legal_ways(case)
-    assert ways
+    # Kernels with an activation are others, and do not split tiles; 7 parts are more than K tiles.
+    ways = {None: legal_ways(case, (1, 2, 7)), "relu": legal_ways(case)}
+    assert ways["relu"]
     problem = build(case, signs, dtype, GPU)
     bias = signs(case.n).to(GPU, dtype)
     before = reference.matmul(
         problem.a.double(), problem.b.double(), bias=bias.double(), alpha=2.0, **problem.masks
     )
-    truths = {None: before, "relu": before.relu()}  # in kernels of their own
+    truths = {None: before, "relu": before.relu()}
     a = poisoned(problem.a, problem.masks.get("a_mask"))
     weight = poisoned(problem.b, problem.masks.get("b_mask")).t()
     b_mask = problem.masks.get("b_mask")
-    for (tile, swap), activation in itertools.product(ways, truths):
-        with select.override(tile=tile, swap=swap):
+    for activation, choice in ((name, choice) for name in truths for choice in ways[name]):
+        with select.override(*choice[:4]):
             out = sparsedrop.linear(
                 a,
                 weight,
@@ -86,8 +85,49 @@ def _check_every_way(case, dtype):
                 alpha=2.0,
                 activation=activation,
             )
-        way = f"tile {_tiles()[tile]}, swap {swap}, activation {activation}"
+        way = f"tile {_tiles()[choice.tile]}, {choice}, activation {activation}"
         assert torch.equal(out.double(), truths[activation]), way
+
+
+@pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
+@pytest.mark.parametrize("blocks", [(None, (128, 128)), ((128, 128), None), ((128, 64), (64, 128))])
+def test_tiles_split_along_k(blocks, order):
+    """Accurate, the same in every run and under a graph, and blind to what a workspace holds."""
+    case = Case(384, 520, 9000, *blocks, None, *order)
+    problem = build(case, normal, torch.bfloat16, GPU)
+    torchs = reference.matmul(problem.a, problem.b, **problem.masks)
+    exact = reference.matmul(problem.a.double(), problem.b.double(), **problem.masks)
+    bad = [
+        poisoned(matrix, problem.masks.get(name))
+        for matrix, name in ((problem.a, "a_mask"), (problem.b, "b_mask"))
+    ]
+    ways = legal_ways(case, (2, 3, 5, 8))
+    assert ways
+    for choice in ways:
+        with select.override(*choice[:4]):
+            first = sparsedrop.matmul(*bad, **problem.masks)
+            for _ in range(10):
+                assert torch.equal(sparsedrop.matmul(*bad, **problem.masks), first), choice
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                captured = sparsedrop.matmul(*bad, **problem.masks)
+        for _ in range(3):
+            captured.zero_()
+            graph.replay()
+            assert torch.equal(captured, first), choice
+        assert_accurate([first], [exact], [torchs])
+
+
+def test_small_layers_have_their_weight_gradient_split():
+    """Few tiles and many rows: whole tiles would leave most of the GPU idle."""
+    x = torch.randn(16384, 512, device=GPU, dtype=torch.bfloat16)
+    dy = torch.randn(16384, 512, device=GPU, dtype=torch.bfloat16)
+    mask = BlockMask.bernoulli(x.shape, 0.5, device=GPU)
+    request = cuda.request_for(dy.t(), x, (None, mask, None))
+    assert select.choose(request).parts > 1
+    out = sparsedrop.matmul(dy.t(), x, b_mask=mask)
+    exact = reference.matmul(dy.t().double(), x.double(), b_mask=mask)
+    assert_accurate([out], [exact], [reference.matmul(dy.t(), x, b_mask=mask)])
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
@@ -100,8 +140,8 @@ def test_every_tile_fuses_bias_and_activation(activation, dtype):
     torchs = reference.matmul(problem.a, problem.b, **kwargs)
     kwargs["bias"] = bias.double()
     exact = reference.matmul(problem.a.double(), problem.b.double(), **kwargs)
-    for tile, swap in legal_ways(case):
-        with select.override(tile=tile, swap=swap):
+    for choice in legal_ways(case):
+        with select.override(*choice[:4]):
             ours = sparsedrop.linear(
                 problem.a,
                 problem.b.t(),

@@ -65,12 +65,12 @@ def _check_every_way(case, activation, dtype):
         out_mask,
         0.1,
     )
-    for tile, swap in ways:
-        with select.override(tile=tile, swap=swap):
+    for choice in ways:
+        with select.override(*choice[:4]):
             plain = cuda.masked_mm(*product, None)
             out, before = cuda.masked_mm_and_before(*product, activation)
             again = cuda.masked_mm_and_before(*product, activation)
-        way = f"tile {tile}, swap {swap}"
+        way = str(choice)
         assert torch.equal(_live(before, out_mask), _live(plain, out_mask)), way
         assert torch.equal(_live(again[1], out_mask), _live(before, out_mask)), way
         assert torch.equal(again[0], out), way
@@ -118,9 +118,9 @@ def _check_gradients(case, activation, dtype):
     exact = truth([x.double() for x in inputs], problem.upstream.double())
     bad = [poisoned(problem.a, a_mask), poisoned(problem.b, b_mask).t(), bias]
     upstream = poisoned(problem.upstream, out_mask)
-    for tile, swap in legal_ways(case):
+    for choice in legal_ways(case):
         leaves = [x.detach().requires_grad_() for x in bad]
-        with select.override(tile=tile, swap=swap):
+        with select.override("sm90", choice.tile, choice.swap):
             out = sparsedrop.linear(*leaves, **masks, **how)
         runs = [torch.autograd.grad(out, leaves, upstream, retain_graph=True) for _ in range(2)]
         for first, second in zip(*runs, strict=True):

@@ -16,7 +16,7 @@ from sparsedrop.select import Choice, Request
 CPU = Request("cpu", torch.float32, 2048, 2048, 2048, a_block=(128, 128), a_keep=0.5)
 
 
-LARGE, MEDIUM, SMALL = (Choice("sm90", tile) for tile in range(3))
+LARGE, MEDIUM, SMALL, THREE_SLOTS = (Choice("sm90", tile) for tile in range(4))
 TURNED, SMALL_TURNED = LARGE._replace(swap=True), SMALL._replace(swap=True)
 DENSE, LIVE_PARTS = Choice("dense"), Choice("cpu")
 CHOICES = [
@@ -64,7 +64,7 @@ CHOICES = [
 @pytest.mark.parametrize(("why", "request_", "expected"), CHOICES, ids=[c[0] for c in CHOICES])
 def test_choices(why, request_, expected):
     choice = select.choose(request_)
-    assert choice[:3] == expected[:3], choice.reason
+    assert choice[:4] == expected[:4], choice.reason
     assert choice.reason
     assert "reason=" in str(choice)
 
@@ -75,10 +75,10 @@ def test_every_choice_is_legal():
         request = BIG._replace(a_block=a, b_block=b, out_block=out)
         choice = select.choose(request)
         if choice.path == "sm90":
-            assert select.refusal(request, choice.tile, choice.swap) is None
+            assert select.refusal(request, choice) is None
         elif (a, b, out) != (None, None, None):
             for tile, swap in itertools.product(range(len(TILES)), (False, True)):
-                assert select.refusal(request, tile, swap) is not None
+                assert select.refusal(request, Choice("sm90", tile, swap)) is not None
 
 
 def test_swapping_is_transposing():
@@ -90,8 +90,9 @@ def test_swapping_is_transposing():
             a_block=b and b[::-1], b_block=a and a[::-1], out_block=out and out[::-1]
         )
         for tile in range(len(TILES)):
-            swapped = select.refusal(request, tile, True)
-            assert (swapped is None) == (select.refusal(turned, tile, False) is None)
+            swapped = select.refusal(request, Choice("sm90", tile, True))
+            straight = select.refusal(turned, Choice("sm90", tile, False))
+            assert (swapped is None) == (straight is None)
 
 
 def test_override_forces_what_it_names():
@@ -114,7 +115,11 @@ def test_override_forces_what_it_names():
     ("forced", "request_", "sentence"),
     [
         ({"tile": 0}, BIG._replace(b_block=(128, 128)), "no multiple of 64x256"),
-        ({"tile": 7}, BIG, "there are tiles 0 to 2"),
+        ({"tile": 7}, BIG, "there are tiles 0 to 3"),
+        ({"parts": 9}, BIG, "a tile has 1 to 8 parts, not 9"),
+        ({"parts": 2}, OUT, "where the result has no mask and no activation, and up to 128"),
+        ({"tile": 0, "parts": 2}, BIG, "up to 128 columns wide"),
+        ({"parts": 2}, BIG._replace(activates=True), "no activation"),
         (
             {"tile": 0, "swap": True},
             BIG,
@@ -125,6 +130,7 @@ def test_override_forces_what_it_names():
         ({"path": "cpu"}, BIG, "the operands are on a GPU"),
         ({"path": "sm90"}, BIG._replace(device="cpu"), "on the cpu: it has no tiles"),
         ({"swap": True}, BIG._replace(device="cpu"), "on the cpu: it has no tiles"),
+        ({"parts": 2}, BIG._replace(device="cpu"), "on the cpu: it has no tiles"),
     ],
     ids=str,
 )
@@ -154,7 +160,7 @@ def test_the_environment_forces_a_way(monkeypatch):
     assert forced == select.Override("sm90", 1, False)
     monkeypatch.setattr(select, "_override", forced)
     assert select.decide(BIG)[:3] == ("sm90", 1, False)
-    for text in ("path=gpu", "tile=-1", "swap=yes", "tile", "stages=3"):
+    for text in ("path=gpu", "tile=-1", "swap=yes", "tile", "parts=two", "stages=3"):
         with pytest.raises(ValueError, match=f"SPARSEDROP_SELECT .* not '{text}'"):
             select.override_from(text)
 

@@ -58,6 +58,9 @@ struct TileConfig {
                     kGroupSlots * kConsumerWarpGroups == kSlots * kRowGroups,
                 "the warp groups share a tile evenly");
 
+  static constexpr int kGroupSums = kGroupRows * kGroupN;  // accumulators
+  static constexpr bool kCanSplit = kN <= kMostSplitN;
+
   SPARSEDROP_HOST_DEVICE static int row_group(int warp_group) {
     return kRowGroups == 1 ? 0 : warp_group;
   }
@@ -94,14 +97,17 @@ struct Layouts {
   static constexpr Major kD = D;
 };
 
-// With kActivates the epilogue has an activation. Its code is ten times that of a K loop, and a
-// product that only jumps over it waits for instructions at every tile.
-template <class Element_, class Config_, class Layouts_, bool kActivates_>
+// What few products need is in kernels of its own: the code of an activation is ten times that of a
+// K loop, and a product that only jumps over it waits for instructions at every tile.
+enum class Variant { plain, activates, splits };
+
+template <class Element_, class Config_, class Layouts_, Variant kVariant>
 struct Traits {
   using Element = Element_;
   using Config = Config_;
   using Layouts = Layouts_;
-  static constexpr bool kActivates = kActivates_;
+  static constexpr bool kActivates = kVariant == Variant::activates;
+  static constexpr bool kSplits = kVariant == Variant::splits;
 
   static constexpr int kThreads = (kConsumerWarpGroups + 1) * cutlass::NumThreadsPerWarpGroup;
 

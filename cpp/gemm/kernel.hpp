@@ -13,6 +13,7 @@
 #include "gemm/epilogue.hpp"
 #include "gemm/mainloop.hpp"
 #include "gemm/own_order.hpp"
+#include "gemm/partials.hpp"
 #include "gemm/zero_fill.hpp"
 
 namespace sparsedrop {
@@ -24,6 +25,7 @@ struct KernelParams {
   typename ZeroFill<Traits>::Params zero_fill;
   Ordering ordering;
   TileList list;  // without records: the CTA orders its tiles itself
+  PartialSums sums;
 };
 
 template <class Traits>
@@ -77,6 +79,19 @@ struct Kernel {
     return record;
   }
 
+  // The only tile of this CTA, or its part of one. Of a whole one the K tiles are not counted.
+  CUTLASS_DEVICE static TileRecord only_tile(Params const& params) {
+    if constexpr (Traits::kSplits) {
+      auto const part = int32_t(blockIdx.x) / params.sums.tiles;
+      TileRecord tile =
+          OwnOrder::only_tile(params.ordering, int32_t(blockIdx.x) - part * params.sums.tiles);
+      tile.k_tiles = params.ordering.live_k_tiles_of(tile);
+      return part_of(tile, part, params.sums.parts);
+    } else {
+      return OwnOrder::only_tile(params.ordering, int32_t(blockIdx.x));
+    }
+  }
+
   // One warp, ahead of all others: a tile takes it some hundreds of nanoseconds.
   CUTLASS_DEVICE static void find_tiles(Params const& params, TilePipeline& tiles,
                                         SharedStorage& shared) {
@@ -87,9 +102,11 @@ struct Kernel {
       }
     };
     if (params.ordering.one_each) {
-      TileRecord tile = OwnOrder::only_tile(params.ordering);
+      TileRecord tile = only_tile(params);
       if (tile.k_tiles != kNoMoreTiles) {
-        tile.k_tiles = params.ordering.live_k_tiles_of(tile);
+        if (!Traits::kSplits) {
+          tile.k_tiles = params.ordering.live_k_tiles_of(tile);
+        }
         hand_out(tile);
       }
     } else {
@@ -119,8 +136,7 @@ struct Kernel {
         bool const is_one = claimed < list.header->count;
         push(is_one ? list.records[claimed] : no_more_tiles(), tiles, tile_write, shared);
       }
-      TileRecord const record =
-          has_only_tile ? OwnOrder::only_tile(params.ordering) : pop(tiles, tile_read, shared);
+      TileRecord const record = has_only_tile ? only_tile(params) : pop(tiles, tile_read, shared);
       if (record.k_tiles == kNoMoreTiles) {
         break;
       }
@@ -160,6 +176,11 @@ struct Kernel {
       }
       if (is_last) {
         break;
+      }
+      if constexpr (Traits::kSplits) {
+        if (!Partials<Traits>::add_up(params.sums, acc, warp_group)) {
+          continue;
+        }
       }
       Epilogue::finish_tile(params.epilogue, record, acc, warp_group, shared, finished);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <type_traits>
 
 #include "gemm/kernel.hpp"
 #include "gemm/product.hpp"
@@ -47,19 +48,24 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
   typename ZeroFill<Traits>::Params const zero_fill{static_cast<Element*>(product.d), product.d_ld,
                                                     m, n};
   FullGrid const grid = full_grid(product.m, product.n, product.k, Config::kTile);
-  Ordering const ordering{
-      product.a_lines,
-      product.b_lines,
-      product.d_lines,
-      grid,
-      grid.records(ctas),
-      Config::kM,
-      Config::kSlotN,
-      SlotBits::of(Config::kSlotN, kMaskUnit),
-      list.records == nullptr && Ordering::has_one_each(product.d_lines, grid, ctas,
-                                                        Config::kGroupSlots < Config::kSlots)};
+  bool const splits = product.sums.parts > 1;
+  Ordering const ordering{product.a_lines,
+                          product.b_lines,
+                          product.d_lines,
+                          grid,
+                          splits ? grid.records(1) : grid.records(ctas),
+                          Config::kM,
+                          Config::kSlotN,
+                          SlotBits::of(Config::kSlotN, kMaskUnit),
+                          splits || (list.records == nullptr &&
+                                     Ordering::has_one_each(product.d_lines, grid, ctas,
+                                                            Config::kGroupSlots < Config::kSlots))};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill, ordering, list};
+          Epilogue<Traits>::to_underlying_arguments(epilogue),
+          zero_fill,
+          ordering,
+          list,
+          product.sums};
 }
 
 template <class Traits>
@@ -96,6 +102,9 @@ cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
   return launch_overlapped(&matmul_kernel<Traits>, shape, make_params<Traits>(product, list, ctas));
 }
 
+template <Variant kVariant>
+using Is = std::integral_constant<Variant, kVariant>;
+
 constexpr Major major_of(bool is_contiguous) { return is_contiguous ? Major::K : Major::MN; }
 
 // Walks the list of configs for the one of this id.
@@ -108,10 +117,18 @@ cudaError_t launch_tile(int tile, Product const& product, TileList const& list, 
   cute::for_each(TileConfigs{}, [&](auto config) {
     if (id++ == tile) {
       using Config = decltype(config);
-      status =
-          product.activation == Activation::none
-              ? launch<Traits<Element, Config, ThisLayouts, false>>(product, list, ctas, stream)
-              : launch<Traits<Element, Config, ThisLayouts, true>>(product, list, ctas, stream);
+      auto const run = [&](auto variant) {
+        return launch<Traits<Element, Config, ThisLayouts, decltype(variant)::value>>(product, list,
+                                                                                      ctas, stream);
+      };
+      if (product.sums.parts > 1) {
+        if constexpr (Config::kCanSplit) {
+          status = run(Is<Variant::splits>{});
+        }
+      } else {
+        status = product.activation == Activation::none ? run(Is<Variant::plain>{})
+                                                        : run(Is<Variant::activates>{});
+      }
     }
   });
   return status;

@@ -91,7 +91,14 @@ struct Mainloop {
                    params.b_lines.of(record.slot[0] * Config::kSlotN),
                    int32_t(ceil_div(params.k, Config::kK)));
 
+    int32_t left = record.k_tiles;
+    if constexpr (Traits::kSplits) {
+      k_tiles.skip(record.k_before);
+    }
     for (int32_t k_tile = k_tiles.next(); k_tile != kNoKTile; k_tile = k_tiles.next()) {
+      if (Traits::kSplits && left-- == 0) {
+        break;
+      }
       pipeline.producer_acquire(write);
       auto* barrier = pipeline.producer_get_barrier(write);
       int32_t const stage = write.index();

@@ -59,6 +59,43 @@ cudaError_t count_sms(int32_t* sms) {
              : cudaDeviceGetAttribute(sms, cudaDevAttrMultiProcessorCount, device);
 }
 
+// How the tiles of a split product are laid out, and where in a workspace; null ones only measure.
+PartialSums lay_out_sums(void* workspace, Product const& product, Choice choice) {
+  Tile const t = tile(choice.tile);
+  PartialSums sums;
+  sums.parts = choice.parts;
+  // One CTA a tile: none is split slot by slot.
+  sums.tiles = full_grid(product.m, product.n, product.k, t).records(1).count();
+  sums.data = static_cast<float*>(workspace);
+  int64_t const floats = int64_t(sums.tiles) * (sums.parts - 1) * t.m * t.n;
+  sums.flags = reinterpret_cast<unsigned long long*>(sums.data + (workspace ? floats : 0));
+  return sums;
+}
+
+size_t sum_bytes(Product const& product, Choice choice) {
+  Tile const t = tile(choice.tile);
+  PartialSums const sums = lay_out_sums(nullptr, product, choice);
+  size_t const bytes_of_one =
+      sizeof(float) * size_t(t.m) * size_t(t.n) + kConsumerWarpGroups * sizeof(unsigned long long);
+  return size_t(sums.tiles) * size_t(sums.parts - 1) * bytes_of_one;
+}
+
+bool is_aligned(void const* workspace) {
+  return workspace != nullptr && reinterpret_cast<uintptr_t>(workspace) % 16 == 0;
+}
+
+char const* parts_refusal(Problem const& problem, Choice choice) {
+  if (choice.parts < 1 || choice.parts > kMaxParts) {
+    return "a tile has 1 to 8 parts";
+  }
+  bool const can_split = problem.d_mask.block_rows == 0 && problem.d_mask.row_words == nullptr &&
+                         problem.activation == Activation::none &&
+                         tile(choice.tile).n <= kMostSplitN;
+  return choice.parts > 1 && !can_split
+             ? "tiles are split along k without a mask on D and an activation, and up to 128 wide"
+             : nullptr;
+}
+
 // Makes the list, where the kernel cannot do without one.
 cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, void* workspace,
                        TileList* list, cudaStream_t stream) {
@@ -66,7 +103,7 @@ cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, v
   if (Ordering::suits(product.b_lines.words != nullptr, product.d_lines.words != nullptr, grid)) {
     return cudaSuccess;
   }
-  if (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 16 != 0) {
+  if (!is_aligned(workspace)) {
     return cudaErrorInvalidValue;
   }
   TileListRequest const request{product.m,       product.n,       product.k, product.a_lines,
@@ -84,6 +121,9 @@ Tile tile(int id) { return kTileList[size_t(id)]; }
 char const* refusal(Problem const& problem, Choice choice) {
   if (choice.tile < 0 || choice.tile >= kTiles) {
     return "there is no tile of this id";
+  }
+  if (char const* const reason = parts_refusal(problem, choice)) {
+    return reason;
   }
   // Tiles reach past the last row, and rows are counted in 32 bits.
   int64_t const extents[] = {problem.m, problem.n, problem.k};
@@ -143,6 +183,9 @@ size_t workspace_bytes(Problem const& problem, Choice choice) {
   if (choice.tile < 0 || choice.tile >= kTiles) {
     return 0;
   }
+  if (choice.parts > 1) {
+    return sum_bytes(orient(problem, choice.swap), choice);
+  }
   TileListRequest request{};
   request.m = choice.swap ? problem.n : problem.m;
   request.n = choice.swap ? problem.m : problem.n;
@@ -158,19 +201,28 @@ cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaS
   if (refusal(problem, choice) != nullptr) {
     return cudaErrorInvalidValue;
   }
-  Product const product = orient(problem, choice.swap);
+  Product product = orient(problem, choice.swap);
   Tile const chosen = tile(choice.tile);
-  int32_t sms = 0;
-  cudaError_t status = count_sms(&sms);
-  if (status != cudaSuccess) {
-    return status;
-  }
-  int64_t const records = max_records(product.m, product.n, chosen);
-  auto const ctas = int32_t(records > sms ? sms : records);
+  int32_t ctas = 0;
   TileList list{};
-  status = list_tiles(product, chosen, ctas, workspace, &list, stream);
-  if (status != cudaSuccess) {
-    return status;
+  if (choice.parts > 1) {
+    if (!is_aligned(workspace)) {
+      return cudaErrorInvalidValue;
+    }
+    product.sums = lay_out_sums(workspace, product, choice);
+    ctas = product.sums.tiles * product.sums.parts;
+  } else {
+    int32_t sms = 0;
+    cudaError_t status = count_sms(&sms);
+    if (status != cudaSuccess) {
+      return status;
+    }
+    int64_t const records = max_records(product.m, product.n, chosen);
+    ctas = int32_t(records > sms ? sms : records);
+    status = list_tiles(product, chosen, ctas, workspace, &list, stream);
+    if (status != cudaSuccess) {
+      return status;
+    }
   }
   switch (problem.dtype) {
     case DataType::bf16:

@@ -62,7 +62,7 @@ struct Ordering {
     }
     uint32_t const* const words = d_lines.of(line * tile_m);
     int32_t const bit = nth_bit(words, d_lines.words_per_line, slots.firsts, rank);
-    TileRecord tile{line, {bit / slots.units_per_slot}, k_tiles};
+    TileRecord tile{line, {bit / slots.units_per_slot}, k_tiles, 0};
     CUTLASS_PRAGMA_UNROLL
     for (int s = 1; s < kMaxSlots; ++s) {
       tile.slot[s] = s < count && tile.slot[s - 1] != kNoSlot

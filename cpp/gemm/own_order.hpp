@@ -22,13 +22,13 @@ struct OwnOrder {
   int32_t group_start[kMaxGroups + 1];
   Records records;
 
-  // The tile of this CTA where there is one for each, if there is one and it is live; its K tiles
+  // The tile of CTA `cta` where there is one for each, if there is one and it is live; its K tiles
   // are not counted.
-  CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by) {
-    if (int32_t(blockIdx.x) >= by.records.count()) {
+  CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by, int32_t cta) {
+    if (cta >= by.records.count()) {
       return no_more_tiles();
     }
-    Records::Part const part = by.records.at(int32_t(blockIdx.x));
+    Records::Part const part = by.records.at(cta);
     GroupPlace const at = by.grid.place(part);
     int32_t const slot = at.tile * by.grid.slots_per_tile + part.place;
     if (by.d_lines.words == nullptr) {

@@ -36,7 +36,8 @@ Product orient(Problem const& p, bool swap) {
                   swap ? d_cols : d_rows,
                   p.bias,
                   p.alpha,
-                  p.activation};
+                  p.activation,
+                  {}};
   if (swap) {
     std::swap(product.m, product.n);
     std::swap(product.a, product.b);

@@ -13,6 +13,14 @@ struct Operand {
   bool k_major;  // which extent is contiguous: k, or the other one
 };
 
+// Where parts of tiles leave their sums. CTA i multiplies part i / tiles of tile i % tiles.
+struct PartialSums {
+  float* data = nullptr;
+  unsigned long long* flags = nullptr;
+  int32_t tiles = 0;
+  int32_t parts = 1;
+};
+
 struct Product {
   int64_t m;
   int64_t n;
@@ -29,6 +37,7 @@ struct Product {
   void const* bias;
   float alpha;
   Activation activation;
+  PartialSums sums;
 };
 
 Product orient(Problem const& problem, bool swap);

@@ -23,17 +23,18 @@ struct alignas(16) TileRecord {
   int32_t m;                // in tiles
   int32_t slot[kMaxSlots];  // in slots; kNoSlot behind the last one
   int32_t k_tiles;          // live K tiles, or kNoMoreTiles
+  int32_t k_before;         // live K tiles before them, which other parts multiply
 };
 
 // What stands behind a CTA's last tile.
 SPARSEDROP_HOST_DEVICE TileRecord no_more_tiles() {
-  return {0, {0, kNoSlot, kNoSlot}, kNoMoreTiles};
+  return {0, {0, kNoSlot, kNoSlot}, kNoMoreTiles, 0};
 }
 
 // Of a line without dropped slots: `count` neighbouring slots, or as many as are left.
 SPARSEDROP_HOST_DEVICE TileRecord grid_tile(FullGrid const& grid, int32_t line, int32_t slot,
                                             int32_t count, int32_t k_tiles) {
-  TileRecord tile{line, {}, k_tiles};
+  TileRecord tile{line, {}, k_tiles, 0};
   for (int32_t s = 0; s < kMaxSlots; ++s) {
     tile.slot[s] = s < count && slot + s < grid.slots ? slot + s : kNoSlot;
   }

@@ -6,6 +6,10 @@ Every function raises RuntimeError, with the values and CUDA's reason, where a l
 TILES: list[tuple[int, int, int, int]]
 """(tile_m, tile_n, tile_k, slot_n) of the compiled tiles; the position is the tile's id."""
 
+MAX_PARTS: int
+MOST_SPLIT_N: int
+"""Into how many parts a tile may be split along k, and the widest tile that may."""
+
 CUDA_ARCHS: str
 
 def mask_words(
@@ -74,6 +78,7 @@ class Launch:
         activation: int,
         tile: int,
         swap: bool,
+        parts: int,
         device: int,
         /,
     ) -> None: ...

@@ -46,6 +46,18 @@ MASKED_RESULT_US = 1.0
 """What it takes a CTA longer to find its first tile where the result is masked, measured within
 kernels on an H200."""
 
+MOST_PARTS, MOST_SPLIT_N = 8, 128
+"""Into how many parts the kernels split a tile along k, and up to which width."""
+
+LEAST_K_TILES = 16
+"""Of one part: with fewer, leaving its sum and adding it take longer than it saves."""
+
+LEAVING_US, ADDING_US = 2.0, 0.9
+"""To leave the sum of a part of 128x128 in memory and to wait for it, and to add one: estimates."""
+
+CUBLAS_SPLITTING_US = 3.0
+"""What cuBLAS takes longer where it splits a product along k: an estimate."""
+
 OWN_LINES = 256
 LIST_US, LIST_SLOT_US = 8.0, 0.5
 """Where there are more lines, or both b and the result are masked, a kernel of its own lists the
@@ -124,7 +136,17 @@ def costs_of(gpu: str) -> dict[Tile | str, Cost]:
     return {**GPUS[TYPICAL].costs, **GPUS.get(gpu, GPUS[TYPICAL]).costs}
 
 
-def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
+def parts_for(work: Work, tile: Tile, sms: int) -> int:
+    """Into how many parts each tile is best split along k; 1: it stays whole."""
+    tile_m, tile_n, tile_k, _ = tile
+    if tile_n > MOST_SPLIT_N or work.out_block is not None:
+        return 1
+    tiles = -(-work.m // tile_m) * -(-work.n // tile_n)
+    most = math.floor(-(-work.k // tile_k) * work.keep / LEAST_K_TILES)
+    return max(1, min(MOST_PARTS, sms // tiles, most))
+
+
+def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, parts: int = 1) -> float:
     """Expected time of a product by these tiles on so many SMs, in microseconds."""
     tile_m, tile_n, tile_k, slot_n = tile
     lines, slots, per_tile = -(-work.m // tile_m), -(-work.n // slot_n), tile_n // slot_n
@@ -143,6 +165,10 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
         k_tiles = mean + (longest - mean) / max(wholes + rests, 1.0) ** 1.5
         return cost.us(wholes + rest * rests, k_tiles)
 
+    if parts > 1:
+        waves = math.ceil(lines * -(-slots // per_tile) * parts / sms)
+        computing = cost.us(waves, longest / parts) + _adding_us(tile, parts)
+        return _soft_maximum(computing, _memory_us(work, lines))
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
@@ -150,6 +176,10 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int) -> float:
         rests = lines if slots % per_tile else 0
         computing = time(_Tiles(lines * (slots // per_tile), rests))
     return _listing_us(work, lines, slots) + _soft_maximum(computing, _memory_us(work, lines))
+
+
+def _adding_us(tile: Tile, parts: int) -> float:
+    return (LEAVING_US + ADDING_US * (parts - 1)) * tile[0] * tile[1] / 128**2
 
 
 def _listing_us(work: Work, lines: int, slots: int) -> float:
@@ -179,8 +209,11 @@ def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
     cost = costs_of(gpu)[CUBLAS]
 
     def time(columns: int) -> float:
-        waves = math.ceil(-(-m // tile_m) * -(-n // columns) / sms)
-        return cost.us(waves * columns / tile_n, -(-k // tile_k))
+        tiles, k_tiles = -(-m // tile_m) * -(-n // columns), -(-k // tile_k)
+        parts = max(1, sms // tiles)
+        whole = cost.us(math.ceil(tiles / sms) * columns / tile_n, k_tiles)
+        split = cost.us(columns / tile_n, k_tiles / parts) + CUBLAS_SPLITTING_US
+        return min(whole, split) if parts > 1 else whole
 
     return min(map(time, CUBLAS_COLUMNS))
 
@@ -206,7 +239,10 @@ def _masked_tiles(work: Work, lines: int, slots: int, tile: Tile) -> Iterator[_T
     lines_per_block = min(max(1, block_m // tile_m), lines)
     slots_per_block = min(max(1, block_n // slot_n), slots)
     blocks, columns = lines / lines_per_block * slots / slots_per_block, slots / slots_per_block
-    mean, deviation = blocks * work.out_keep, math.sqrt(blocks * work.out_keep * (1 - work.out_keep))
+    mean, deviation = (
+        blocks * work.out_keep,
+        math.sqrt(blocks * work.out_keep * (1 - work.out_keep)),
+    )
     share, of_rest = _rests(tile_n // slot_n, slots_per_block, round(columns), work.out_keep)
     for aside in (-1.2, 0.0, 1.2):
         live_blocks = min(max(mean + aside * deviation, 0.0), blocks)
@@ -215,9 +251,7 @@ def _masked_tiles(work: Work, lines: int, slots: int, tile: Tile) -> Iterator[_T
         yield _Tiles((live - in_rests) / (tile_n // slot_n), min(lines * share, live))
 
 
-def _rests(
-    per_tile: int, slots_per_block: int, columns: int, keep: float
-) -> tuple[float, float]:
+def _rests(per_tile: int, slots_per_block: int, columns: int, keep: float) -> tuple[float, float]:
     """Share of the lines whose live slots do not fill their last tile; mean slots in those, a line.
 
     The live blocks of a line are binomial. That their count leaves r when it is divided by

@@ -231,7 +231,7 @@ def _make_plan(key: tuple[Any, ...]) -> Plan | None:
     """The plan for what `masked_mm` looks up; None for the dense path."""
     activation, *parts = key
     of = _Key(*parts)
-    request = _request(of)
+    request = _request(of)._replace(activates=activation is not None)
     choice = select.decide(request)
     if choice.path != "sm90":
         return None
@@ -245,7 +245,8 @@ def _make_plan(key: tuple[Any, ...]) -> Plan | None:
     launch = _native.C.Launch(
         _DTYPE_CODES[of.dtype], m_pad, n_pad, k_pad, a_fit.lies.ld, request.a_k_major,
         b_fit.lies.ld, request.b_k_major, n_pad, request.a_block, request.b_block,
-        request.out_block, _ACTIVATION_CODES[activation], choice.tile, choice.swap, of.device,
+        request.out_block, _ACTIVATION_CODES[activation], choice.tile, choice.swap, choice.parts,
+        of.device,
     )  # fmt: skip
     in_place = a_fit.lies.in_place and b_fit.lies.in_place and (m, n) == (m_pad, n_pad)
     workspace = -(-launch.workspace_bytes // 2)

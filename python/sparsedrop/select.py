@@ -1,11 +1,12 @@
 """Which way a product is run: a printable request, a pure function, a printable choice.
 
     >>> print(choose(request))  # 4096x4096x4096 in bfloat16, half of a dropped in 128x128 blocks
-    Choice(path='sm90', tile=0, swap=False, reason='tile 128x256x64: 95 us expected, dense 216')
+    Choice(path='sm90', tile=0, swap=False, parts=1, reason='tile 128x256x64: 96 us, dense 217')
 
 Of all ways that are legal the one with the least expected time is taken (see `costs`). `override`
-forces a path, a tile or an orientation, for benchmarks and for a user who knows better; so does the
-environment variable SPARSEDROP_SELECT, for example `SPARSEDROP_SELECT=path=sm90,tile=1,swap=0`.
+forces a path, a tile, an orientation or how often tiles are split along k, for benchmarks and for a
+user who knows better; so does the environment variable SPARSEDROP_SELECT, for example
+`SPARSEDROP_SELECT=path=sm90,tile=1,swap=0,parts=1`.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Request(NamedTuple):
     out_keep: float | None = None
     a_k_major: bool = True
     b_k_major: bool = False
+    # The result goes through an activation.
+    activates: bool = False
     # Operands can be read in place: addresses of 16 bytes, extents and strides of 8 elements.
     aligned: bool = True
     capability: tuple[int, int] = (0, 0)
@@ -98,6 +101,8 @@ class Choice(NamedTuple):
     path: str
     tile: int = 0
     swap: bool = False
+    # Along k, of each tile.
+    parts: int = 1
     reason: str = ""
 
 
@@ -105,6 +110,7 @@ class Override(NamedTuple):
     path: str | None = None
     tile: int | None = None
     swap: bool | None = None
+    parts: int | None = None
 
 
 _PATHS = ("sm90", "cpu", "dense")
@@ -115,7 +121,8 @@ def override_from(text: str) -> Override | None:
     """The override that SPARSEDROP_SELECT=text asks for; None where it is empty.
 
     Raises:
-        ValueError: for text that is not path=..., tile=... or swap=0 or 1, separated by commas.
+        ValueError: for text that is not path=..., tile=..., swap=0 or 1 or parts=..., separated by
+            commas.
     """
     if not text:
         return None
@@ -124,14 +131,14 @@ def override_from(text: str) -> Override | None:
         name, _, value = item.strip().partition("=")
         if name == "path" and value in _PATHS:
             forced[name] = value
-        elif name == "tile" and value.isdecimal():
+        elif name in ("tile", "parts") and value.isdecimal():
             forced[name] = int(value)
         elif name == "swap" and value in ("0", "1"):
             forced[name] = value == "1"
         else:
             raise ValueError(
-                f"{_VARIABLE} has items such as path=dense ({', '.join(_PATHS)}), tile=1 or "
-                f"swap=0, separated by commas, not {item.strip()!r}"
+                f"{_VARIABLE} has items such as path=dense ({', '.join(_PATHS)}), tile=1, swap=0 "
+                f"or parts=2, separated by commas, not {item.strip()!r}"
             )
     return Override(**forced)
 
@@ -142,7 +149,10 @@ _override: Override | None = override_from(os.environ.get(_VARIABLE, ""))
 
 @contextmanager
 def override(
-    path: str | None = None, tile: int | None = None, swap: bool | None = None
+    path: str | None = None,
+    tile: int | None = None,
+    swap: bool | None = None,
+    parts: int | None = None,
 ) -> Iterator[None]:
     """Forces what is not None for every product inside, on all threads.
 
@@ -152,7 +162,7 @@ def override(
     global _override
     if path is not None and path not in _PATHS:
         raise ValueError(f"path is one of {', '.join(map(repr, _PATHS))}, not {path!r}")
-    before, _override = _override, Override(path, tile, swap)
+    before, _override = _override, Override(path, tile, swap, parts)
     try:
         yield
     finally:
@@ -177,12 +187,12 @@ def choose(request: Request) -> Choice:
     why_dense = _why_dense(request)
     if why_dense is not None:
         return Choice("dense", reason=why_dense)
-    legal = [c for c in candidates(request) if refusal(request, c.tile, c.swap) is None]
+    legal = [c for c in candidates(request) if refusal(request, c) is None]
     if not legal:
         return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
     best = _best(request, legal)
     ours, dense = expected_us(request, best), dense_us(request)
-    reason = f"{_name(request, best)}: {ours:.0f} us expected, dense {dense:.0f}"
+    reason = f"{_name(request, best)}: {ours:.0f} us, dense {dense:.0f}"
     return best._replace(reason=reason) if ours < dense else Choice("dense", reason=reason)
 
 
@@ -198,10 +208,16 @@ def _best(request: Request, legal: list[Choice]) -> Choice:
     return min(legal, key=cost)
 
 
-def candidates(request: Request) -> list[Choice]:
-    """Every tile in both orientations, large tiles first, then by what the orientation wastes."""
+def candidates(request: Request, parts: int | None = None) -> list[Choice]:
+    """Every tile in both orientations, large tiles first, then by what the orientation wastes.
+
+    Whole, and where that may be faster split along k; or in so many parts.
+    """
     choices = [
-        Choice("sm90", tile, swap) for tile in range(len(request.tiles)) for swap in (False, True)
+        Choice("sm90", tile, swap, count)
+        for tile in range(len(request.tiles))
+        for swap in (False, True)
+        for count in ((parts,) if parts is not None else _parts(request, tile, swap))
     ]
 
     def rank(choice: Choice) -> tuple[float, ...]:
@@ -210,13 +226,28 @@ def candidates(request: Request) -> list[Choice]:
     return sorted(choices, key=rank)
 
 
-def refusal(request: Request, tile: int, swap: bool) -> str | None:
-    """Why that tile cannot run the request in that orientation; None where it can."""
-    if not 0 <= tile < len(request.tiles):
-        return f"there are tiles 0 to {len(request.tiles) - 1}, not {tile}"
-    tile_m, tile_n, tile_k, slot_n = request.tiles[tile]
+def _parts(request: Request, tile: int, swap: bool) -> tuple[int, ...]:
+    if request.activates or 0 in (request.m, request.n, request.k):
+        return (1,)
+    best = costs.parts_for(_work(request, swap), request.tiles[tile], request.sms)
+    return (1, best) if best > 1 else (1,)
+
+
+def refusal(request: Request, choice: Choice) -> str | None:
+    """Why the kernels cannot run the request that way; None where they can."""
+    if not 0 <= choice.tile < len(request.tiles):
+        return f"there are tiles 0 to {len(request.tiles) - 1}, not {choice.tile}"
+    tile_m, tile_n, tile_k, slot_n = request.tiles[choice.tile]
     a_block, b_block, out_block = request.a_block, request.b_block, request.out_block
-    if swap:
+    if not 1 <= choice.parts <= costs.MOST_PARTS:
+        return f"a tile has 1 to {costs.MOST_PARTS} parts, not {choice.parts}"
+    can_split = out_block is None and not request.activates and tile_n <= costs.MOST_SPLIT_N
+    if choice.parts > 1 and not can_split:
+        return (
+            "tiles are split along k where the result has no mask and no activation, and up to "
+            f"{costs.MOST_SPLIT_N} columns wide"
+        )
+    if choice.swap:
         a_block, b_block, out_block = (
             None if block is None else (block[1], block[0])
             for block in (b_block, a_block, out_block)
@@ -228,7 +259,7 @@ def refusal(request: Request, tile: int, swap: bool) -> str | None:
         ("out", out_block, (tile_m, slot_n)),
     ):
         if block is not None and (block[0] % unit[0] or block[1] % unit[1]):
-            role = f"{name} of the transposed problem" if swap else name
+            role = f"{name} of the transposed problem" if choice.swap else name
             return f"blocks of {role} are {block[0]}x{block[1]}, no multiple of {unit[0]}x{unit[1]}"
     return None
 
@@ -237,7 +268,8 @@ def expected_us(request: Request, choice: Choice) -> float:
     """Expected time of the kernels, in microseconds."""
     tile = request.tiles[choice.tile]
     known = costs.costs_of(request.gpu)
-    return costs.expected_us(_work(request, choice.swap), tile, known[tile], request.sms)
+    work = _work(request, choice.swap)
+    return costs.expected_us(work, tile, known[tile], request.sms, choice.parts)
 
 
 def dense_us(request: Request) -> float:
@@ -310,7 +342,7 @@ def _obey(request: Request, forced: Override) -> Choice:
     if forced.path == "dense":
         return Choice("dense", reason="forced")
     if request.device != "cuda":
-        if forced.path == "sm90" or forced.tile is not None or forced.swap is not None:
+        if forced._replace(path=None) != Override() or forced.path == "sm90":
             raise ValueError(f"{forced} cannot be obeyed on the {request.device}: it has no tiles")
         return Choice("cpu", reason="forced") if forced.path == "cpu" else choose(request)
     if forced.path == "cpu":
@@ -319,8 +351,8 @@ def _obey(request: Request, forced: Override) -> Choice:
         return choose(request)
     why_not = _why_no_kernel(request)
     refusals = {
-        choice: refusal(request, choice.tile, choice.swap)
-        for choice in (candidates(request) if why_not is None else ())
+        choice: refusal(request, choice)
+        for choice in (candidates(request, forced.parts) if why_not is None else ())
         if forced.tile in (None, choice.tile) and forced.swap in (None, choice.swap)
     }
     legal = [choice for choice, reason in refusals.items() if reason is None]
@@ -391,7 +423,8 @@ def _area(request: Request, choice: Choice) -> int:
 
 def _name(request: Request, choice: Choice) -> str:
     tile_m, tile_n, tile_k, _ = request.tiles[choice.tile]
-    return f"tile {tile_m}x{tile_n}x{tile_k}{' transposed' if choice.swap else ''}"
+    split = f" in {choice.parts} parts" if choice.parts > 1 else ""
+    return f"tile {tile_m}x{tile_n}x{tile_k}{' transposed' if choice.swap else ''}{split}"
 
 
 def _blocks(request: Request) -> str:

@@ -134,17 +134,25 @@ Tile tile(int id);
 
 // How to run a problem: which tile, and in which orientation. With `swap`, the transposed problem
 // Dᵀ = Bᵀ Aᵀ is run, so that tile.m runs along n and tile.n along m.
+//
+// Where there are few tiles and k is long, each may be split along its live K tiles into `parts`,
+// multiplied side by side and added up in one order: without a mask on D and an activation, and
+// for tiles whose n is kMostSplitN at most.
 struct Choice {
   int tile = 0;
   bool swap = false;
+  int parts = 1;  // 1 ... kMaxParts
 };
+
+constexpr int kMaxParts = 8;
+constexpr int kMostSplitN = 128;
 
 // Null where the kernels can run the problem this way, else the reason why not.
 char const* refusal(Problem const& problem, Choice choice);
 
-// Bytes of device memory that matmul() needs: the list of output tiles, where they are so many, or
-// so unequal, that CTAs cannot find their own. Looks at extents and blocks only: addresses may
-// still be null. A mask is one whose block_rows are not 0.
+// Bytes of device memory that matmul() needs: the sums of parts, or the list of output tiles, where
+// they are so many, or so unequal, that CTAs cannot find their own. Looks at extents and blocks
+// only: addresses may still be null. A mask is one whose block_rows are not 0.
 size_t workspace_bytes(Problem const& problem, Choice choice);
 
 // Launches the product. `workspace` is 16-byte aligned and free to reuse once the stream has

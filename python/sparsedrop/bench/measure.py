@@ -126,7 +126,7 @@ def measure(case: Case, steps: Sequence[Operands], settings: Settings, notes: li
         calls = [_ours(a, b, masks) for a, b in factors]
         candidates["ours", i] = turns.prepare(calls)
         for name, choice in tiles.items():
-            with select.override(path=choice.path, tile=choice.tile, swap=choice.swap):
+            with select.override(choice.path, choice.tile, choice.swap, choice.parts):
                 check(case, factors[0], masks)
                 candidates[name, i] = turns.prepare(calls)
     packing_us: dict[str, float] = {}
@@ -192,7 +192,7 @@ def _legal(request: select.Request) -> Iterator[select.Choice]:
     if request.dtype not in select.KERNEL_DTYPES:
         return
     for choice in select.candidates(request):
-        if select.refusal(request, choice.tile, choice.swap) is None:
+        if select.refusal(request, choice) is None:
             yield choice
 
 
@@ -201,7 +201,8 @@ def _name(request: select.Request, choice: select.Choice) -> str:
     if choice.path != "sm90":
         return choice.path
     tile_m, tile_n, tile_k = request.tiles[choice.tile][:3]
-    return f"#{choice.tile} {tile_m}x{tile_n}x{tile_k}{' swap' * choice.swap}"
+    split = f" in {choice.parts}" if choice.parts > 1 else ""
+    return f"#{choice.tile} {tile_m}x{tile_n}x{tile_k}{' swap' * choice.swap}{split}"
 
 
 def _draw(case: Case, sampler: str, device: torch.device) -> Masks:

@@ -127,7 +127,7 @@ def _samples(tile: Tile, index: int | None, sms: int, settings: Settings) -> lis
                 else:
                     mask = _all_live(a, tile)
                     calls.append(functools.partial(sparsedrop.matmul, a, b, a_mask=mask))
-            with select.override(path=None if index is None else "sm90", tile=index, swap=False):
+            with select.override(None if index is None else "sm90", index, swap=False, parts=1):
                 candidates[waves, k_tiles] = turns.prepare(calls)
     times = turns.medians_us(candidates)
     return [Sample(waves, k_tiles, us) for (waves, k_tiles), us in times.items()]

@@ -1,0 +1,104 @@
+// Tiles split along k: each part is a CTA of its own and sums up its share of a tile's live K
+// tiles. All but the last part leave their sums in memory; the last adds them to its own, in the
+// order of the parts, so that the result is the same in every run.
+
+#pragma once
+
+#include <cutlass/arch/barrier.h>
+
+#include "gemm/config.hpp"
+#include "gemm/product.hpp"
+
+namespace sparsedrop {
+
+// Part `part` of a tile whose live K tiles are counted.
+SPARSEDROP_HOST_DEVICE TileRecord part_of(TileRecord tile, int32_t part, int32_t parts) {
+  auto const before = int32_t(int64_t(tile.k_tiles) * part / parts);
+  auto const end = int32_t(int64_t(tile.k_tiles) * (part + 1) / parts);
+  tile.k_before = before;
+  tile.k_tiles = end - before;
+  return tile;
+}
+
+template <class Traits>
+struct Partials {
+  static constexpr int kThreads = cutlass::NumThreadsPerWarpGroup;
+
+  // True where `acc` now holds the sum of all parts, which is in the last one.
+  template <class Accumulator>
+  CUTLASS_DEVICE static bool add_up(PartialSums const& sums, Accumulator& acc, int warp_group) {
+    auto const part = int32_t(blockIdx.x) / sums.tiles;
+    if (part < sums.parts - 1) {
+      leave(sums, int32_t(blockIdx.x), acc, warp_group);
+      return false;
+    }
+    // Those that are waited for have lower indices, so they were started before.
+    for (int32_t cta = int32_t(blockIdx.x) - part * sums.tiles; cta < int32_t(blockIdx.x);
+         cta += sums.tiles) {
+      add(sums, cta, acc, warp_group);
+    }
+    return true;
+  }
+
+ private:
+  // A workspace comes with anything in it, and every launch leaves its flags cleared: what else
+  // there may be has this value with a probability of 2^-64.
+  static constexpr unsigned long long kLeft = 0x9d1f3b5c7a6e4802ull;
+
+  static constexpr int kVectors = Traits::Config::kGroupSums / kThreads / 4;
+
+  // A warp group's accumulators as they lie in registers, vector by vector for all its threads.
+  CUTLASS_DEVICE static float4* place_of(PartialSums const& sums, int32_t cta, int warp_group) {
+    return reinterpret_cast<float4*>(sums.data) +
+           (int64_t(cta) * kConsumerWarpGroups + warp_group) * kVectors * kThreads +
+           threadIdx.x % kThreads;
+  }
+  CUTLASS_DEVICE static unsigned long long* flag_of(PartialSums const& sums, int32_t cta,
+                                                    int warp_group) {
+    return sums.flags + int64_t(cta) * kConsumerWarpGroups + warp_group;
+  }
+
+  template <class Accumulator>
+  CUTLASS_DEVICE static void leave(PartialSums const& sums, int32_t cta, Accumulator const& acc,
+                                   int warp_group) {
+    float4* const out = place_of(sums, cta, warp_group);
+    CUTLASS_PRAGMA_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      __stcg(out + v * kThreads,
+             make_float4(acc(4 * v), acc(4 * v + 1), acc(4 * v + 2), acc(4 * v + 3)));
+    }
+    cutlass::arch::NamedBarrier::sync(kThreads, warp_group);
+    if (threadIdx.x % kThreads == 0) {
+      __threadfence();
+      asm volatile("st.release.gpu.global.u64 [%0], %1;"
+                   :
+                   : "l"(flag_of(sums, cta, warp_group)), "l"(kLeft)
+                   : "memory");
+    }
+  }
+
+  template <class Accumulator>
+  CUTLASS_DEVICE static void add(PartialSums const& sums, int32_t cta, Accumulator& acc,
+                                 int warp_group) {
+    if (threadIdx.x % kThreads == 0) {
+      unsigned long long* const flag = flag_of(sums, cta, warp_group);
+      unsigned long long value = 0;
+      do {
+        asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(flag) : "memory");
+      } while (value != kLeft);
+      *flag = 0;
+    }
+    cutlass::arch::NamedBarrier::sync(kThreads, warp_group);
+    float4 const* const in = place_of(sums, cta, warp_group);
+    CUTLASS_PRAGMA_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      float4 const value = __ldcg(in + v * kThreads);
+      acc(4 * v) += value.x;
+      acc(4 * v + 1) += value.y;
+      acc(4 * v + 2) += value.z;
+      acc(4 * v + 3) += value.w;
+    }
+  }
+};
+
+}  // namespace sparsedrop
