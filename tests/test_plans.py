@@ -33,7 +33,7 @@ class RecordedLaunch:
 
 NAMES = [
     *("dtype", "m", "n", "k", "a_ld", "a_k_major", "b_ld", "b_k_major", "d_ld"),
-    *("a_block", "b_block", "out_block", "activation", "tile", "swap", "device"),
+    *("a_block", "b_block", "out_block", "activation", "tile", "swap", "parts", "device"),
     *("a", "b", "d", "pre_activation"),
     *("a_row_words", "a_col_words", "b_row_words", "b_col_words"),
     *("out_row_words", "out_col_words", "alpha", "bias", "workspace", "stream"),

@@ -18,6 +18,9 @@ CPU = Request("cpu", torch.float32, 2048, 2048, 2048, a_block=(128, 128), a_keep
 
 LARGE, MEDIUM, SMALL, THREE_SLOTS = (Choice("sm90", tile) for tile in range(4))
 TURNED, SMALL_TURNED = LARGE._replace(swap=True), SMALL._replace(swap=True)
+# Weight gradients of 12608 rows by layers of 768 -> 3072, and of 16384 by 768 -> 768
+WEIGHTS = only(b_block=(128, 128), b_keep=0.5)._replace(m=3072, n=768, k=12608)
+FEW = WEIGHTS._replace(m=768, k=16384)
 DENSE, LIVE_PARTS = Choice("dense"), Choice("cpu")
 CHOICES = [
     ("many tiles: the largest", BIG, LARGE),
@@ -38,6 +41,15 @@ CHOICES = [
     ("very few tiles: the smallest", BIG._replace(m=1024, n=1024, k=1024), SMALL),
     ("dropped outputs count for nothing", OUT._replace(m=2048, n=2048, out_keep=0.3), MEDIUM),
     ("the same with all of them live", OUT._replace(m=2048, n=2048, out_keep=1.0), LARGE),
+    ("a wave of tiles of three slots", WEIGHTS, THREE_SLOTS._replace(swap=True)),
+    ("few tiles, a long k: split", FEW, MEDIUM._replace(swap=True, parts=3)),
+    (
+        "but not where the result is activated",
+        FEW._replace(activates=True),
+        MEDIUM._replace(swap=True),
+    ),
+    ("nor where it has a mask", FEW._replace(out_block=(128, 128)), MEDIUM._replace(swap=True)),
+    ("nor where k is short", FEW._replace(k=1024), SMALL_TURNED),
     ("blocks of 64: the tile of 64 rows", BIG._replace(a_block=(64, 64)), SMALL),
     ("columns of 64: transposed", only(b_block=(64, 64), b_keep=0.5), SMALL_TURNED),
     ("a result in blocks of 64", OUT._replace(out_block=(64, 64)), SMALL),

@@ -1,7 +1,8 @@
 """Which way a product is run: a printable request, a pure function, a printable choice.
 
     >>> print(choose(request))  # 4096x4096x4096 in bfloat16, half of a dropped in 128x128 blocks
-    Choice(path='sm90', tile=0, swap=False, parts=1, reason='tile 128x256x64: 96 us, dense 217')
+    Choice(path='sm90', tile=0, swap=False, parts=1,
+           reason='tile 128x256x64: 95 us expected, dense 213')
 
 Of all ways that are legal the one with the least expected time is taken (see `costs`). `override`
 forces a path, a tile, an orientation or how often tiles are split along k, for benchmarks and for a
@@ -192,7 +193,7 @@ def choose(request: Request) -> Choice:
         return Choice("dense", reason="no tile divides the blocks: " + _blocks(request))
     best = _best(request, legal)
     ours, dense = expected_us(request, best), dense_us(request)
-    reason = f"{_name(request, best)}: {ours:.0f} us, dense {dense:.0f}"
+    reason = f"{_name(request, best)}: {ours:.0f} us expected, dense {dense:.0f}"
     return best._replace(reason=reason) if ours < dense else Choice("dense", reason=reason)
 
 
