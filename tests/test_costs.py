@@ -5,6 +5,8 @@ import math
 import re
 from pathlib import Path
 
+import pytest
+
 from cases import BIG, OUT, TILES, only
 from sparsedrop import _native, costs, select
 from sparsedrop.select import Choice
@@ -50,6 +52,42 @@ def test_every_tile_of_a_build_has_costs():
     assert set(built) < set(costs.costs_of(costs.TYPICAL))
 
 
+@pytest.mark.skipif(_native.C is None, reason="a CPU-only build")
+def test_the_model_and_the_build_split_alike():
+    split = (costs.MOST_PARTS, costs.MOST_SPLIT_N)
+    assert split == (_native.C.MAX_PARTS, _native.C.MOST_SPLIT_N)
+
+
+@pytest.mark.parametrize("extents", [(5632, 1536), (16896, 4608), (4096, 4096), (1024, 200)])
+@pytest.mark.parametrize("block", [(128, 128), (128, 64)], ids=str)
+def test_a_result_that_is_all_live_takes_no_more_tiles(extents, block):
+    m, n = extents
+    for tile in range(len(TILES)):
+        masked = _us(OUT._replace(m=m, n=n, out_block=block, out_keep=1.0), tile)
+        plain = _us(only()._replace(m=m, n=n), tile)
+        assert plain <= masked < plain + 1.5 * costs.MASKED_RESULT_US
+
+
+def test_rests_are_what_the_tiles_of_a_line_leave():
+    assert costs._rests(2, 2, 7, 0.4) == (0.0, 0.0)
+    assert costs._rests(2, 1, 1, 0.4) == pytest.approx((0.4, 0.4))
+    # Of two blocks of two slots each: none live, one with 2 slots, or both with 3 + 1.
+    assert costs._rests(3, 2, 2, 0.5) == pytest.approx((0.75, 0.5 * 2 + 0.25 * 1))
+    assert costs._rests(3, 2, 3, 1.0) == (0.0, 0.0)
+
+
+def test_the_best_count_of_parts_is_taken():
+    for m, n, k in [(128, 128, 4096), (256, 256, 16384), (768, 768, 16384), (2048, 2048, 16384)]:
+        request_ = only(b_block=(128, 128), b_keep=0.5)._replace(m=m, n=n, k=k)
+        work, cost = select._work(request_, True), costs.costs_of(costs.TYPICAL)[TILES[1]]
+        tiles = -(-m // 128) * -(-n // 128)
+        best = costs.parts_for(work, TILES[1], cost, 132)
+        us = [costs.expected_us(work, TILES[1], cost, 132, parts) for parts in range(1, 9)]
+        assert best == 1 or best * tiles <= 132
+        assert us[best - 1] == min(us[: max(1, 132 // tiles)])
+    assert costs.parts_for(work, TILES[0], cost, 132) == 1
+
+
 def test_the_choice_is_near_the_best_of_the_measured():
     """On the GPU whose costs are in the table."""
     regrets, errors = [], []
@@ -65,8 +103,9 @@ def test_the_choice_is_near_the_best_of_the_measured():
     assert sum(errors) / len(errors) < 0.2
 
 
-def test_dense_times_are_near_the_measured_ones():
-    results = json.loads((ROOT / "bench/results/h200_products.json").read_text())
+@pytest.mark.parametrize("name", ["h200_products", "h200_small_layers"])
+def test_dense_times_are_near_the_measured_ones(name):
+    results = json.loads((ROOT / f"bench/results/{name}.json").read_text())
     errors = []
     for row in results["rows"]:
         m, n, k = map(int, row["shape"].split("x"))

@@ -212,10 +212,10 @@ def test_a_failing_launch_raises_and_the_next_one_works():
     address, stream = a.data_ptr(), _native.current_stream(0)
     lies = (0, 128, 128, 64, 64, True, 64, True, 128)
     no_words = [0] * 6
-    launch = _native.C.Launch(*lies, None, None, None, 0, 0, False, 0)
+    launch = _native.C.Launch(*lies, None, None, None, 0, 0, False, 1, 0)
     with pytest.raises(RuntimeError, match=r"m=128.*not 16-byte aligned"):
         launch(address + 2, address, address, 0, *no_words, 1.0, 0, address, stream)
-    masked = _native.C.Launch(*lies, (128, 64), None, None, 0, 0, False, 0)
+    masked = _native.C.Launch(*lies, (128, 64), None, None, 0, 0, False, 1, 0)
     with pytest.raises(RuntimeError, match="blocks of 128x64 has no words"):
         masked(address, address, address, 0, *no_words, 1.0, 0, address, stream)
     with pytest.raises(RuntimeError, match="has words"):

@@ -64,6 +64,8 @@ def _check_every_way(case, dtype):
     # Kernels with an activation are others, and do not split tiles; 7 parts are more than K tiles.
     ways = {None: legal_ways(case, (1, 2, 7)), "relu": legal_ways(case)}
     assert ways["relu"]
+    splits = case.out_block is None and any(choice.tile in (1, 2) for choice in ways["relu"])
+    assert any(choice.parts > 1 for choice in ways[None]) == splits
     problem = build(case, signs, dtype, GPU)
     bias = signs(case.n).to(GPU, dtype)
     before = reference.matmul(
@@ -93,7 +95,7 @@ def _check_every_way(case, dtype):
 @pytest.mark.parametrize("blocks", [(None, (128, 128)), ((128, 128), None), ((128, 64), (64, 128))])
 def test_tiles_split_along_k(blocks, order):
     """Accurate, the same in every run and under a graph, and blind to what a workspace holds."""
-    case = Case(384, 520, 9000, *blocks, None, *order)
+    case = Case(392, 520, 9000, *blocks, None, *order)
     problem = build(case, normal, torch.bfloat16, GPU)
     torchs = reference.matmul(problem.a, problem.b, **problem.masks)
     exact = reference.matmul(problem.a.double(), problem.b.double(), **problem.masks)
@@ -105,6 +107,8 @@ def test_tiles_split_along_k(blocks, order):
     assert ways
     for choice in ways:
         with select.override(*choice[:4]):
+            garbage = torch.full((32 << 20,), float("nan"), device=GPU)
+            del garbage  # and its memory is the next workspace
             first = sparsedrop.matmul(*bad, **problem.masks)
             for _ in range(10):
                 assert torch.equal(sparsedrop.matmul(*bad, **problem.masks), first), choice
@@ -116,6 +120,40 @@ def test_tiles_split_along_k(blocks, order):
             graph.replay()
             assert torch.equal(captured, first), choice
         assert_accurate([first], [exact], [torchs])
+
+
+def test_more_parts_than_sms_and_a_busy_gpu():
+    """The last part waits for the others, which started before it."""
+    case = Case(2048, 1024, 4096, None, (128, 128))
+    problem = build(case, signs, torch.bfloat16, GPU)
+    truth = oracle(problem)[0]
+    other = torch.cuda.Stream()
+    square = torch.randn(4096, 4096, device=GPU, dtype=torch.bfloat16)
+    with torch.cuda.stream(other):
+        for _ in range(50):
+            square @ square
+    for choice in legal_ways(case, (8,)):
+        with select.override(*choice[:4]):
+            for _ in range(5):
+                out = sparsedrop.matmul(problem.a, problem.b, **problem.masks)
+        assert torch.equal(out.double(), truth), choice
+    torch.cuda.synchronize()
+
+
+def test_split_products_scale_and_add_a_bias_once():
+    case = Case(200, 264, 8192, (128, 128))
+    problem = build(case, signs, torch.bfloat16, GPU)
+    problem.masks["a_mask"].live[0] = False  # lines with fewer live K tiles than parts
+    mask = BlockMask.from_live(
+        problem.masks["a_mask"].live, (case.m, case.k), block_shape=(128, 128)
+    )
+    bias = signs(case.n).to(GPU, torch.bfloat16)
+    how = {"x_mask": mask, "alpha": 0.5}
+    truth = reference.linear(problem.a.double(), problem.b.t().double(), bias.double(), **how)
+    for choice in legal_ways(case, (2, 8)):
+        with select.override(*choice[:4]):
+            out = sparsedrop.linear(problem.a, problem.b.t(), bias, **how)
+        torch.testing.assert_close(out.double(), truth, rtol=2**-8, atol=0)
 
 
 def test_small_layers_have_their_weight_gradient_split():

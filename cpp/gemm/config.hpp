@@ -57,6 +57,8 @@ struct TileConfig {
   static_assert(kRowGroups * kGroupRows == kM &&
                     kGroupSlots * kConsumerWarpGroups == kSlots * kRowGroups,
                 "the warp groups share a tile evenly");
+  static_assert(kGroupSlots == kSlots || kSlots == 2,
+                "OwnOrder::only_tile() gives a CTA one slot or two that are multiplied at once");
 
   static constexpr int kGroupSums = kGroupRows * kGroupN;  // accumulators
   static constexpr bool kCanSplit = kN <= kMostSplitN;

@@ -1,4 +1,4 @@
-// The one kernel: a persistent CTA works through its output tiles.
+// The one kernel: a persistent CTA works through its output tiles, or multiplies its part of one.
 //
 //   warp group 0, warp 0       one thread loads the live K tiles of A and B into the stages
 //                 warp 1       finds out which tiles the CTA computes
@@ -104,7 +104,7 @@ struct Kernel {
     if (params.ordering.one_each) {
       TileRecord tile = only_tile(params);
       if (tile.k_tiles != kNoMoreTiles) {
-        if (!Traits::kSplits) {
+        if constexpr (!Traits::kSplits) {
           tile.k_tiles = params.ordering.live_k_tiles_of(tile);
         }
         hand_out(tile);

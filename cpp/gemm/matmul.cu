@@ -3,9 +3,13 @@
 #include "gemm/config.hpp"
 #include "gemm/ordering.hpp"
 #include "gemm/product.hpp"
+#include "workspace.hpp"
 
 namespace sparsedrop {
 namespace {
+
+// All parts together: a product with so many has tiles enough, and their sums fill 256 MB.
+constexpr int64_t kMostSplitSlots = 8192;
 
 constexpr int kTiles = cute::tuple_size_v<TileConfigs>;
 
@@ -59,25 +63,19 @@ cudaError_t count_sms(int32_t* sms) {
              : cudaDeviceGetAttribute(sms, cudaDevAttrMultiProcessorCount, device);
 }
 
-// How the tiles of a split product are laid out, and where in a workspace; null ones only measure.
+// Where the sums of a split product lie in a workspace; a null one is only measured.
 PartialSums lay_out_sums(void* workspace, Product const& product, Choice choice) {
   Tile const t = tile(choice.tile);
   PartialSums sums;
   sums.parts = choice.parts;
   // One CTA a tile: none is split slot by slot.
   sums.tiles = full_grid(product.m, product.n, product.k, t).records(1).count();
-  sums.data = static_cast<float*>(workspace);
-  int64_t const floats = int64_t(sums.tiles) * (sums.parts - 1) * t.m * t.n;
-  sums.flags = reinterpret_cast<unsigned long long*>(sums.data + (workspace ? floats : 0));
+  int64_t const leaving = int64_t(sums.tiles) * (sums.parts - 1);
+  Carver carver(workspace);
+  sums.data = carver.take<float>(leaving * t.m * t.n);
+  sums.flags = carver.take<unsigned long long>(leaving * kConsumerWarpGroups);
+  sums.bytes = carver.used();
   return sums;
-}
-
-size_t sum_bytes(Product const& product, Choice choice) {
-  Tile const t = tile(choice.tile);
-  PartialSums const sums = lay_out_sums(nullptr, product, choice);
-  size_t const bytes_of_one =
-      sizeof(float) * size_t(t.m) * size_t(t.n) + kConsumerWarpGroups * sizeof(unsigned long long);
-  return size_t(sums.tiles) * size_t(sums.parts - 1) * bytes_of_one;
 }
 
 bool is_aligned(void const* workspace) {
@@ -85,15 +83,22 @@ bool is_aligned(void const* workspace) {
 }
 
 char const* parts_refusal(Problem const& problem, Choice choice) {
+  static_assert(kMaxParts == 8 && kMostSplitN == 128, "the sentences say so");
   if (choice.parts < 1 || choice.parts > kMaxParts) {
     return "a tile has 1 to 8 parts";
   }
-  bool const can_split = problem.d_mask.block_rows == 0 && problem.d_mask.row_words == nullptr &&
-                         problem.activation == Activation::none &&
-                         tile(choice.tile).n <= kMostSplitN;
-  return choice.parts > 1 && !can_split
-             ? "tiles are split along k without a mask on D and an activation, and up to 128 wide"
-             : nullptr;
+  if (choice.parts == 1) {
+    return nullptr;
+  }
+  Tile const t = tile(choice.tile);
+  if (problem.d_mask.block_rows != 0 || problem.activation != Activation::none ||
+      t.n > kMostSplitN) {
+    return "tiles are split along k without a mask on D and an activation, and up to 128 wide";
+  }
+  int64_t const slots =
+      choice.swap ? max_records(problem.n, problem.m, t) : max_records(problem.m, problem.n, t);
+  return slots * choice.parts > kMostSplitSlots ? "there are too many tiles to split them along k"
+                                                : nullptr;
 }
 
 // Makes the list, where the kernel cannot do without one.
@@ -122,15 +127,15 @@ char const* refusal(Problem const& problem, Choice choice) {
   if (choice.tile < 0 || choice.tile >= kTiles) {
     return "there is no tile of this id";
   }
-  if (char const* const reason = parts_refusal(problem, choice)) {
-    return reason;
-  }
   // Tiles reach past the last row, and rows are counted in 32 bits.
   int64_t const extents[] = {problem.m, problem.n, problem.k};
   for (int64_t const extent : extents) {
     if (extent < 1 || extent > INT32_MAX - 256) {
       return "an extent is below 1 or above 2^31 - 257";
     }
+  }
+  if (char const* const reason = parts_refusal(problem, choice)) {
+    return reason;
   }
   if (problem.dtype != DataType::bf16 && problem.dtype != DataType::fp16) {
     return "the data type is unknown";
@@ -180,11 +185,11 @@ char const* refusal(Problem const& problem, Choice choice) {
 }
 
 size_t workspace_bytes(Problem const& problem, Choice choice) {
-  if (choice.tile < 0 || choice.tile >= kTiles) {
+  if (choice.tile < 0 || choice.tile >= kTiles || parts_refusal(problem, choice) != nullptr) {
     return 0;
   }
   if (choice.parts > 1) {
-    return sum_bytes(orient(problem, choice.swap), choice);
+    return lay_out_sums(nullptr, orient(problem, choice.swap), choice).bytes;
   }
   TileListRequest request{};
   request.m = choice.swap ? problem.n : problem.m;

@@ -11,15 +11,6 @@
 
 namespace sparsedrop {
 
-// Part `part` of a tile whose live K tiles are counted.
-SPARSEDROP_HOST_DEVICE TileRecord part_of(TileRecord tile, int32_t part, int32_t parts) {
-  auto const before = int32_t(int64_t(tile.k_tiles) * part / parts);
-  auto const end = int32_t(int64_t(tile.k_tiles) * (part + 1) / parts);
-  tile.k_before = before;
-  tile.k_tiles = end - before;
-  return tile;
-}
-
 template <class Traits>
 struct Partials {
   static constexpr int kThreads = cutlass::NumThreadsPerWarpGroup;
@@ -32,7 +23,8 @@ struct Partials {
       leave(sums, int32_t(blockIdx.x), acc, warp_group);
       return false;
     }
-    // Those that are waited for have lower indices, so they were started before.
+    // Those that are waited for have lower indices. CTAs start in the order of their indices, which
+    // CUDA does not promise, but everything that waits within a grid builds upon: so they run.
     for (int32_t cta = int32_t(blockIdx.x) - part * sums.tiles; cta < int32_t(blockIdx.x);
          cta += sums.tiles) {
       add(sums, cta, acc, warp_group);
@@ -41,8 +33,8 @@ struct Partials {
   }
 
  private:
-  // A workspace comes with anything in it, and every launch leaves its flags cleared: what else
-  // there may be has this value with a probability of 2^-64.
+  // A workspace comes with anything in it, and every launch leaves its flags cleared: anything else
+  // has this value with a probability of 2^-64.
   static constexpr unsigned long long kLeft = 0x9d1f3b5c7a6e4802ull;
 
   static constexpr int kVectors = Traits::Config::kGroupSums / kThreads / 4;
@@ -58,6 +50,23 @@ struct Partials {
     return sums.flags + int64_t(cta) * kConsumerWarpGroups + warp_group;
   }
 
+  // The barrier's assembly does not tell the compiler that it orders memory accesses.
+  CUTLASS_DEVICE static void meet(int warp_group) {
+    asm volatile("" ::: "memory");
+    cutlass::arch::NamedBarrier::sync(kThreads, warp_group);
+    asm volatile("" ::: "memory");
+  }
+
+  // From L2: what lies in L1 may be older.
+  CUTLASS_DEVICE static float4 load(float4 const* at) {
+    float4 value;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+                 : "l"(at)
+                 : "memory");
+    return value;
+  }
+
   template <class Accumulator>
   CUTLASS_DEVICE static void leave(PartialSums const& sums, int32_t cta, Accumulator const& acc,
                                    int warp_group) {
@@ -67,9 +76,8 @@ struct Partials {
       __stcg(out + v * kThreads,
              make_float4(acc(4 * v), acc(4 * v + 1), acc(4 * v + 2), acc(4 * v + 3)));
     }
-    cutlass::arch::NamedBarrier::sync(kThreads, warp_group);
+    meet(warp_group);
     if (threadIdx.x % kThreads == 0) {
-      __threadfence();
       asm volatile("st.release.gpu.global.u64 [%0], %1;"
                    :
                    : "l"(flag_of(sums, cta, warp_group)), "l"(kLeft)
@@ -88,11 +96,11 @@ struct Partials {
       } while (value != kLeft);
       *flag = 0;
     }
-    cutlass::arch::NamedBarrier::sync(kThreads, warp_group);
+    meet(warp_group);
     float4 const* const in = place_of(sums, cta, warp_group);
     CUTLASS_PRAGMA_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      float4 const value = __ldcg(in + v * kThreads);
+      float4 const value = load(in + v * kThreads);
       acc(4 * v) += value.x;
       acc(4 * v + 1) += value.y;
       acc(4 * v + 2) += value.z;

@@ -13,10 +13,12 @@ struct Operand {
   bool k_major;  // which extent is contiguous: k, or the other one
 };
 
-// Where parts of tiles leave their sums. CTA i multiplies part i / tiles of tile i % tiles.
+// Where parts of tiles leave their sums. CTA i multiplies part i / tiles of tile i % tiles, and all
+// but those of the last part leave one: in the order of the CTAs, and of the warp groups within.
 struct PartialSums {
   float* data = nullptr;
   unsigned long long* flags = nullptr;
+  size_t bytes = 0;
   int32_t tiles = 0;
   int32_t parts = 1;
 };

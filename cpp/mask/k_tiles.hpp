@@ -31,19 +31,22 @@ class KTiles {
     return 32 * index_ + bit;
   }
 
-  // As many calls of next(), or as there are live ones, and no more than one a word.
+  // As so many calls of next(), word by word; stops behind the last live one.
   SPARSEDROP_HOST_DEVICE void skip(int32_t live) {
     while (live > 0) {
-      if (word_ == 0) {
-        if (32 * (index_ + 1) >= k_tiles_) {
-          return;
-        }
-        word_ = load(++index_);
-      }
       int32_t const in_word = count_bits(word_);
-      for (int32_t left = in_word > live ? live : in_word; left > 0; --left, --live) {
-        word_ &= word_ - 1;
+      if (in_word > live) {
+        for (; live > 0; --live) {
+          word_ &= word_ - 1;
+        }
+        return;
       }
+      live -= in_word;
+      word_ = 0;
+      if (32 * (index_ + 1) >= k_tiles_) {
+        return;
+      }
+      word_ = load(++index_);
     }
   }
 

@@ -31,6 +31,15 @@ SPARSEDROP_HOST_DEVICE TileRecord no_more_tiles() {
   return {0, {0, kNoSlot, kNoSlot}, kNoMoreTiles, 0};
 }
 
+// Part `part` of a tile whose live K tiles are counted: they are shared out evenly.
+SPARSEDROP_HOST_DEVICE TileRecord part_of(TileRecord tile, int32_t part, int32_t parts) {
+  auto const before = int32_t(int64_t(tile.k_tiles) * part / parts);
+  auto const end = int32_t(int64_t(tile.k_tiles) * (part + 1) / parts);
+  tile.k_before = before;
+  tile.k_tiles = end - before;
+  return tile;
+}
+
 // Of a line without dropped slots: `count` neighbouring slots, or as many as are left.
 SPARSEDROP_HOST_DEVICE TileRecord grid_tile(FullGrid const& grid, int32_t line, int32_t slot,
                                             int32_t count, int32_t k_tiles) {

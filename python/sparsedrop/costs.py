@@ -40,7 +40,8 @@ PASSING_SHARE = 1 / 8
 """Of a result on its way to memory, what takes an operand's place in the cache: fitted likewise."""
 
 LINES_IN_STEP = 8
-"""Lines of output tiles that read the same part of b at the same time."""
+"""Lines of output tiles that read the same part of b at the same time, where b is more than stays in
+the cache: there are fewer where it does (group_shift in tile_order.hpp)."""
 
 MASKED_RESULT_US = 1.0
 """What it takes a CTA longer to find its first tile where the result is masked, measured within
@@ -49,14 +50,12 @@ kernels on an H200."""
 MOST_PARTS, MOST_SPLIT_N = 8, 128
 """Into how many parts the kernels split a tile along k, and up to which width."""
 
-LEAST_K_TILES = 16
-"""Of one part: with fewer, leaving its sum and adding it take longer than it saves."""
-
 LEAVING_US, ADDING_US = 2.0, 0.9
-"""To leave the sum of a part of 128x128 in memory and to wait for it, and to add one: estimates."""
+"""To leave the sum of a part of 128x128 in memory and to wait for it, and to add one: estimates,
+with which the times of split products in h200_small_layers.json are met to a tenth."""
 
-CUBLAS_SPLITTING_US = 3.0
-"""What cuBLAS takes longer where it splits a product along k: an estimate."""
+CUBLAS_SPLITTING_US, CUBLAS_LEAST_K_TILES = 3.0, 8
+"""What cuBLAS takes longer where it splits a product along k, and the least of a part: estimates."""
 
 OWN_LINES = 256
 LIST_US, LIST_SLOT_US = 8.0, 0.5
@@ -136,14 +135,13 @@ def costs_of(gpu: str) -> dict[Tile | str, Cost]:
     return {**GPUS[TYPICAL].costs, **GPUS.get(gpu, GPUS[TYPICAL]).costs}
 
 
-def parts_for(work: Work, tile: Tile, sms: int) -> int:
-    """Into how many parts each tile is best split along k; 1: it stays whole."""
-    tile_m, tile_n, tile_k, _ = tile
+def parts_for(work: Work, tile: Tile, cost: Cost, sms: int) -> int:
+    """Into how many parts each tile is best split along k, in one wave; 1: it stays whole."""
+    tile_m, tile_n, *_ = tile
     if tile_n > MOST_SPLIT_N or work.out_block is not None:
         return 1
-    tiles = -(-work.m // tile_m) * -(-work.n // tile_n)
-    most = math.floor(-(-work.k // tile_k) * work.keep / LEAST_K_TILES)
-    return max(1, min(MOST_PARTS, sms // tiles, most))
+    most = min(MOST_PARTS, sms // (-(-work.m // tile_m) * -(-work.n // tile_n)))
+    return min(range(1, max(most, 1) + 1), key=lambda p: expected_us(work, tile, cost, sms, p))
 
 
 def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, parts: int = 1) -> float:
@@ -210,7 +208,7 @@ def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
 
     def time(columns: int) -> float:
         tiles, k_tiles = -(-m // tile_m) * -(-n // columns), -(-k // tile_k)
-        parts = max(1, sms // tiles)
+        parts = max(1, min(MOST_PARTS, sms // tiles, k_tiles // CUBLAS_LEAST_K_TILES))
         whole = cost.us(math.ceil(tiles / sms) * columns / tile_n, k_tiles)
         split = cost.us(columns / tile_n, k_tiles / parts) + CUBLAS_SPLITTING_US
         return min(whole, split) if parts > 1 else whole
@@ -262,7 +260,8 @@ def _rests(per_tile: int, slots_per_block: int, columns: int, keep: float) -> tu
     share = slots = 0.0
     for r in range(per_tile):
         terms = (power * cmath.exp(-r * turn) for power, turn in zip(powers, turns, strict=True))
-        probability = sum(terms).real / per_tile
+        # Rounded: what should be 0 would be a wave of its own.
+        probability = round(abs(sum(terms).real) / per_tile, 9)
         left = r * slots_per_block % per_tile
         share += probability * (left > 0)
         slots += probability * left

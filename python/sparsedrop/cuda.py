@@ -180,13 +180,15 @@ def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
     return out
 
 
-def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
+def request_for(a: Tensor, b: Tensor, masks: Masks, activates: bool = False) -> select.Request:
     """What `select` is asked for the product of a [m, k] and b [k, n] on a GPU."""
     a_key, b_key = (
         (x.shape, x.stride(), not x.data_ptr() & _ALIGNMENT_BITS, False) for x in (a, b)
     )
     a_mask, b_mask, out_mask = (None if mask is None else _blocks_of(mask) for mask in masks)
-    return _request(_Key(a.dtype, a.get_device(), a_key, b_key, a_mask, b_mask, out_mask))
+    return _request(
+        _Key(a.dtype, a.get_device(), a_key, b_key, a_mask, b_mask, out_mask), activates
+    )
 
 
 def _blocks_of(mask: BlockMask) -> tuple[select.Block, float | None]:
@@ -207,7 +209,7 @@ class _Key(NamedTuple):
     out_mask: tuple[select.Block, float | None] | None
 
 
-def _request(key: _Key) -> select.Request:
+def _request(key: _Key, activates: bool) -> select.Request:
     a_shape, *a_memory, a_turned = key.a
     b_shape, *b_memory, b_turned = key.b
     m, k = a_shape[::-1] if a_turned else a_shape
@@ -222,6 +224,7 @@ def _request(key: _Key) -> select.Request:
         "cuda", key.dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep,
         a_k_major=a_lies.row_major != a_turned,
         b_k_major=b_lies.row_major == b_turned,
+        activates=activates,
         aligned=a_lies.in_place and b_lies.in_place and n % _UNIT == 0,
         **gpu_facts(key.device),
     )  # fmt: skip
@@ -231,7 +234,7 @@ def _make_plan(key: tuple[Any, ...]) -> Plan | None:
     """The plan for what `masked_mm` looks up; None for the dense path."""
     activation, *parts = key
     of = _Key(*parts)
-    request = _request(of)._replace(activates=activation is not None)
+    request = _request(of, activation is not None)
     choice = select.decide(request)
     if choice.path != "sm90":
         return None

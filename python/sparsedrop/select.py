@@ -230,7 +230,9 @@ def candidates(request: Request, parts: int | None = None) -> list[Choice]:
 def _parts(request: Request, tile: int, swap: bool) -> tuple[int, ...]:
     if request.activates or 0 in (request.m, request.n, request.k):
         return (1,)
-    best = costs.parts_for(_work(request, swap), request.tiles[tile], request.sms)
+    size = request.tiles[tile]
+    cost = costs.costs_of(request.gpu)[size]
+    best = costs.parts_for(_work(request, swap), size, cost, request.sms)
     return (1, best) if best > 1 else (1,)
 
 

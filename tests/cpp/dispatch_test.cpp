@@ -35,7 +35,7 @@ std::string reason(Problem const& p, Choice choice) {
 }
 
 TEST(Tiles, AreWholeSlotsAndOneMaskUnitDeep) {
-  ASSERT_GE(tile_count(), 3);
+  ASSERT_EQ(tile_count(), 4);
   for (int id = 0; id < tile_count(); ++id) {
     Tile const t = tile(id);
     EXPECT_EQ(t.n % t.slot_n, 0);
@@ -97,7 +97,25 @@ TEST(Matmul, RefusesBeforeItTouchesTheGpu) {
   EXPECT_EQ(matmul(problem(256, 513, 128), {0, false}, nullptr, nullptr), cudaErrorInvalidValue);
 }
 
-// A tile is 128 along m; along n it is 256, 128 or 64, made of slots of 128, 64 or 64.
+TEST(Refusal, SplitsNarrowTilesOfPlainResults) {
+  Problem p = problem(512, 512, 4096);
+  for (int id = 0; id < tile_count(); ++id) {
+    EXPECT_EQ(reason(p, {id, false, 8}).empty(), tile(id).n <= kMostSplitN);
+    EXPECT_NE(reason(p, {id, false, 0}), "");
+    EXPECT_NE(reason(p, {id, false, -1}), "");
+    EXPECT_NE(reason(p, {id, false, kMaxParts + 1}), "");
+  }
+  p.activation = Activation::relu;
+  EXPECT_NE(reason(p, {1, false, 2}), "");
+  p = problem(512, 512, 4096);
+  p.d_mask = mask(128, 128);
+  EXPECT_EQ(reason(p, {1, false, 1}), "");
+  EXPECT_NE(reason(p, {1, false, 2}), "");
+  EXPECT_NE(reason(problem(16384, 16384, 4096), {1, false, 2}), "");  // too many tiles
+  EXPECT_NE(reason(problem(INT32_MAX - 263, INT32_MAX - 263, 64), {1, false, 2}), "");
+}
+
+// Along m by n, tiles are 128x256, 128x128, 64x128 and 128x192, of slots of 128, or of 64.
 TEST(Refusal, BlocksAreAWholeNumberOfTiles) {
   Problem p = problem(1024, 1024, 1024);
   p.a_mask = mask(128, 128);
@@ -147,6 +165,18 @@ TEST(Workspace, IsEmptyWithoutAList) {
   EXPECT_EQ(workspace_bytes(p, {0, false}), 0u);
   EXPECT_GT(workspace_bytes(p, {0, true}), 0u);  // a's mask plays that of b
   EXPECT_GT(workspace_bytes(problem(128 * 257, 4096, 4096), {0, false}), 0u);
+}
+
+TEST(Workspace, HoldsTheSumsOfAllPartsButOne) {
+  Problem const p = problem(300, 520, 4096);
+  for (bool swap : {false, true}) {
+    size_t const tiles = 3 * 5;
+    size_t const sums = tiles * 128 * 128 * sizeof(float);
+    EXPECT_EQ(workspace_bytes(p, {1, swap, 1}), 0u);
+    EXPECT_EQ(workspace_bytes(p, {1, swap, 4}), 3 * (sums + tiles * 2 * sizeof(uint64_t)));
+    EXPECT_EQ(workspace_bytes(p, {0, swap, 4}), 0u);  // is refused
+    EXPECT_EQ(workspace_bytes(p, {1, swap, 1000}), 0u);
+  }
 }
 
 TEST(Workspace, HoldsTheLongestList) {

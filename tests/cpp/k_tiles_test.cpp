@@ -44,6 +44,23 @@ TEST(KTiles, NeverLeavesTheProblem) {
   EXPECT_EQ(walk(a, nullptr, 5), (std::vector<int32_t>{0, 1, 2, 3, 4}));
 }
 
+TEST(KTiles, SkippingIsCallingNext) {
+  uint32_t const lines[][5] = {{0, 0xffffffffu, 0, 0x80000001u, 3}, {5, 0, 0, 0, 0}, {}};
+  for (auto const& line : lines) {
+    for (int32_t k_tiles : {0, 31, 32, 64, 130, 160}) {
+      std::vector<int32_t> const all = walk(line, nullptr, k_tiles);
+      for (int32_t skipped = 0; skipped < 40; ++skipped) {
+        KTiles tiles(line, nullptr, k_tiles);
+        tiles.skip(skipped);
+        for (size_t i = size_t(skipped); i < all.size(); ++i) {
+          EXPECT_EQ(tiles.next(), all[i]);
+        }
+        EXPECT_EQ(tiles.next(), kNoKTile);
+      }
+    }
+  }
+}
+
 TEST(KTiles, FindsTheLiveTilesOfRandomLines) {
   std::mt19937 random(7);
   for (int round = 0; round < 200; ++round) {

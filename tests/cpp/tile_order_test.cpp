@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -174,6 +175,22 @@ TEST(Records, EveryOneIsDealtOnce) {
     }
   }
   EXPECT_EQ(Records(100, 0, 3, 7).dealt(1, 0, 7), 13);  // the second wave runs backwards
+}
+
+TEST(Parts, ShareTheKTilesOfATileEvenly) {
+  for (int32_t k_tiles : {0, 1, 5, 7, 64, 33554432}) {
+    for (int32_t parts = 1; parts <= kMaxParts; ++parts) {
+      int32_t before = 0;
+      for (int32_t part = 0; part < parts; ++part) {
+        TileRecord const record = part_of({3, {1, 2, kNoSlot}, k_tiles, 0}, part, parts);
+        EXPECT_EQ(record.m, 3);
+        EXPECT_EQ(record.k_before, before);
+        EXPECT_LE(std::abs(record.k_tiles - k_tiles / parts), 1);
+        before += record.k_tiles;
+      }
+      EXPECT_EQ(before, k_tiles);
+    }
+  }
 }
 
 TEST(RecordIndex, EveryPlaceIsTakenOnce) {

@@ -155,8 +155,8 @@ char const* refusal(Problem const& problem, Choice choice);
 // only: addresses may still be null. A mask is one whose block_rows are not 0.
 size_t workspace_bytes(Problem const& problem, Choice choice);
 
-// Launches the product. `workspace` is 16-byte aligned and free to reuse once the stream has
-// passed. cudaErrorInvalidValue where refusal() has a reason, or the workspace is none.
+// Launches the product. `workspace` is 16-byte aligned, comes with anything in it, belongs to one
+// launch at a time and is free to reuse once the stream has passed. cudaErrorInvalidValue where refusal() has a reason, or the workspace is none.
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream);
 
 }  // namespace sparsedrop
