@@ -40,8 +40,8 @@ PASSING_SHARE = 1 / 8
 """Of a result on its way to memory, what takes an operand's place in the cache: fitted likewise."""
 
 LINES_IN_STEP = 8
-"""Lines of output tiles that read the same part of b at the same time, where b is more than stays in
-the cache: there are fewer where it does (group_shift in tile_order.hpp)."""
+"""Lines of output tiles that read the same part of b at the same time, where b is more than stays
+in the cache: there are fewer where it does (group_shift in tile_order.hpp)."""
 
 MASKED_RESULT_US = 1.0
 """What it takes a CTA longer to find its first tile where the result is masked, measured within
@@ -55,7 +55,7 @@ LEAVING_US, ADDING_US = 2.0, 0.9
 with which the times of split products in h200_small_layers.json are met to a tenth."""
 
 CUBLAS_SPLITTING_US, CUBLAS_LEAST_K_TILES = 3.0, 8
-"""What cuBLAS takes longer where it splits a product along k, and the least of a part: estimates."""
+"""What cuBLAS takes longer where it splits a product along k, and the least part: estimates."""
 
 OWN_LINES = 256
 LIST_US, LIST_SLOT_US = 8.0, 0.5
