@@ -213,6 +213,7 @@ PYBIND11_MODULE(_C, module) {
   module.attr("TILES") = tiles();
   module.attr("MAX_PARTS") = kMaxParts;
   module.attr("MOST_SPLIT_N") = kMostSplitN;
+  module.attr("MOST_SPLIT_SLOTS") = kMostSplitSlots;
   module.attr("CUDA_ARCHS") = SPARSEDROP_CUDA_ARCHS;
   module.def("mask_words", &bind_mask_words);
   module.def("bernoulli_mask", &bind_bernoulli_mask);

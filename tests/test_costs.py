@@ -54,8 +54,9 @@ def test_every_tile_of_a_build_has_costs():
 
 @pytest.mark.skipif(_native.C is None, reason="a CPU-only build")
 def test_the_model_and_the_build_split_alike():
-    split = (costs.MOST_PARTS, costs.MOST_SPLIT_N)
-    assert split == (_native.C.MAX_PARTS, _native.C.MOST_SPLIT_N)
+    split = (costs.MOST_PARTS, costs.MOST_SPLIT_N, costs.MOST_SPLIT_SLOTS)
+    built = (_native.C.MAX_PARTS, _native.C.MOST_SPLIT_N, _native.C.MOST_SPLIT_SLOTS)
+    assert split == built
 
 
 @pytest.mark.parametrize("extents", [(5632, 1536), (16896, 4608), (4096, 4096), (1024, 200)])

@@ -130,6 +130,11 @@ def test_override_forces_what_it_names():
         ({"tile": 7}, BIG, "there are tiles 0 to 3"),
         ({"parts": 9}, BIG, "a tile has 1 to 8 parts, not 9"),
         ({"parts": 2}, OUT, "where the result has no mask and no activation, and up to 128"),
+        (
+            {"tile": 1, "parts": 8},
+            BIG._replace(m=16384),
+            "65536 slots of all parts are more than 8192",
+        ),
         ({"tile": 0, "parts": 2}, BIG, "up to 128 columns wide"),
         ({"parts": 2}, BIG._replace(activates=True), "no activation"),
         (

@@ -8,9 +8,6 @@
 namespace sparsedrop {
 namespace {
 
-// All parts together: a product with so many has tiles enough, and their sums fill 256 MB.
-constexpr int64_t kMostSplitSlots = 8192;
-
 constexpr int kTiles = cute::tuple_size_v<TileConfigs>;
 
 template <size_t... I>

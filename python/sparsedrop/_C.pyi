@@ -7,8 +7,13 @@ TILES: list[tuple[int, int, int, int]]
 """(tile_m, tile_n, tile_k, slot_n) of the compiled tiles; the position is the tile's id."""
 
 MAX_PARTS: int
+"""Into how many parts a tile may be split along k."""
+
 MOST_SPLIT_N: int
-"""Into how many parts a tile may be split along k, and the widest tile that may."""
+"""The widest tile that may be split."""
+
+MOST_SPLIT_SLOTS: int
+"""How many slots all parts of a product may have."""
 
 CUDA_ARCHS: str
 

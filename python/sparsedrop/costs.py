@@ -47,8 +47,9 @@ MASKED_RESULT_US = 1.0
 """What it takes a CTA longer to find its first tile where the result is masked, measured within
 kernels on an H200."""
 
-MOST_PARTS, MOST_SPLIT_N = 8, 128
-"""Into how many parts the kernels split a tile along k, and up to which width."""
+MOST_PARTS, MOST_SPLIT_N, MOST_SPLIT_SLOTS = 8, 128, 8192
+"""Into how many parts the kernels split a tile along k, up to which width, and how many slots all
+parts may have."""
 
 LEAVING_US, ADDING_US = 2.0, 0.9
 """To leave the sum of a part of 128x128 in memory and to wait for it, and to add one: estimates,

@@ -250,6 +250,10 @@ def refusal(request: Request, choice: Choice) -> str | None:
             "tiles are split along k where the result has no mask and no activation, and up to "
             f"{costs.MOST_SPLIT_N} columns wide"
         )
+    m, n = (request.n, request.m) if choice.swap else (request.m, request.n)
+    slots = -(-m // tile_m) * -(-n // slot_n) * choice.parts
+    if choice.parts > 1 and slots > costs.MOST_SPLIT_SLOTS:
+        return f"{slots} slots of all parts are more than {costs.MOST_SPLIT_SLOTS}"
     if choice.swap:
         a_block, b_block, out_block = (
             None if block is None else (block[1], block[0])

@@ -136,8 +136,9 @@ Tile tile(int id);
 // Dᵀ = Bᵀ Aᵀ is run, so that tile.m runs along n and tile.n along m.
 //
 // Where there are few tiles and k is long, each may be split along its live K tiles into `parts`,
-// multiplied side by side and added up in one order: without a mask on D and an activation, and
-// for tiles whose n is kMostSplitN at most.
+// multiplied side by side and added up in one order: without a mask on D and an activation, for
+// tiles whose n is kMostSplitN at most, and where all parts together have no more than
+// kMostSplitSlots slots. Beyond, there are tiles enough, and their sums would fill 256 MB.
 struct Choice {
   int tile = 0;
   bool swap = false;
@@ -146,6 +147,7 @@ struct Choice {
 
 constexpr int kMaxParts = 8;
 constexpr int kMostSplitN = 128;
+constexpr int64_t kMostSplitSlots = 8192;
 
 // Null where the kernels can run the problem this way, else the reason why not.
 char const* refusal(Problem const& problem, Choice choice);
@@ -156,7 +158,8 @@ char const* refusal(Problem const& problem, Choice choice);
 size_t workspace_bytes(Problem const& problem, Choice choice);
 
 // Launches the product. `workspace` is 16-byte aligned, comes with anything in it, belongs to one
-// launch at a time and is free to reuse once the stream has passed. cudaErrorInvalidValue where refusal() has a reason, or the workspace is none.
+// launch at a time and is free to reuse once the stream has passed. cudaErrorInvalidValue where
+// refusal() has a reason, or the workspace is none.
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream);
 
 }  // namespace sparsedrop
