@@ -65,7 +65,7 @@ class Row(NamedTuple):
     live_share: float  # live FLOPs over dense FLOPs
     of_shrunk: float  # our live FLOPs per second over the shrunk problem's FLOPs per second
     choice: str
-    tiles_us: dict[str, float]  # of each tile and orientation, where asked for
+    tiles_us: dict[str, float]  # of each tile, orientation and count of parts, where asked for
     peers_us: dict[str, float]
     packing_us: dict[str, float]  # what a peer takes besides, to pack its operand; host included
 
