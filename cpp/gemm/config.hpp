@@ -159,10 +159,9 @@ struct Traits {
   // The epilogue moves squares of 64: one warp group's rows, one swizzle atom wide.
   static constexpr int kStore = 64;
   static constexpr int kStoreBuffers = Config::kStoreBuffers;
-  using SmemD = decltype(cute::tile_to_shape(
+  using SmemSquare = decltype(cute::tile_to_shape(
       Atom<Layouts::kD, cute::Int<kStore>>{},
-      cute::make_shape(cute::Int<kStore>{}, cute::Int<kStore>{},
-                       cute::Int<kStoreBuffers * kConsumerWarpGroups>{})));  // (64,64,BUFFER)
+      cute::make_shape(cute::Int<kStore>{}, cute::Int<kStore>{})));  // (64,64)
 
   // Strides of (row, contiguous) or (contiguous, row) extents.
   template <Major M>
@@ -179,7 +178,7 @@ struct Traits {
   struct SharedStorage {
     alignas(1024) cute::array<Element, cute::cosize_v<SmemA>> a;
     alignas(1024) cute::array<Element, cute::cosize_v<SmemB>> b;
-    alignas(1024) cute::array<Element, cute::cosize_v<SmemD>> d;
+    alignas(1024) cute::array<Element, kStore * kStore * kStoreBuffers * kConsumerWarpGroups> d;
     typename MainloopPipeline::SharedStorage mainloop;
     typename TilePipeline::SharedStorage tiles;
     TileRecord records[kRecords];

@@ -37,7 +37,7 @@ struct Epilogue {
     return cute::make_tma_copy(
         cute::SM90_TMA_STORE{},
         cute::make_tensor(cute::make_gmem_ptr(d), cute::make_shape(m, n), stride),
-        typename Traits::SmemD{}(cute::_, cute::_, cute::Int<0>{}));
+        typename Traits::SmemSquare{});
   }
 
   using TmaD = decltype(make_tma_d(nullptr, 0, 0, StrideD{}));
@@ -135,6 +135,52 @@ struct Epilogue {
     ++finished.next;
   }
 
+  // Stores the last tile of a CTA, all its squares at once: in the buffers, where a tile fits into
+  // them, else in the stages of A, into which nothing more is loaded.
+  CUTLASS_DEVICE static void store_last(Params const& params, Finished& finished, int warp_group,
+                                        SharedStorage& shared) {
+    if (is_stored(finished)) {
+      return;
+    }
+    constexpr bool kFitsBuffers = kSquares <= Traits::kStoreBuffers;
+    if constexpr (kFitsBuffers) {
+      if (issues()) {
+        cute::tma_store_wait<0>();
+      }
+      meet(warp_group);
+    } else {
+      // The other warp group may still read the last stages.
+      cutlass::arch::NamedBarrier::sync(kConsumerWarpGroups * cutlass::NumThreadsPerWarpGroup,
+                                        kConsumerWarpGroups);
+    }
+    auto place = [&](int square) {
+      return kFitsBuffers
+                 ? buffer(shared, warp_group, square)
+                 : shared.a.data() + (square * Config::kRowGroups + warp_group) * kSquareSize;
+    };
+    static_assert(
+        kFitsBuffers || (kSquares <= Config::kStages && Config::kRowGroups == kConsumerWarpGroups),
+        "each warp group has a square's room in each stage of A");
+    CUTLASS_PRAGMA_UNROLL
+    for (int square = 0; square < kSquares; ++square) {
+      if (slot_of(finished, square) != kNoSlot) {
+        write(finished.squares[square], place(square));
+      }
+    }
+    cute::tma_store_fence();
+    meet(warp_group);
+    if (issues()) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int square = 0; square < kSquares; ++square) {
+        if (slot_of(finished, square) != kNoSlot) {
+          issue_store(params.tma_d, params, square, finished, place(square));
+        }
+      }
+      cute::tma_store_arrive();
+    }
+    finished.next = kSquares;
+  }
+
   // Shared memory may not go away under a store that still reads it.
   CUTLASS_DEVICE static void finish() { cute::tma_store_wait<0>(); }
 
@@ -166,47 +212,72 @@ struct Epilogue {
     }
   }
 
-  // Through shared memory.
+  // Through a buffer of the warp group's.
   CUTLASS_DEVICE static void store_square(TmaD const& tma, Params const& params, int square,
-                                          Square& square_values, Finished& finished, int warp_group,
+                                          Square& values, Finished& finished, int warp_group,
                                           SharedStorage& shared) {
+    if (slot_of(finished, square) == kNoSlot) {
+      return;
+    }
+    Element* const at = buffer(shared, warp_group, finished.buffer);
+    // The store that last used this buffer has read it once all but the newest have.
+    if (issues()) {
+      cute::tma_store_wait<Traits::kStoreBuffers - 1>();
+    }
+    meet(warp_group);
+    write(values, at);
+    cute::tma_store_fence();
+    meet(warp_group);
+    if (issues()) {
+      issue_store(tma, params, square, finished, at);
+      cute::tma_store_arrive();
+    }
+    finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
+  }
+
+  static constexpr int kSquareSize = kStore * kStore;
+
+  CUTLASS_DEVICE static Element* buffer(SharedStorage& shared, int warp_group, int number) {
+    return shared.d.data() + (warp_group * Traits::kStoreBuffers + number) * kSquareSize;
+  }
+
+  // One thread of a warp group.
+  CUTLASS_DEVICE static bool issues() { return threadIdx.x % cutlass::NumThreadsPerWarpGroup == 0; }
+
+  CUTLASS_DEVICE static void meet(int warp_group) {
+    cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
+  }
+
+  // A thread's values into the square in shared memory.
+  CUTLASS_DEVICE static void write(Square& square, Element* at) {
     using namespace cute;
     using StoreMatrix =
         conditional_t<Layouts::kD == Major::MN, SM90_U16x8_STSM_T, SM90_U32x4_STSM_N>;
-    int32_t const slot = finished.slot[square / kSquaresPerSlot];
-    if (slot == kNoSlot) {
-      return;
-    }
-    int const thread = threadIdx.x % cutlass::NumThreadsPerWarpGroup;
-    bool const issues = thread == 0;
-    int const slice = warp_group * Traits::kStoreBuffers + finished.buffer;
-    Tensor sD = make_tensor(make_smem_ptr(shared.d.data()), typename Traits::SmemD{});  // (64,64,B)
-
-    // The store that last used this buffer has read it once all but the newest have.
-    if (issues) {
-      tma_store_wait<Traits::kStoreBuffers - 1>();
-    }
-    cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
-
     auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
-    auto thread_copy = copy_to_smem.get_slice(thread);
+    auto thread_copy = copy_to_smem.get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup);
     Tensor values =
-        make_tensor(make_rmem_ptr(square_values.data()),
+        make_tensor(make_rmem_ptr(square.data()),
                     partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
-    copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(sD(_, _, slice)));
+    copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(in_smem(at)));
+  }
 
-    tma_store_fence();
-    cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
-    if (issues) {
-      Tensor mD = tma.get_tma_tensor(make_shape(params.m, params.n));
-      Tensor gD =
-          local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
-                     make_coord(finished.m / kStore, column_of(slot, square) / kStore));  // (64,64)
-      auto block = tma.get_slice(Int<0>{});
-      copy(tma, block.partition_S(sD(_, _, slice)), block.partition_D(gD));
-      tma_store_arrive();
-    }
-    finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
+  CUTLASS_DEVICE static void issue_store(TmaD const& tma, Params const& params, int square,
+                                         Finished const& finished, Element* at) {
+    using namespace cute;
+    Tensor mD = tma.get_tma_tensor(make_shape(params.m, params.n));
+    int32_t const column = column_of(slot_of(finished, square), square);
+    Tensor gD = local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
+                           make_coord(finished.m / kStore, column / kStore));  // (64,64)
+    auto block = tma.get_slice(Int<0>{});
+    copy(tma, block.partition_S(in_smem(at)), block.partition_D(gD));
+  }
+
+  CUTLASS_DEVICE static auto in_smem(Element* at) {
+    return cute::make_tensor(cute::make_smem_ptr(at), typename Traits::SmemSquare{});  // (64,64)
+  }
+
+  CUTLASS_DEVICE static int32_t slot_of(Finished const& finished, int square) {
+    return finished.slot[square / kSquaresPerSlot];
   }
 
   // First column of a tile's square of 64 in D.
@@ -233,7 +304,7 @@ struct Epilogue {
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < size(acc); i += 4) {
         int const square = i / kValues;
-        int32_t const slot = finished.slot[square / kSquaresPerSlot];
+        int32_t const slot = slot_of(finished, square);
         int32_t const column = column_of(slot, square) + int(get<1>(place(i % kValues)));
         if (slot != kNoSlot && column < params.n) {
           Pair const pair = *reinterpret_cast<Pair const*>(params.bias + column);

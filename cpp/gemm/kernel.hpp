@@ -79,14 +79,30 @@ struct Kernel {
     return record;
   }
 
+  CUTLASS_DEVICE static bool has_list(Params const& params) {
+    return params.list.records != nullptr;
+  }
+
+  // Whether a CTA knows its first tile before it has read a mask; but where tiles are in an order
+  // of lines, it knows the line's position only.
+  CUTLASS_DEVICE static bool knows_first_tile(Params const& params) {
+    return !Traits::kSplits && !has_list(params) && params.ordering.d_lines.words == nullptr;
+  }
+  CUTLASS_DEVICE static OwnOrder::Run first_run(Params const& params) {
+    auto const cta = int32_t(blockIdx.x);
+    int32_t const index = Traits::kSplits
+                              ? cta % params.sums.tiles
+                              : params.ordering.records.dealt(0, cta, int32_t(gridDim.x));
+    return OwnOrder::run_of(params.ordering, index);
+  }
+
   // The only tile of this CTA, or its part of one. Of a whole one the K tiles are not counted.
   CUTLASS_DEVICE static TileRecord only_tile(Params const& params) {
     if constexpr (Traits::kSplits) {
-      auto const part = int32_t(blockIdx.x) / params.sums.tiles;
-      TileRecord tile =
-          OwnOrder::only_tile(params.ordering, int32_t(blockIdx.x) - part * params.sums.tiles);
+      OwnOrder::Run const run = first_run(params);
+      TileRecord tile = OwnOrder::tile_of(params.ordering, run, run.position);
       tile.k_tiles = params.ordering.live_k_tiles_of(tile);
-      return part_of(tile, part, params.sums.parts);
+      return part_of(tile, int32_t(blockIdx.x) / params.sums.tiles, params.sums.parts);
     } else {
       return OwnOrder::only_tile(params.ordering, int32_t(blockIdx.x));
     }
@@ -115,39 +131,52 @@ struct Kernel {
     hand_out(no_more_tiles());
   }
 
-  // One thread. An only tile it knows before its K tiles are counted, and leaves the queue to the
-  // others: one tile and the end of all do not fill it.
+  // One thread. With `first`, where it is known, it starts at once, and lets the queue's first
+  // record go unread. An only tile's queue it leaves to the others: with the end of all, it is not
+  // full.
   //
   // From a list, it takes tiles itself, in order of arrival: the first record by the CTA's index,
   // the others by a counter, so that a CTA that got short tiles takes more of them. A tile is
   // claimed when the last K tile of the one before is under way and not earlier, or a CTA would sit
   // on work that another is free to do; what is in the stages hides the claim.
-  CUTLASS_DEVICE static void load_tiles(Params const& params, TilePipeline& tiles,
-                                        MainloopPipeline& pipeline, SharedStorage& shared) {
+  CUTLASS_DEVICE static void load_tiles(Params const& params, OwnOrder::Run const& first,
+                                        TilePipeline& tiles, MainloopPipeline& pipeline,
+                                        SharedStorage& shared) {
     TileList const& list = params.list;
-    bool const has_list = list.records != nullptr;
     bool const has_only_tile = params.ordering.one_each;
     auto claimed = int32_t(blockIdx.x);
     auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
     TileState tile_read;
-    while (true) {
-      if (has_list) {
+    auto next = [&] {
+      if (has_list(params)) {
         bool const is_one = claimed < list.header->count;
         push(is_one ? list.records[claimed] : no_more_tiles(), tiles, tile_write, shared);
       }
-      TileRecord const record = has_only_tile ? only_tile(params) : pop(tiles, tile_read, shared);
-      if (record.k_tiles == kNoMoreTiles) {
-        break;
+      return pop(tiles, tile_read, shared);
+    };
+    TileRecord record;
+    if (knows_first_tile(params)) {
+      int32_t line = first.position;
+      if (!has_only_tile) {
+        line = shared.own_order.line_at(params.ordering, line);
+        tiles.consumer_release(tile_read);
+        ++tile_read;
       }
+      record = OwnOrder::tile_of(params.ordering, first, line);
+    } else {
+      record = has_only_tile ? only_tile(params) : next();
+    }
+    while (record.k_tiles != kNoMoreTiles) {
       write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
       if (has_only_tile) {
         let_next_launch_start();
         break;
       }
-      if (has_list) {
+      if (has_list(params)) {
         claimed = atomicAdd(&list.header->next, 1);
       }
+      record = next();
     }
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
@@ -166,16 +195,13 @@ struct Kernel {
     auto store_next = [&] { Epilogue::store_next(params.epilogue, finished, warp_group, shared); };
     while (true) {
       TileRecord const record = pop(tiles, tile_read, shared);
-      bool const is_last = record.k_tiles == kNoMoreTiles;
-      if (!is_last) {
-        read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared, store_next);
+      if (record.k_tiles == kNoMoreTiles) {
+        break;
       }
+      read = Mainloop::mma(record, pipeline, read, acc, warp_group, shared, store_next);
       // What a short mainloop left
       while (!Epilogue::is_stored(finished)) {
         store_next();
-      }
-      if (is_last) {
-        break;
       }
       if constexpr (Traits::kSplits) {
         if (!Partials<Traits>::add_up(params.sums, acc, warp_group)) {
@@ -184,6 +210,7 @@ struct Kernel {
       }
       Epilogue::finish_tile(params.epilogue, record, acc, warp_group, shared, finished);
     }
+    Epilogue::store_last(params.epilogue, finished, warp_group, shared);
     let_next_launch_start();
     Epilogue::finish();
   }
@@ -216,20 +243,29 @@ struct Kernel {
     tile_params.producer_arv_count = 1;
     tile_params.consumer_arv_count = kConsumers + 1;  // and who loads
     TilePipeline tiles(shared.tiles, tile_params);
+    OwnOrder::Run first{0, 0, 0};
+    if (loads && knows_first_tile(params)) {
+      first = first_run(params);
+    }
     __syncthreads();
 
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     cudaGridDependencySynchronize();
-    if (params.list.records == nullptr && !params.ordering.one_each) {
-      shared.own_order.make(params.ordering, shared.d.data());
+    if (!has_list(params) && !params.ordering.one_each) {
+      if (params.ordering.lines_differ()) {
+        shared.own_order.sort_lines(params.ordering, reinterpret_cast<uint4*>(shared.d.data()));
+      }
+      if (params.ordering.d_lines.words != nullptr) {
+        shared.own_order.count_tiles(params.ordering);
+      }
     }
 
     if (warp_group == 0) {
       cutlass::arch::warpgroup_reg_dealloc<kProducerRegisters>();
       constexpr int kFirstFilling = 2 * cutlass::NumThreadsPerWarp;
       if (loads) {
-        load_tiles(params, tiles, pipeline, shared);
-      } else if (warp == 1 && params.list.records == nullptr) {
+        load_tiles(params, first, tiles, pipeline, shared);
+      } else if (warp == 1 && !has_list(params)) {
         find_tiles(params, tiles, shared);
       } else if (warp >= 2 && params.ordering.d_lines.words != nullptr) {
         ZeroFill<Traits>::run(params.zero_fill, params.ordering,

@@ -57,6 +57,7 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                           Config::kM,
                           Config::kSlotN,
                           SlotBits::of(Config::kSlotN, kMaskUnit),
+                          ctas,
                           splits || (list.records == nullptr &&
                                      Ordering::has_one_each(product.d_lines, grid, ctas,
                                                             Config::kGroupSlots < Config::kSlots))};

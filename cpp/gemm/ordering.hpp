@@ -21,6 +21,7 @@ struct Ordering {
   int32_t tile_m;
   int32_t slot_n;
   SlotBits slots;
+  Divisor ctas;
   bool one_each;  // see has_one_each()
 
   // Whether a product can do without a list.
@@ -38,6 +39,9 @@ struct Ordering {
     return by_record ? grid.records(ctas).count() <= ctas : by_slot;
   }
 
+  // Whether lines of tiles have K tiles of their own, by which they are sorted.
+  CUTLASS_DEVICE bool lines_differ() const { return a_lines.words != nullptr; }
+
   CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {
     return KTiles(a_lines.of(line * tile_m), nullptr, grid.k_tiles).count();
   }
@@ -49,25 +53,27 @@ struct Ordering {
   }
 
   CUTLASS_DEVICE int32_t live_slots(int32_t line) const {
-    return d_lines.words == nullptr ? grid.slots
-                                    : slots.count(d_lines.of(line * tile_m), 0, grid.slots);
+    return slots.count(d_lines.of(line * tile_m), 0, grid.slots);
   }
 
-  // By a warp: the tile of `count` live slots, or of as many as are left, the first of which has
-  // `rank` live ones before it in its line.
-  CUTLASS_DEVICE TileRecord tile_at(int32_t line, int32_t rank, int32_t count,
-                                    int32_t k_tiles) const {
-    if (d_lines.words == nullptr) {
-      return grid_tile(grid, line, rank, count, k_tiles);
-    }
+  // By a warp, with a mask on D: the tile of `count` live slots, or of as many as are left, the
+  // first of which has `rank` live ones before it in its line. Its K tiles are not counted.
+  CUTLASS_DEVICE TileRecord live_tile(int32_t line, int32_t rank, int32_t count) const {
     uint32_t const* const words = d_lines.of(line * tile_m);
-    int32_t const bit = nth_bit(words, d_lines.words_per_line, slots.firsts, rank);
-    TileRecord tile{line, {bit / slots.units_per_slot}, k_tiles, 0};
-    CUTLASS_PRAGMA_UNROLL
-    for (int s = 1; s < kMaxSlots; ++s) {
-      tile.slot[s] = s < count && tile.slot[s - 1] != kNoSlot
-                         ? slots.next_live(words, tile.slot[s - 1], grid.slots)
-                         : kNoSlot;
+    TileRecord tile = grid_tile(grid, line, 0, 0, 0);
+    int32_t before = 0;  // live slots in the words before
+    for (int32_t w = 0; w < d_lines.words_per_line && before < rank + count; ++w) {
+      uint32_t const word = slots.live_in_word(words, w, grid.slots);
+      bool const is_live = (word >> lane_id() & 1u) != 0;
+      int32_t const own_rank = before + count_bits(word & lower_lanes());
+      CUTLASS_PRAGMA_UNROLL
+      for (int s = 0; s < kMaxSlots; ++s) {
+        uint32_t const found = __ballot_sync(kAllLanes, is_live && own_rank == rank + s);
+        if (s < count && found != 0) {
+          tile.slot[s] = slots.slot_of(32 * w + lowest_bit(found));
+        }
+      }
+      before += count_bits(word);
     }
     return tile;
   }

@@ -22,6 +22,16 @@ struct SlotBits {
     return (line[unit / 32] >> (unit % 32)) & 1u;
   }
 
+  // The bits in word `w` of a line that stand for live ones among its first `slots`.
+  SPARSEDROP_HOST_DEVICE uint32_t live_in_word(uint32_t const* line, int32_t w,
+                                               int32_t slots) const {
+    return line[w] & tiles_in_word(slots * units_per_slot, w) & firsts;
+  }
+
+  SPARSEDROP_HOST_DEVICE int32_t slot_of(int32_t unit) const {
+    return unit >> (units_per_slot - 1);
+  }
+
   // Live slots among [first, last).
   SPARSEDROP_HOST_DEVICE int32_t count(uint32_t const* line, int32_t first, int32_t last) const {
     int32_t const begin = first * units_per_slot;
@@ -31,24 +41,6 @@ struct SlotBits {
       live += count_bits(line[w] & tiles_in_word(end, w) & ~tiles_in_word(begin, w) & firsts);
     }
     return live;
-  }
-
-  // The live slot behind `slot`, of `slots` in the line; or kNoSlot.
-  SPARSEDROP_HOST_DEVICE int32_t next_live(uint32_t const* line, int32_t slot,
-                                           int32_t slots) const {
-    int32_t const unit = slot * units_per_slot;
-    int32_t const end = slots * units_per_slot;
-    int32_t w = unit / 32;
-    uint32_t skipped = tiles_in_word(unit % 32 + 1, 0);
-    while (32 * w < end) {
-      uint32_t const word = line[w] & firsts & tiles_in_word(end, w) & ~skipped;
-      if (word != 0) {
-        return (32 * w + lowest_bit(word)) / units_per_slot;
-      }
-      skipped = 0;
-      ++w;
-    }
-    return kNoSlot;
   }
 };
 

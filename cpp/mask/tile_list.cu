@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kThreads) tile_list_kernel(Arguments const arg
   int32_t const count = args.request.d.words == nullptr ? write_all_live(args, scratch)
                                                         : write_by_mask(args, scratch);
   if (threadIdx.x == 0) {
-    *args.list.header = TileListHeader{count, args.request.ctas};
+    *args.list.header = TileListHeader{count, args.request.ctas.value()};
   }
 }
 

@@ -63,7 +63,7 @@ struct TileListRequest {
   Lines b;
   Lines d;
   Tile tile;
-  int32_t ctas;  // of the product; CTA i starts with record i
+  Divisor ctas;  // of the product; CTA i starts with record i
 };
 
 FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile);

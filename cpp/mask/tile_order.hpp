@@ -88,15 +88,15 @@ struct Records {
 
   Records() = default;
   SPARSEDROP_HOST_DEVICE Records(int32_t whole_, int32_t rests_, int32_t slots_per_tile_,
-                                 int32_t ctas)
+                                 Divisor const& ctas)
       : whole(whole_),
         rests(rests_),
         slots_per_tile(slots_per_tile_),
         kept_whole(whole_),
         full_waves(whole_ / ctas),
         without_rests(0) {
-    int32_t const last = whole - full_waves * ctas;
-    int32_t const idle = ctas - last;
+    int32_t const last = whole - full_waves * ctas.value();
+    int32_t const idle = ctas.value() - last;
     if (last == 0) {
       return;
     }
@@ -105,7 +105,7 @@ struct Records {
     int32_t apart = 3;
     if (rests > idle) {
       mixed += 2 * waves_of(rests - idle, ctas);
-      apart = 2 * waves_of(rests, idle);
+      apart = 2 * ((rests + idle - 1) / idle);
     }
     int32_t const split = 2 * waves_of(rests + slots_per_tile * last, ctas);
     if (slots_per_tile == 2 && split < mixed && split < apart) {
@@ -137,8 +137,8 @@ struct Records {
   SPARSEDROP_HOST_DEVICE int32_t first_rest() const { return index_of(whole, 0); }
   SPARSEDROP_HOST_DEVICE int32_t count() const { return first_rest() + rests; }
 
-  SPARSEDROP_HOST_DEVICE static int32_t waves_of(int32_t records, int32_t ctas) {
-    return (records + ctas - 1) / ctas;
+  SPARSEDROP_HOST_DEVICE static int32_t waves_of(int32_t records, Divisor const& ctas) {
+    return (records + ctas.value() - 1) / ctas;
   }
 
   struct Part {
@@ -179,7 +179,7 @@ struct FullGrid {
         shift(group_shift_),
         tiles_per_group(tiles_per_line > 0 ? tiles_per_line << shift : 1) {}
 
-  SPARSEDROP_HOST_DEVICE Records records(int32_t ctas) const {
+  SPARSEDROP_HOST_DEVICE Records records(Divisor const& ctas) const {
     bool const has_rests = rest_slots(slots, slots_per_tile) != 0;
     return Records(lines * tiles_per_line, has_rests ? lines : 0, slots_per_tile, ctas);
   }

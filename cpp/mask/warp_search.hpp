@@ -11,6 +11,13 @@ constexpr uint32_t kAllLanes = 0xffffffffu;
 
 __device__ inline int32_t lane_id() { return int32_t(threadIdx.x % 32); }
 
+// Lanes below the own one. It is read where it is used: registers are few there.
+__device__ inline uint32_t lower_lanes() {
+  uint32_t lanes;
+  asm volatile("mov.u32 %0, %%lanemask_lt;" : "=r"(lanes));
+  return lanes;
+}
+
 // Of the lanes up to the own one, which have values of their own.
 __device__ inline int32_t inclusive_sum_in_warp(int32_t value) {
 #pragma unroll 1
@@ -23,8 +30,7 @@ __device__ inline int32_t inclusive_sum_in_warp(int32_t value) {
 
 // The set bit of `word` that has `rank` set ones below it; there must be one.
 __device__ inline int32_t nth_bit(uint32_t word, int32_t rank) {
-  uint32_t const own = 1u << lane_id();
-  bool const is_it = (word & own) != 0 && count_bits(word & (own - 1u)) == rank;
+  bool const is_it = (word >> lane_id() & 1u) != 0 && count_bits(word & lower_lanes()) == rank;
   return lowest_bit(__ballot_sync(kAllLanes, is_it));
 }
 
@@ -46,25 +52,33 @@ __device__ inline int32_t nth_bit(uint32_t const* words, int32_t count, uint32_t
   }
 }
 
-// The inverse of record_index. `tiles[position]` counts a line's tiles, and `group_start[g]` sums
-// those of the groups before; there are 32 groups at most.
-__device__ inline GroupPlace place_in_groups(int32_t index, int32_t lines, int32_t shift,
-                                             uint16_t const* tiles, int32_t const* group_start) {
+// How many tiles each line of a group has, 16 bits each; 0 where there is no line.
+using GroupCounts = uint4;
+static_assert(1 << kMaxGroupShift == sizeof(GroupCounts) / sizeof(uint16_t));
+
+// Of each count, as much as `most`; `most` is below 2^16.
+__device__ inline int32_t sum_up_to(int32_t most, GroupCounts const& counts) {
+  constexpr uint32_t kOnes = 0x0101u;  // one for each half of a word
+  auto const bound = uint32_t(most) * 0x10001u;
+  uint32_t sum = __dp2a_lo(__vminu2(counts.x, bound), kOnes, 0u);
+  sum = __dp2a_lo(__vminu2(counts.y, bound), kOnes, sum);
+  sum = __dp2a_lo(__vminu2(counts.z, bound), kOnes, sum);
+  return int32_t(__dp2a_lo(__vminu2(counts.w, bound), kOnes, sum));
+}
+
+// The inverse of record_index for the groups' lines in order. Lane g's `group_start` sums the
+// tiles of the groups before g; there are 32 groups at most.
+__device__ inline GroupPlace place_in_groups(int32_t index, int32_t shift,
+                                             GroupCounts const* groups, int32_t group_start) {
   int32_t const lane = lane_id();
-  bool const is_group = lane << shift < lines;
-  int32_t const group =
-      count_bits(__ballot_sync(kAllLanes, is_group && group_start[lane] <= index)) - 1;
-  int32_t const first = group << shift;
-  int32_t const in_group = min(1 << shift, lines - first);
+  int32_t const group = count_bits(__ballot_sync(kAllLanes, group_start <= index)) - 1;
+  int32_t const within = index - __shfl_sync(kAllLanes, group_start, group);
+  GroupCounts const counts = groups[group];
   // Whole rounds before this record. Each lane counts the records of another number of them.
-  int32_t const within = index - group_start[group];
   int32_t rounds = 0;
   int32_t before = 0;
   for (int32_t least = 0;; least += 32) {
-    int32_t sum = 0;
-    for (int32_t i = 0; i < in_group; ++i) {
-      sum += min(int32_t(tiles[first + i]), least + lane);
-    }
+    int32_t const sum = sum_up_to(least + lane, counts);
     uint32_t const fitting = __ballot_sync(kAllLanes, sum <= within);
     if (fitting != 0) {
       int32_t const last = count_bits(fitting) - 1;
@@ -75,8 +89,9 @@ __device__ inline GroupPlace place_in_groups(int32_t index, int32_t lines, int32
       break;
     }
   }
-  bool const has_tile = lane < in_group && tiles[first + lane] > rounds;
-  return {first + nth_bit(__ballot_sync(kAllLanes, has_tile), within - before), rounds};
+  auto const* const of_lines = reinterpret_cast<uint16_t const*>(groups + group);
+  bool const has_tile = lane < 1 << kMaxGroupShift && of_lines[lane] > rounds;
+  return {(group << shift) + nth_bit(__ballot_sync(kAllLanes, has_tile), within - before), rounds};
 }
 
 }  // namespace sparsedrop
