@@ -165,18 +165,8 @@ struct Epilogue {
     for (int square = 0; square < kSquares; ++square) {
       if (slot_of(finished, square) != kNoSlot) {
         write(finished.squares[square], place(square));
+        send(params.tma_d, params, square, finished, place(square), warp_group);
       }
-    }
-    cute::tma_store_fence();
-    meet(warp_group);
-    if (issues()) {
-      CUTLASS_PRAGMA_UNROLL
-      for (int square = 0; square < kSquares; ++square) {
-        if (slot_of(finished, square) != kNoSlot) {
-          issue_store(params.tma_d, params, square, finished, place(square));
-        }
-      }
-      cute::tma_store_arrive();
     }
     finished.next = kSquares;
   }
@@ -226,12 +216,7 @@ struct Epilogue {
     }
     meet(warp_group);
     write(values, at);
-    cute::tma_store_fence();
-    meet(warp_group);
-    if (issues()) {
-      issue_store(tma, params, square, finished, at);
-      cute::tma_store_arrive();
-    }
+    send(tma, params, square, finished, at, warp_group);
     finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
   }
 
@@ -261,15 +246,21 @@ struct Epilogue {
     copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(in_smem(at)));
   }
 
-  CUTLASS_DEVICE static void issue_store(TmaD const& tma, Params const& params, int square,
-                                         Finished const& finished, Element* at) {
+  // The copy engine takes the square from there, once the whole warp group has written it.
+  CUTLASS_DEVICE static void send(TmaD const& tma, Params const& params, int square,
+                                  Finished const& finished, Element* at, int warp_group) {
     using namespace cute;
-    Tensor mD = tma.get_tma_tensor(make_shape(params.m, params.n));
-    int32_t const column = column_of(slot_of(finished, square), square);
-    Tensor gD = local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
-                           make_coord(finished.m / kStore, column / kStore));  // (64,64)
-    auto block = tma.get_slice(Int<0>{});
-    copy(tma, block.partition_S(in_smem(at)), block.partition_D(gD));
+    tma_store_fence();
+    meet(warp_group);
+    if (issues()) {
+      Tensor mD = tma.get_tma_tensor(make_shape(params.m, params.n));
+      int32_t const column = column_of(slot_of(finished, square), square);
+      Tensor gD = local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
+                             make_coord(finished.m / kStore, column / kStore));  // (64,64)
+      auto block = tma.get_slice(Int<0>{});
+      copy(tma, block.partition_S(in_smem(at)), block.partition_D(gD));
+      tma_store_arrive();
+    }
   }
 
   CUTLASS_DEVICE static auto in_smem(Element* at) {

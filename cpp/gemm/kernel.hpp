@@ -83,33 +83,31 @@ struct Kernel {
     return params.list.records != nullptr;
   }
 
-  // Whether a CTA knows its first tile before it has read a mask; but where tiles are in an order
-  // of lines, it knows the line's position only.
-  CUTLASS_DEVICE static bool knows_first_tile(Params const& params) {
-    return !Traits::kSplits && !has_list(params) && params.ordering.d_lines.words == nullptr;
-  }
+  // The record of this CTA's first tile, known before masks are read where there is none on D.
   CUTLASS_DEVICE static OwnOrder::Run first_run(Params const& params) {
+    Ordering const& by = params.ordering;
     auto const cta = int32_t(blockIdx.x);
-    int32_t const index = Traits::kSplits
-                              ? cta % params.sums.tiles
-                              : params.ordering.records.dealt(0, cta, int32_t(gridDim.x));
-    return OwnOrder::run_of(params.ordering, index);
+    return OwnOrder::run_of(by, Traits::kSplits ? cta % params.sums.tiles
+                                : by.one_each   ? cta
+                                                : by.records.dealt(0, cta, by.ctas.value()));
   }
 
-  // The only tile of this CTA, or its part of one. Of a whole one the K tiles are not counted.
-  CUTLASS_DEVICE static TileRecord only_tile(Params const& params) {
+  // By a warp: the first tile of this CTA, or its part of one. Of a whole one the K tiles are not
+  // counted.
+  CUTLASS_DEVICE static TileRecord first_tile(Params const& params, OwnOrder::Run const& run,
+                                              SharedStorage& shared) {
+    Ordering const& by = params.ordering;
     if constexpr (Traits::kSplits) {
-      OwnOrder::Run const run = first_run(params);
-      TileRecord tile = OwnOrder::tile_of(params.ordering, run, run.position);
-      tile.k_tiles = params.ordering.live_k_tiles_of(tile);
+      TileRecord tile = OwnOrder::tile_of(by, run, run.position);
+      tile.k_tiles = by.live_k_tiles_of(tile);
       return part_of(tile, int32_t(blockIdx.x) / params.sums.tiles, params.sums.parts);
     } else {
-      return OwnOrder::only_tile(params.ordering, int32_t(blockIdx.x));
+      return by.one_each ? OwnOrder::only_tile(by, run) : shared.own_order.first_tile(by, run);
     }
   }
 
   // One warp, ahead of all others: a tile takes it some hundreds of nanoseconds.
-  CUTLASS_DEVICE static void find_tiles(Params const& params, TilePipeline& tiles,
+  CUTLASS_DEVICE static void find_tiles(Params const& params, TileRecord first, TilePipeline& tiles,
                                         SharedStorage& shared) {
     auto write = cutlass::make_producer_start_state<TilePipeline>();
     auto hand_out = [&](TileRecord const& record) {
@@ -117,29 +115,28 @@ struct Kernel {
         push(record, tiles, write, shared);
       }
     };
-    if (params.ordering.one_each) {
-      TileRecord tile = only_tile(params);
-      if (tile.k_tiles != kNoMoreTiles) {
+    if (first.k_tiles != kNoMoreTiles) {
+      if (params.ordering.one_each) {
         if constexpr (!Traits::kSplits) {
-          tile.k_tiles = params.ordering.live_k_tiles_of(tile);
+          first.k_tiles = params.ordering.live_k_tiles_of(first);
         }
-        hand_out(tile);
+        first.is_last = true;
+        hand_out(first);
+      } else {
+        shared.own_order.deal(params.ordering, first, hand_out);
       }
-    } else {
-      shared.own_order.deal(params.ordering, hand_out);
     }
     hand_out(no_more_tiles());
   }
 
-  // One thread. With `first`, where it is known, it starts at once, and lets the queue's first
-  // record go unread. An only tile's queue it leaves to the others: with the end of all, it is not
-  // full.
+  // One thread. `first` it starts with at once, and lets the queue's first record go unread. An
+  // only tile's queue it leaves to the others: with the end of all, it is not full.
   //
   // From a list, it takes tiles itself, in order of arrival: the first record by the CTA's index,
   // the others by a counter, so that a CTA that got short tiles takes more of them. A tile is
   // claimed when the last K tile of the one before is under way and not earlier, or a CTA would sit
   // on work that another is free to do; what is in the stages hides the claim.
-  CUTLASS_DEVICE static void load_tiles(Params const& params, OwnOrder::Run const& first,
+  CUTLASS_DEVICE static void load_tiles(Params const& params, TileRecord const& first,
                                         TilePipeline& tiles, MainloopPipeline& pipeline,
                                         SharedStorage& shared) {
     TileList const& list = params.list;
@@ -155,17 +152,12 @@ struct Kernel {
       }
       return pop(tiles, tile_read, shared);
     };
-    TileRecord record;
-    if (knows_first_tile(params)) {
-      int32_t line = first.position;
-      if (!has_only_tile) {
-        line = shared.own_order.line_at(params.ordering, line);
-        tiles.consumer_release(tile_read);
-        ++tile_read;
-      }
-      record = OwnOrder::tile_of(params.ordering, first, line);
-    } else {
-      record = has_only_tile ? only_tile(params) : next();
+    TileRecord record = first;
+    if (has_list(params)) {
+      record = next();
+    } else if (!has_only_tile) {
+      tiles.consumer_release(tile_read);
+      ++tile_read;
     }
     while (record.k_tiles != kNoMoreTiles) {
       write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
@@ -209,6 +201,9 @@ struct Kernel {
         }
       }
       Epilogue::finish_tile(params.epilogue, record, acc, warp_group, shared, finished);
+      if (record.is_last) {
+        break;
+      }
     }
     Epilogue::store_last(params.epilogue, finished, warp_group, shared);
     let_next_launch_start();
@@ -243,9 +238,11 @@ struct Kernel {
     tile_params.producer_arv_count = 1;
     tile_params.consumer_arv_count = kConsumers + 1;  // and who loads
     TilePipeline tiles(shared.tiles, tile_params);
-    OwnOrder::Run first{0, 0, 0};
-    if (loads && knows_first_tile(params)) {
-      first = first_run(params);
+    bool const finds_first = warp < 2 && !has_list(params);
+    bool const counts_tiles = params.ordering.d_lines.words != nullptr && !params.ordering.one_each;
+    OwnOrder::Run run{0, 0, 0};
+    if (finds_first && !counts_tiles) {
+      run = first_run(params);
     }
     __syncthreads();
 
@@ -255,7 +252,7 @@ struct Kernel {
       if (params.ordering.lines_differ()) {
         shared.own_order.sort_lines(params.ordering, reinterpret_cast<uint4*>(shared.d.data()));
       }
-      if (params.ordering.d_lines.words != nullptr) {
+      if (counts_tiles) {
         shared.own_order.count_tiles(params.ordering);
       }
     }
@@ -263,10 +260,14 @@ struct Kernel {
     if (warp_group == 0) {
       cutlass::arch::warpgroup_reg_dealloc<kProducerRegisters>();
       constexpr int kFirstFilling = 2 * cutlass::NumThreadsPerWarp;
+      TileRecord first = no_more_tiles();
+      if (finds_first) {
+        first = first_tile(params, run, shared);
+      }
       if (loads) {
         load_tiles(params, first, tiles, pipeline, shared);
-      } else if (warp == 1 && !has_list(params)) {
-        find_tiles(params, tiles, shared);
+      } else if (warp == 1 && finds_first) {
+        find_tiles(params, first, tiles, shared);
       } else if (warp >= 2 && params.ordering.d_lines.words != nullptr) {
         ZeroFill<Traits>::run(params.zero_fill, params.ordering,
                               int32_t(threadIdx.x) - kFirstFilling,

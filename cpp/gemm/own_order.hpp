@@ -33,10 +33,8 @@ class OwnOrder {
     return run.slots == 0 ? no_more_tiles() : grid_tile(by.grid, line, run.slot, run.slots, 0);
   }
 
-  // The tile of CTA `cta` where there is one for each, if there is one and it is live; its K tiles
-  // are not counted.
-  CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by, int32_t cta) {
-    Run const run = run_of(by, cta);
+  // The tile of a CTA that has one at most, if it is live; its K tiles are not counted.
+  CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by, Run const& run) {
     TileRecord const tile = tile_of(by, run, run.position);
     if (by.d_lines.words == nullptr || tile.k_tiles == kNoMoreTiles) {
       return tile;
@@ -96,35 +94,31 @@ class OwnOrder {
     __syncthreads();
   }
 
-  CUTLASS_DEVICE int32_t line_at(Ordering const& by, int32_t position) const {
-    return by.lines_differ() ? order_[position] : position;
+  // By a warp: the first tile of one CTA, as Records deals them; its K tiles are not counted.
+  CUTLASS_DEVICE TileRecord first_tile(Ordering const& by, Run const& run) const {
+    return by.d_lines.words == nullptr ? tile_of(by, run, line_at(by, run.position))
+                                       : masked_tile(by, sum_up(by), 0);
   }
 
-  // By a warp: calls `take` with the tiles of one CTA, as Records deals them.
+  // By a warp: calls `take` with the tiles of one CTA, from the `first` on.
   template <class Take>
-  CUTLASS_DEVICE void deal(Ordering const& by, Take take) const {
-    FullGrid const& grid = by.grid;
+  CUTLASS_DEVICE void deal(Ordering const& by, TileRecord const& first, Take take) const {
     bool const has_mask = by.d_lines.words != nullptr;
     Sums const sums = has_mask ? sum_up(by) : Sums{by.records, 0};
-    for (int32_t turn = 0;; ++turn) {
-      int32_t const index = sums.records.dealt(turn, int32_t(blockIdx.x), int32_t(gridDim.x));
-      if (index >= sums.records.count()) {
-        break;
-      }
-      TileRecord tile;
-      if (has_mask) {
-        Records::Part const part = sums.records.at(index);
-        GroupPlace const at = masked_place(grid, part, sums);
-        tile = by.live_tile(line_at(by, at.position), at.tile * grid.slots_per_tile + part.place,
-                            part.slots);
-      } else {
-        Run const run = run_of(by, index);
-        tile = tile_of(by, run, line_at(by, run.position));
-      }
+    TileRecord tile = first;
+    for (int32_t turn = 1; tile.k_tiles != kNoMoreTiles; ++turn) {
       tile.k_tiles = by.b_lines.words != nullptr ? by.live_k_tiles_of(tile)
                      : by.lines_differ()         ? live_[tile.m]
-                                                 : grid.k_tiles;
+                                                 : by.grid.k_tiles;
+      int32_t const next = dealt(sums.records, turn);
+      tile.is_last = next >= sums.records.count();
       take(tile);
+      if (has_mask) {
+        tile = masked_tile(by, sums, turn);
+      } else {
+        Run const run = run_of(by, next);
+        tile = tile_of(by, run, line_at(by, run.position));
+      }
     }
   }
 
@@ -136,6 +130,14 @@ class OwnOrder {
     Records records;
     int32_t group_start;  // of the group whose number is the lane's: whole tiles before it
   };
+
+  CUTLASS_DEVICE static int32_t dealt(Records const& records, int32_t turn) {
+    return records.dealt(turn, int32_t(blockIdx.x), int32_t(gridDim.x));
+  }
+
+  CUTLASS_DEVICE int32_t line_at(Ordering const& by, int32_t position) const {
+    return by.lines_differ() ? order_[position] : position;
+  }
 
   // Each group has room for as many lines as the largest has.
   CUTLASS_DEVICE static int32_t position_of(FullGrid const& grid, int32_t place) {
@@ -159,13 +161,22 @@ class OwnOrder {
     return {Records(whole, rests, by.grid.slots_per_tile, by.ctas), through - in_group};
   }
 
-  CUTLASS_DEVICE GroupPlace masked_place(FullGrid const& grid, Records::Part const& part,
-                                         Sums const& sums) const {
+  // By a warp, with a mask on D: the tile that is the `turn`-th of this CTA.
+  CUTLASS_DEVICE TileRecord masked_tile(Ordering const& by, Sums const& sums, int32_t turn) const {
+    int32_t const index = dealt(sums.records, turn);
+    if (index >= sums.records.count()) {
+      return no_more_tiles();
+    }
+    Records::Part const part = sums.records.at(index);
+    GroupPlace at;
     if (part.is_rest) {
       int32_t const place = nth_bit(has_rest_, kMaxOwnLines / kWarp, kAllLanes, part.number);
-      return {position_of(grid, place), whole_[place]};
+      at = {position_of(by.grid, place), whole_[place]};
+    } else {
+      at = place_in_groups(part.number, by.grid.shift, groups(), sums.group_start);
     }
-    return place_in_groups(part.number, grid.shift, groups(), sums.group_start);
+    return by.live_tile(line_at(by, at.position), at.tile * by.grid.slots_per_tile + part.place,
+                        part.slots);
   }
 
   // Where lines differ, by line: K tiles of A

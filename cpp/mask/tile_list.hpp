@@ -24,6 +24,7 @@ struct alignas(16) TileRecord {
   int32_t slot[kMaxSlots];  // in slots; kNoSlot behind the last one
   int32_t k_tiles;          // live K tiles, or kNoMoreTiles
   int32_t k_before;         // live K tiles before them, which other parts multiply
+  bool is_last = false;     // known to be the CTA's last one
 };
 
 // What stands behind a CTA's last tile.

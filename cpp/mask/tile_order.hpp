@@ -145,12 +145,12 @@ struct Records {
     bool is_rest;
     int32_t number;  // of the rest, or of the whole tile
     int32_t place;   // the first slot of the tile that is meant
-    int32_t slots;   // and how many; at most, where it is a rest
+    int32_t slots;   // and how many; as many as are left, where it is a rest
   };
 
   SPARSEDROP_HOST_DEVICE Part at(int32_t index) const {
     if (index >= first_rest()) {
-      return {true, index - first_rest(), 0, slots_per_tile - 1};
+      return {true, index - first_rest(), 0, slots_per_tile};
     }
     int32_t const after_kept = index - kept_whole;
     return after_kept < 0 ? Part{false, index, 0, slots_per_tile}

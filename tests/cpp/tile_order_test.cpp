@@ -139,7 +139,8 @@ int32_t longest_cta(Records const& records, int32_t ctas) {
   for (int32_t cta = 0; cta < ctas; ++cta) {
     int32_t time = 0;
     for (int32_t turn = 0; records.dealt(turn, cta, ctas) < records.count(); ++turn) {
-      time += 1 + records.at(records.dealt(turn, cta, ctas)).slots;
+      Records::Part const part = records.at(records.dealt(turn, cta, ctas));
+      time += part.is_rest ? 2 : 1 + part.slots;
     }
     longest = std::max(longest, time);
   }
