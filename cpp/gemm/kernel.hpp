@@ -88,7 +88,7 @@ struct Kernel {
     Ordering const& by = params.ordering;
     auto const cta = int32_t(blockIdx.x);
     return OwnOrder::run_of(by, Traits::kSplits ? cta % params.sums.tiles
-                                : by.one_each   ? cta
+                                : by.one_wave   ? cta
                                                 : by.records.dealt(0, cta, by.ctas.value()));
   }
 
@@ -120,7 +120,7 @@ struct Kernel {
         if constexpr (!Traits::kSplits) {
           first.k_tiles = params.ordering.live_k_tiles_of(first);
         }
-        first.is_last = true;
+        first.is_last = 1;
         hand_out(first);
       } else {
         shared.own_order.deal(params.ordering, first, hand_out);
@@ -145,19 +145,25 @@ struct Kernel {
     auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
     auto write = cutlass::make_producer_start_state<MainloopPipeline>();
     TileState tile_read;
+    auto pass_over = [&] {  // what is known already
+      tiles.consumer_release(tile_read);
+      ++tile_read;
+    };
     auto next = [&] {
-      if (has_list(params)) {
-        bool const is_one = claimed < list.header->count;
-        push(is_one ? list.records[claimed] : no_more_tiles(), tiles, tile_write, shared);
+      if (!has_list(params)) {
+        return pop(tiles, tile_read, shared);
       }
-      return pop(tiles, tile_read, shared);
+      TileRecord const record =
+          claimed < list.header->count ? list.records[claimed] : no_more_tiles();
+      push(record, tiles, tile_write, shared);
+      pass_over();
+      return record;
     };
     TileRecord record = first;
     if (has_list(params)) {
       record = next();
     } else if (!has_only_tile) {
-      tiles.consumer_release(tile_read);
-      ++tile_read;
+      pass_over();
     }
     while (record.k_tiles != kNoMoreTiles) {
       write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
@@ -201,12 +207,12 @@ struct Kernel {
         }
       }
       Epilogue::finish_tile(params.epilogue, record, acc, warp_group, shared, finished);
-      if (record.is_last) {
+      if (record.is_last != 0) {
         break;
       }
     }
-    Epilogue::store_last(params.epilogue, finished, warp_group, shared);
     let_next_launch_start();
+    Epilogue::store_last(params.epilogue, finished, warp_group, shared);
     Epilogue::finish();
   }
 

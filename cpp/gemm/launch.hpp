@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <type_traits>
 
@@ -49,18 +50,28 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                                                     m, n};
   FullGrid const grid = full_grid(product.m, product.n, product.k, Config::kTile);
   bool const splits = product.sums.parts > 1;
+  constexpr bool kParallelSlots = Config::kGroupSlots < Config::kSlots;
+  bool const one_wave =
+      splits || (list.records == nullptr &&
+                 Ordering::has_one_each(product.d_lines, grid, ctas, kParallelSlots));
+  NarrowLines narrow;
+  if (one_wave && !splits) {
+    narrow = Ordering::narrow_lines(product.a_lines, product.d_lines, grid, ctas, kParallelSlots);
+  }
+  FullGrid const others = grid.of_lines(grid.lines - narrow.lines);
   Ordering const ordering{product.a_lines,
                           product.b_lines,
                           product.d_lines,
                           grid,
-                          splits ? grid.records(1) : grid.records(ctas),
+                          narrow,
+                          others,
+                          others.records(splits ? 1 : std::max(ctas - narrow.count(), 1)),
                           Config::kM,
                           Config::kSlotN,
                           SlotBits::of(Config::kSlotN, kMaskUnit),
                           ctas,
-                          splits || (list.records == nullptr &&
-                                     Ordering::has_one_each(product.d_lines, grid, ctas,
-                                                            Config::kGroupSlots < Config::kSlots))};
+                          one_wave && narrow.lines == 0,
+                          one_wave};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
           Epilogue<Traits>::to_underlying_arguments(epilogue),
           zero_fill,

@@ -17,12 +17,16 @@ struct Ordering {
   Lines b_lines;
   Lines d_lines;
   FullGrid grid;
-  Records records;  // of the whole grid
+  // The tiles of the whole grid: some lines', then the records of the others.
+  NarrowLines narrow;
+  FullGrid others;
+  Records records;
   int32_t tile_m;
   int32_t slot_n;
   SlotBits slots;
   Divisor ctas;
   bool one_each;  // see has_one_each()
+  bool one_wave;  // every CTA gets one tile at most, by its index
 
   // Whether a product can do without a list.
   static bool suits(bool has_b_mask, bool has_d_mask, FullGrid const& grid) {
@@ -37,6 +41,14 @@ struct Ordering {
     bool const by_record = d_lines.words == nullptr || slots_are_parallel;
     bool const by_slot = grid.slots_per_tile == 2 && grid.lines * grid.slots <= ctas;
     return by_record ? grid.records(ctas).count() <= ctas : by_slot;
+  }
+
+  // Which lines are cut narrower where every CTA gets one tile at most: where they are sorted by
+  // their live K tiles. Slots that are multiplied at once take as long alone as together.
+  static NarrowLines narrow_lines(Lines const& a_lines, Lines const& d_lines, FullGrid const& grid,
+                                  int32_t ctas, bool slots_are_parallel) {
+    bool const pays = a_lines.words != nullptr && d_lines.words == nullptr && !slots_are_parallel;
+    return pays ? NarrowLines(grid.lines, grid.slots, grid.slots_per_tile, ctas) : NarrowLines();
   }
 
   // Whether lines of tiles have K tiles of their own, by which they are sorted.

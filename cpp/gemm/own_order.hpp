@@ -20,12 +20,18 @@ class OwnOrder {
     int32_t slots;  // 0 where there is no record
   };
   CUTLASS_DEVICE static Run run_of(Ordering const& by, int32_t index) {
+    int32_t const per_tile = by.grid.slots_per_tile;
+    if (index < by.narrow.count()) {
+      GroupPlace const at = by.narrow.place(index);
+      return {at.position, at.tile * (per_tile - 1), per_tile - 1};
+    }
+    index -= by.narrow.count();
     if (index >= by.records.count()) {
       return {0, 0, 0};
     }
     Records::Part const part = by.records.at(index);
-    GroupPlace const at = by.grid.place(part);
-    return {at.position, at.tile * by.grid.slots_per_tile + part.place, part.slots};
+    GroupPlace const at = by.others.place(part);
+    return {by.narrow.lines + at.position, at.tile * per_tile + part.place, part.slots};
   }
 
   // Its K tiles are not counted.
@@ -111,8 +117,11 @@ class OwnOrder {
                      : by.lines_differ()         ? live_[tile.m]
                                                  : by.grid.k_tiles;
       int32_t const next = dealt(sums.records, turn);
-      tile.is_last = next >= sums.records.count();
+      tile.is_last = by.one_wave || next >= sums.records.count() ? 1 : 0;
       take(tile);
+      if (by.one_wave) {
+        break;
+      }
       if (has_mask) {
         tile = masked_tile(by, sums, turn);
       } else {

@@ -24,7 +24,7 @@ struct alignas(16) TileRecord {
   int32_t slot[kMaxSlots];  // in slots; kNoSlot behind the last one
   int32_t k_tiles;          // live K tiles, or kNoMoreTiles
   int32_t k_before;         // live K tiles before them, which other parts multiply
-  bool is_last = false;     // known to be the CTA's last one
+  int32_t is_last = 0;      // where it is known that the CTA has no more
 };
 
 // What stands behind a CTA's last tile.

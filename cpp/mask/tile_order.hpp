@@ -159,6 +159,38 @@ struct Records {
   }
 };
 
+// Lines that are cut into tiles a slot narrower than others, where else CTAs would be idle: those
+// with the most live K tiles, which would take the longest.
+struct NarrowLines {
+  int32_t lines = 0;
+  int32_t tiles_per_line = 0;
+  Divisor in_step;  // the lines
+
+  NarrowLines() = default;
+
+  // As many of `lines_` as leave a CTA for every tile, in one wave.
+  SPARSEDROP_HOST_DEVICE NarrowLines(int32_t lines_, int32_t slots, int32_t slots_per_tile,
+                                     int32_t ctas) {
+    auto const wide = int32_t(ceil_div(slots, slots_per_tile));
+    auto const narrow = int32_t(ceil_div(slots, slots_per_tile - 1));
+    int32_t const idle = ctas - lines_ * wide;
+    if (idle > 0 && narrow > wide) {
+      int32_t const fitting = idle / (narrow - wide);
+      lines = fitting < lines_ ? fitting : lines_;
+      tiles_per_line = narrow;
+      in_step = Divisor(lines > 0 ? lines : 1);
+    }
+  }
+
+  SPARSEDROP_HOST_DEVICE int32_t count() const { return lines * tiles_per_line; }
+
+  // Where the tile of a CTA stands: the lines walk along n together.
+  SPARSEDROP_HOST_DEVICE GroupPlace place(int32_t index) const {
+    int32_t const tile = index / in_step;
+    return {index - tile * lines, tile};
+  }
+};
+
 // All tiles of a product without a mask on D: every line has the same ones.
 struct FullGrid {
   int32_t lines;           // of tiles, along m
@@ -178,6 +210,11 @@ struct FullGrid {
         tiles_per_line(whole_tiles(slots_, slots_per_tile_)),
         shift(group_shift_),
         tiles_per_group(tiles_per_line > 0 ? tiles_per_line << shift : 1) {}
+
+  // The same of another count of lines.
+  SPARSEDROP_HOST_DEVICE FullGrid of_lines(int32_t count) const {
+    return FullGrid(count, slots, slots_per_tile, k_tiles, shift);
+  }
 
   SPARSEDROP_HOST_DEVICE Records records(Divisor const& ctas) const {
     bool const has_rests = rest_slots(slots, slots_per_tile) != 0;

@@ -120,6 +120,34 @@ TEST(Records, GiveOutEverySlotOfAGridOnce) {
   }
 }
 
+TEST(NarrowLines, CoverTheirLinesInWhatIsIdle) {
+  for (int32_t slots_per_tile : {2, 3}) {
+    for (int32_t slots : {1, 2, 7, 48}) {
+      for (int32_t lines : {1, 3, 6, 20}) {
+        NarrowLines const narrow(lines, slots, slots_per_tile, 132);
+        EXPECT_LE(narrow.lines, lines);
+        int32_t const wide_tiles = int32_t(ceil_div(slots, slots_per_tile));
+        EXPECT_LE(narrow.count() + (lines - narrow.lines) * wide_tiles,
+                  std::max(132, lines * wide_tiles));
+        std::vector<int> taken(size_t(narrow.lines * slots), 0);
+        for (int32_t i = 0; i < narrow.count(); ++i) {
+          GroupPlace const at = narrow.place(i);
+          for (int32_t slot = at.tile * (slots_per_tile - 1);
+               slot < std::min(slots, (at.tile + 1) * (slots_per_tile - 1)); ++slot) {
+            ++taken[at.position * slots + slot];
+          }
+        }
+        EXPECT_TRUE(std::all_of(taken.begin(), taken.end(), [](int n) { return n == 1; }));
+      }
+    }
+  }
+  EXPECT_EQ(NarrowLines(6, 48, 3, 132).lines, 4);   // 36 CTAs idle, 8 more for each line
+  EXPECT_EQ(NarrowLines(8, 48, 3, 132).lines, 0);   // none: 128 tiles, and 4 are not enough
+  EXPECT_EQ(NarrowLines(20, 48, 3, 132).lines, 0);  // several waves
+  EXPECT_EQ(NarrowLines(2, 3, 3, 132).lines, 2);
+  EXPECT_EQ(NarrowLines(2, 1, 3, 132).lines, 0);  // one slot is one tile
+}
+
 TEST(Records, IndexOfIsTheInverseOfAt) {
   Records const records(270, 5, 2, 132);
   for (int32_t i = 0; i < records.first_rest(); ++i) {
