@@ -152,6 +152,8 @@ __device__ void write_slot(TileRecord& out, int32_t line, int32_t slot, int32_t 
   if (place == 0) {
     out.m = line;
     out.k_tiles = k_tiles;
+    out.k_before = 0;
+    out.is_last = 0;
     for (int32_t s = slots; s < kMaxSlots; ++s) {
       out.slot[s] = kNoSlot;
     }
