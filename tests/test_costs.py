@@ -117,6 +117,18 @@ def test_dense_times_are_near_the_measured_ones(name):
     assert max(errors) < 0.4
 
 
+def test_idle_sms_shorten_the_longest_lines():
+    """dW of a layer from 768 to 3072 features: 96 tiles of 128x192, and 36 SMs without one."""
+    request_ = only(b_block=(128, 128), b_keep=0.5)._replace(m=3072, n=768, k=12608)
+    tile = TILES.index((128, 192, 64, 64))
+    work, cost = select._work(request_, True), costs.costs_of(costs.TYPICAL)[TILES[tile]]
+    assert costs._narrow_lines(work, TILES[tile], 6, 48, 132) == 4
+    assert costs._narrow_lines(work, TILES[tile], 6, 48, 96 + 7) == 0
+    assert costs._narrow_lines(work._replace(has_a_mask=False), TILES[tile], 6, 48, 132) == 0
+    many, few = (costs.expected_us(work, TILES[tile], cost, sms) for sms in (132, 96))
+    assert 0.75 * few < many < 0.95 * few
+
+
 def test_large_blocks_of_a_result_are_no_more_work():
     """A block beyond the matrix is the matrix."""
     whole = _us(OUT._replace(n=1024, out_block=(128, 1024)))

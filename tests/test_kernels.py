@@ -25,7 +25,11 @@ from sparsedrop import BlockMask, _native, cuda, reference, select
 pytestmark = pytest.mark.gpu
 
 GPU = torch.device("cuda", 0)
-SEVERAL = [(3240, 2696, 136), (1024, 1024, 128)]  # the latter: one pair of small slots each
+SEVERAL = [
+    (3240, 2696, 136),
+    (1024, 1024, 128),  # one pair of small slots each
+    (712, 3072, 328),  # some lines in narrower tiles
+]
 LONG = [(36864, 264, 128), (264, 36864, 128), (139264, 136, 64)]
 
 

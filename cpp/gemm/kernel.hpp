@@ -129,51 +129,52 @@ struct Kernel {
     hand_out(no_more_tiles());
   }
 
-  // One thread. `first` it starts with at once, and lets the queue's first record go unread. An
-  // only tile's queue it leaves to the others: with the end of all, it is not full.
-  //
-  // From a list, it takes tiles itself, in order of arrival: the first record by the CTA's index,
-  // the others by a counter, so that a CTA that got short tiles takes more of them. A tile is
-  // claimed when the last K tile of the one before is under way and not earlier, or a CTA would sit
-  // on work that another is free to do; what is in the stages hides the claim.
+  // One thread: the first tile is known to it, the others are in the queue, from the second record
+  // on. An only tile's queue it leaves to the others: with the end of all, it is not full.
   CUTLASS_DEVICE static void load_tiles(Params const& params, TileRecord const& first,
                                         TilePipeline& tiles, MainloopPipeline& pipeline,
                                         SharedStorage& shared) {
-    TileList const& list = params.list;
+    TileState read;
     bool const has_only_tile = params.ordering.one_each;
-    auto claimed = int32_t(blockIdx.x);
-    auto tile_write = cutlass::make_producer_start_state<TilePipeline>();
-    auto write = cutlass::make_producer_start_state<MainloopPipeline>();
-    TileState tile_read;
-    auto pass_over = [&] {  // what is known already
-      tiles.consumer_release(tile_read);
-      ++tile_read;
-    };
-    auto next = [&] {
-      if (!has_list(params)) {
-        return pop(tiles, tile_read, shared);
-      }
-      TileRecord const record =
-          claimed < list.header->count ? list.records[claimed] : no_more_tiles();
-      push(record, tiles, tile_write, shared);
-      pass_over();
-      return record;
-    };
-    TileRecord record = first;
-    if (has_list(params)) {
-      record = next();
-    } else if (!has_only_tile) {
-      pass_over();
+    if (!has_only_tile) {
+      tiles.consumer_release(read);
+      ++read;
     }
-    while (record.k_tiles != kNoMoreTiles) {
-      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
+    load_each(params, first, pipeline, shared, [&] {
       if (has_only_tile) {
         let_next_launch_start();
-        break;
+        return no_more_tiles();
       }
-      if (has_list(params)) {
-        claimed = atomicAdd(&list.header->next, 1);
-      }
+      return pop(tiles, read, shared);
+    });
+  }
+
+  // One thread: takes tiles from the list in order of arrival, and tells the others. The first
+  // record is that of the CTA's index, the others come by a counter, so that a CTA that got short
+  // tiles takes more of them. A tile is claimed when the last K tile of the one before is under way
+  // and not earlier, or a CTA would sit on work that another is free to do; what is in the stages
+  // hides the claim.
+  CUTLASS_DEVICE static void load_listed_tiles(Params const& params, TilePipeline& tiles,
+                                               MainloopPipeline& pipeline, SharedStorage& shared) {
+    TileList const& list = params.list;
+    auto write = cutlass::make_producer_start_state<TilePipeline>();
+    TileState read;
+    auto take = [&](int32_t claimed) {
+      push(claimed < list.header->count ? list.records[claimed] : no_more_tiles(), tiles, write,
+           shared);
+      return pop(tiles, read, shared);
+    };
+    load_each(params, take(int32_t(blockIdx.x)), pipeline, shared,
+              [&] { return take(atomicAdd(&list.header->next, 1)); });
+  }
+
+  template <class Next>
+  CUTLASS_DEVICE static void load_each(Params const& params, TileRecord record,
+                                       MainloopPipeline& pipeline, SharedStorage& shared,
+                                       Next const& next) {
+    auto write = cutlass::make_producer_start_state<MainloopPipeline>();
+    while (record.k_tiles != kNoMoreTiles) {
+      write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
       record = next();
     }
     // A stage may not go away under a consumer that still reads it.
@@ -270,8 +271,10 @@ struct Kernel {
       if (finds_first) {
         first = first_tile(params, run, shared);
       }
-      if (loads) {
+      if (loads && !has_list(params)) {
         load_tiles(params, first, tiles, pipeline, shared);
+      } else if (loads) {
+        load_listed_tiles(params, tiles, pipeline, shared);
       } else if (warp == 1 && finds_first) {
         find_tiles(params, first, tiles, shared);
       } else if (warp >= 2 && params.ordering.d_lines.words != nullptr) {

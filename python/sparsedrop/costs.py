@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import cmath
 import math
+import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -115,8 +116,7 @@ class Work(NamedTuple):
     # Expected share of an output tile's K tiles that are live, and how many blocks they come in.
     keep: float
     k_blocks: int
-    # Whether output tiles differ in their K tiles.
-    is_uneven: bool
+    has_a_mask: bool
     has_b_mask: bool
     # Expected live share of the result, and its blocks; None: no mask.
     out_keep: float
@@ -125,6 +125,11 @@ class Work(NamedTuple):
     a_bytes: float
     b_bytes: float
     out_bytes: float
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether output tiles differ in their K tiles."""
+        return self.has_a_mask or self.has_b_mask
 
 
 class _Tiles(NamedTuple):
@@ -151,15 +156,14 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, parts: int = 1) ->
     tile_m, tile_n, tile_k, slot_n = tile
     lines, slots, per_tile = -(-work.m // tile_m), -(-work.n // slot_n), tile_n // slot_n
     all_k_tiles = -(-work.k // tile_k)
-    mean = all_k_tiles * work.keep
-    longest = mean
+    mean, deviation = all_k_tiles * work.keep, 0.0
     if work.is_uneven:
-        # The largest of so many nearly normal counts.
         deviation = all_k_tiles * math.sqrt(work.keep * (1 - work.keep) / work.k_blocks)
-        longest = min(all_k_tiles, mean + deviation * math.sqrt(1.4 * math.log(max(lines, 2))))
+    # The largest of so many nearly normal counts.
+    longest = min(all_k_tiles, mean + deviation * math.sqrt(1.4 * math.log(max(lines, 2))))
+    rest = REST.get(tile, REST_OF_OTHERS)
 
     def time(tiles: _Tiles) -> float:
-        rest = REST.get(tile, REST_OF_OTHERS)
         wholes, rests = _waves(tiles, per_tile, rest, sms)
         # Tiles that follow each other on one SM even out.
         k_tiles = mean + (longest - mean) / max(wholes + rests, 1.0) ** 1.5
@@ -172,10 +176,28 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, parts: int = 1) ->
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
+    elif narrow := _narrow_lines(work, tile, lines, slots, sms):
+        whole = mean + deviation * _nth_largest(narrow, lines) if narrow < lines else 0.0
+        computing = max(cost.us(rest, longest), cost.us(1, whole))
     else:
         rests = lines if slots % per_tile else 0
         computing = time(_Tiles(lines * (slots // per_tile), rests))
     return _listing_us(work, lines, slots) + _soft_maximum(computing, _memory_us(work, lines))
+
+
+def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, sms: int) -> int:
+    """How many of the lines with the most live K tiles are cut a slot narrower: see NarrowLines."""
+    per_tile = tile[1] // tile[3]
+    wide, narrow = -(-slots // per_tile), -(-slots // (per_tile - 1))
+    idle = sms - lines * wide
+    if not work.has_a_mask or idle <= 0 or narrow == wide or REST.get(tile) == 1.0:
+        return 0
+    return min(lines, idle // (narrow - wide))
+
+
+def _nth_largest(n: int, count: int) -> float:
+    """What to expect of so many normal numbers, in standard deviations; n counts from 0."""
+    return statistics.NormalDist().inv_cdf(1 - (n + 0.5) / count)
 
 
 def _adding_us(tile: Tile, parts: int) -> float:

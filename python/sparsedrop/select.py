@@ -335,7 +335,7 @@ def _work(request: Request, swap: bool) -> costs.Work:
         request.k,
         a_keep * b_keep,
         -(-request.k // k_block),
-        request.a_block is not None or request.b_block is not None,
+        (request.b_block if swap else request.a_block) is not None,
         (request.a_block if swap else request.b_block) is not None,
         out_keep,
         out_block,
