@@ -125,8 +125,23 @@ def test_idle_sms_shorten_the_longest_lines():
     assert costs._narrow_lines(work, TILES[tile], 6, 48, 132) == 4
     assert costs._narrow_lines(work, TILES[tile], 6, 48, 96 + 7) == 0
     assert costs._narrow_lines(work._replace(has_a_mask=False), TILES[tile], 6, 48, 132) == 0
+    assert costs._narrow_lines(work, TILES[2], 6, 12, 132) == 0  # slots that are multiplied at once
+    # As the kernels have it: tests/cpp/tile_order_test.cpp.
+    for lines, slots, narrow in [(8, 48, 0), (20, 48, 0), (2, 3, 2), (2, 1, 0)]:
+        assert costs._narrow_lines(work, TILES[tile], lines, slots, 132) == narrow
     many, few = (costs.expected_us(work, TILES[tile], cost, sms) for sms in (132, 96))
     assert 0.75 * few < many < 0.95 * few
+
+
+def test_narrower_lines_never_take_longer_than_the_longest_one():
+    for keep in (0.1, 0.5, 0.9):
+        for k_block in (128, 4096):
+            request_ = only(b_block=(k_block, 128), b_keep=keep)._replace(m=1024, n=4096, k=4096)
+            for tile, cost in costs.costs_of(costs.TYPICAL).items():
+                work = select._work(request_, True)
+                if tile != costs.CUBLAS and (us := costs.expected_us(work, tile, cost, 132)):
+                    all_live = work._replace(keep=1.0)
+                    assert us <= costs.expected_us(all_live, tile, cost, 132) * 1.001
 
 
 def test_large_blocks_of_a_result_are_no_more_work():

@@ -29,6 +29,8 @@ SEVERAL = [
     (3240, 2696, 136),
     (1024, 1024, 128),  # one pair of small slots each
     (712, 3072, 328),  # some lines in narrower tiles
+    (10000, 520, 136),  # groups of four and eight lines
+    (16384, 264, 128),  # as many lines as a CTA orders itself
 ]
 LONG = [(36864, 264, 128), (264, 36864, 128), (139264, 136, 64)]
 

@@ -1,6 +1,7 @@
 // Accumulators -> act(alpha · acc + bias) -> D. Finishing a tile only computes what will be stored;
-// it is stored square by square while the next tile is multiplied. Where the pre-activation is
-// wanted too, that is stored at once: the wait is shorter than another pass over the result.
+// it is stored square by square while the next tile is multiplied, or at once where it is the last.
+// Where the pre-activation is wanted too, that is stored at once: the wait is shorter than another
+// pass over the result.
 
 #pragma once
 
@@ -159,7 +160,8 @@ struct Epilogue {
                  : shared.a.data() + (square * Config::kRowGroups + warp_group) * kSquareSize;
     };
     static_assert(
-        kFitsBuffers || (kSquares <= Config::kStages && Config::kRowGroups == kConsumerWarpGroups),
+        kFitsBuffers || (kSquares <= Config::kStages && Config::kRowGroups == kConsumerWarpGroups &&
+                         Config::kM * Config::kK == Config::kRowGroups * kSquareSize),
         "each warp group has a square's room in each stage of A");
     CUTLASS_PRAGMA_UNROLL
     for (int square = 0; square < kSquares; ++square) {

@@ -53,7 +53,7 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
   constexpr bool kParallelSlots = Config::kGroupSlots < Config::kSlots;
   bool const one_wave =
       splits || (list.records == nullptr &&
-                 Ordering::has_one_each(product.d_lines, grid, ctas, kParallelSlots));
+                 Ordering::has_one_wave(product.d_lines, grid, ctas, kParallelSlots));
   NarrowLines narrow;
   if (one_wave && !splits) {
     narrow = Ordering::narrow_lines(product.a_lines, product.d_lines, grid, ctas, kParallelSlots);
@@ -70,8 +70,8 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                           Config::kSlotN,
                           SlotBits::of(Config::kSlotN, kMaskUnit),
                           ctas,
-                          one_wave && narrow.lines == 0,
-                          one_wave};
+                          one_wave,
+                          one_wave && (narrow.lines == 0 || narrow.lines == grid.lines)};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
           Epilogue<Traits>::to_underlying_arguments(epilogue),
           zero_fill,

@@ -25,8 +25,8 @@ struct Ordering {
   int32_t slot_n;
   SlotBits slots;
   Divisor ctas;
-  bool one_each;  // see has_one_each()
-  bool one_wave;  // every CTA gets one tile at most, by its index
+  bool one_wave;  // see has_one_wave()
+  bool one_each;  // and that tile is known before lines are sorted
 
   // Whether a product can do without a list.
   static bool suits(bool has_b_mask, bool has_d_mask, FullGrid const& grid) {
@@ -34,17 +34,17 @@ struct Ordering {
            !(has_b_mask && has_d_mask);
   }
 
-  // Whether every CTA gets one tile at most, and knows which without an order. With a mask on D,
-  // that is its part of the grid, live or dropped: one slot, or two that are multiplied at once.
-  static bool has_one_each(Lines const& d_lines, FullGrid const& grid, int32_t ctas,
+  // Whether every CTA gets one tile at most, by its index. With a mask on D, that is its part of
+  // the grid, live or dropped: one slot, or two that are multiplied at once.
+  static bool has_one_wave(Lines const& d_lines, FullGrid const& grid, int32_t ctas,
                            bool slots_are_parallel) {
     bool const by_record = d_lines.words == nullptr || slots_are_parallel;
     bool const by_slot = grid.slots_per_tile == 2 && grid.lines * grid.slots <= ctas;
     return by_record ? grid.records(ctas).count() <= ctas : by_slot;
   }
 
-  // Which lines are cut narrower where every CTA gets one tile at most: where they are sorted by
-  // their live K tiles. Slots that are multiplied at once take as long alone as together.
+  // Which lines are cut narrower where every CTA gets one tile at most. It pays where lines differ
+  // in their live K tiles; slots that are multiplied at once take as long alone as together.
   static NarrowLines narrow_lines(Lines const& a_lines, Lines const& d_lines, FullGrid const& grid,
                                   int32_t ctas, bool slots_are_parallel) {
     bool const pays = a_lines.words != nullptr && d_lines.words == nullptr && !slots_are_parallel;

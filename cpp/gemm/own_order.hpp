@@ -1,6 +1,7 @@
 // Tiles without a list. Where there are few lines of tiles, each CTA orders them for itself, in
 // less time than a launch that writes a list takes, and deals itself its share of the tiles; where
-// there is a tile for each CTA at most, its own follows from its index.
+// there is a tile for each CTA at most, its own follows from its index, and from the order only
+// where some lines are cut narrower.
 
 #pragma once
 
@@ -179,7 +180,7 @@ class OwnOrder {
     Records::Part const part = sums.records.at(index);
     GroupPlace at;
     if (part.is_rest) {
-      int32_t const place = nth_bit(has_rest_, kMaxOwnLines / kWarp, kAllLanes, part.number);
+      int32_t const place = nth_bit(has_rest_, kMaxOwnLines / kWarp, part.number);
       at = {position_of(by.grid, place), whole_[place]};
     } else {
       at = place_in_groups(part.number, by.grid.shift, groups(), sums.group_start);

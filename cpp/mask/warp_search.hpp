@@ -34,22 +34,15 @@ __device__ inline int32_t nth_bit(uint32_t word, int32_t rank) {
   return lowest_bit(__ballot_sync(kAllLanes, is_it));
 }
 
-// The same of `words`, of whose bits those in `which` count.
-__device__ inline int32_t nth_bit(uint32_t const* words, int32_t count, uint32_t which,
-                                  int32_t rank) {
-  int32_t const lane = lane_id();
-  for (int32_t first = 0;; first += 32) {
-    uint32_t const word = first + lane < count ? words[first + lane] & which : 0u;
-    int32_t const own = count_bits(word);
-    int32_t const through = inclusive_sum_in_warp(own);
-    uint32_t const behind = __ballot_sync(kAllLanes, through > rank);
-    if (behind != 0) {
-      int32_t const owner = lowest_bit(behind);
-      rank -= __shfl_sync(kAllLanes, through - own, owner);
-      return 32 * (first + owner) + nth_bit(__shfl_sync(kAllLanes, word, owner), rank);
-    }
-    rank -= __shfl_sync(kAllLanes, through, 31);
-  }
+// The same of up to 32 words.
+__device__ inline int32_t nth_bit(uint32_t const* words, int32_t count, int32_t rank) {
+  int32_t const lane = count_bits(lower_lanes());  // not kept in a register
+  uint32_t const word = lane < count ? words[lane] : 0u;
+  int32_t const own = count_bits(word);
+  int32_t const through = inclusive_sum_in_warp(own);
+  int32_t const owner = lowest_bit(__ballot_sync(kAllLanes, through > rank));
+  rank -= __shfl_sync(kAllLanes, through - own, owner);
+  return 32 * owner + nth_bit(__shfl_sync(kAllLanes, word, owner), rank);
 }
 
 // How many tiles each line of a group has, 16 bits each; 0 where there is no line.

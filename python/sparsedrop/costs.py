@@ -2,9 +2,9 @@
 
     time = launch + waves · (tile + k_tiles · k_tile)
 
-A wave is one output tile for each SM. Where operands have to be read from memory again and again,
-that is a limit of its own. `sparsedrop bench --tune` measures the constants of a GPU and prints its
-entry for GPUS.
+A wave is one output tile for each SM; tiles that lack a slot take a share of one. Where operands
+have to be read from memory again and again, that is a limit of its own. `sparsedrop bench --tune`
+measures the constants of a GPU and prints its entry for GPUS.
 """
 
 from __future__ import annotations
@@ -177,8 +177,10 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, parts: int = 1) ->
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
     elif narrow := _narrow_lines(work, tile, lines, slots, sms):
-        whole = mean + deviation * _nth_largest(narrow, lines) if narrow < lines else 0.0
-        computing = max(cost.us(rest, longest), cost.us(1, whole))
+        computing = cost.us(rest, longest)
+        if narrow < lines:
+            whole = mean + deviation * _nth_largest(narrow, lines)
+            computing = max(computing, cost.us(1, min(max(whole, 0.0), longest)))
     else:
         rests = lines if slots % per_tile else 0
         computing = time(_Tiles(lines * (slots // per_tile), rests))
@@ -190,7 +192,8 @@ def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, sms: int) -> i
     per_tile = tile[1] // tile[3]
     wide, narrow = -(-slots // per_tile), -(-slots // (per_tile - 1))
     idle = sms - lines * wide
-    if not work.has_a_mask or idle <= 0 or narrow == wide or REST.get(tile) == 1.0:
+    slots_are_parallel = tile[0] == 64  # one for each half of the warps
+    if not work.has_a_mask or slots_are_parallel or idle <= 0 or narrow == wide:
         return 0
     return min(lines, idle // (narrow - wide))
 

@@ -148,6 +148,24 @@ TEST(NarrowLines, CoverTheirLinesInWhatIsIdle) {
   EXPECT_EQ(NarrowLines(2, 1, 3, 132).lines, 0);  // one slot is one tile
 }
 
+TEST(NarrowLines, FitIntoOneWaveWithTheOthers) {
+  for (int32_t slots_per_tile : {2, 3}) {
+    for (int32_t ctas : {1, 7, 132}) {
+      for (int32_t slots = 1; slots < 50; ++slots) {
+        for (int32_t lines = 1; lines < 20; ++lines) {
+          FullGrid const grid(lines, slots, slots_per_tile, 64, 1);
+          NarrowLines const narrow(lines, slots, slots_per_tile, ctas);
+          if (narrow.lines == 0) continue;
+          FullGrid const others = grid.of_lines(lines - narrow.lines);
+          Records const records = others.records(std::max(ctas - narrow.count(), 1));
+          EXPECT_LE(narrow.count() + records.count(), ctas);
+          EXPECT_EQ(records.kept_whole, records.whole);
+        }
+      }
+    }
+  }
+}
+
 TEST(Records, IndexOfIsTheInverseOfAt) {
   Records const records(270, 5, 2, 132);
   for (int32_t i = 0; i < records.first_rest(); ++i) {
