@@ -133,15 +133,19 @@ def test_idle_sms_shorten_the_longest_lines():
     assert 0.75 * few < many < 0.95 * few
 
 
-def test_narrower_lines_never_take_longer_than_the_longest_one():
-    for keep in (0.1, 0.5, 0.9):
-        for k_block in (128, 4096):
-            request_ = only(b_block=(k_block, 128), b_keep=keep)._replace(m=1024, n=4096, k=4096)
-            for tile, cost in costs.costs_of(costs.TYPICAL).items():
-                work = select._work(request_, True)
-                if tile != costs.CUBLAS and (us := costs.expected_us(work, tile, cost, 132)):
-                    all_live = work._replace(keep=1.0)
-                    assert us <= costs.expected_us(all_live, tile, cost, 132) * 1.001
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("k_block", [128, 12608], ids="k{}".format)
+@pytest.mark.parametrize(("tile", "m", "n"), [(0, 768, 3072), (3, 768, 3072), (3, 1536, 1728)])
+def test_narrower_lines_never_take_longer_than_whole_ones(tile, m, n, k_block, keep):
+    request_ = only(b_block=(k_block, 128), b_keep=keep)._replace(m=n, n=m, k=12608)
+    work, cost = select._work(request_, True), costs.costs_of(costs.TYPICAL)[TILES[tile]]
+    tile_m, tile_n, _, slot_n = TILES[tile]
+    lines, slots, tiles = m // tile_m, n // slot_n, m // tile_m * n // tile_n
+    narrow = costs._narrow_lines(work, TILES[tile], lines, slots, 132)
+    assert costs.NARROW_SHARE * lines <= narrow < lines
+    assert costs._narrow_lines(work, TILES[tile], lines, slots, tiles) == 0  # no SM is idle
+    us = [costs.expected_us(work, TILES[tile], cost, sms) for sms in (132, tiles)]
+    assert us[0] <= us[1]
 
 
 def test_large_blocks_of_a_result_are_no_more_work():
