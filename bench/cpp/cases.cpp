@@ -18,6 +18,7 @@ constexpr Extents kShapes[] = {
     {12608, 3072, 768},  {8192, 11008, 4096},
 };
 constexpr double kRates[] = {0.1, 0.3, 0.5, 0.7};
+constexpr int kParts[] = {1, 2, 4, 8};
 constexpr std::pair<Product, char const*> kProducts[] = {{Product::forward, "forward"},
                                                          {Product::dx, "dX"},
                                                          {Product::dw, "dW"},
@@ -49,6 +50,9 @@ std::string Case::name() const {
   text << "/" << extents.m << "x" << extents.n << "x" << extents.k << "/p=" << p
        << "/tile=" << choice.tile << ":" << t.m << "x" << t.n << "x" << t.k
        << (choice.swap ? "/swap" : "");
+  if (choice.parts > 1) {
+    text << "/parts=" << choice.parts;
+  }
   return text.str();
 }
 
@@ -75,8 +79,11 @@ std::vector<Case> all_cases() {
       for (double const p : kRates) {
         for (int id = 0; id < tile_count(); ++id) {
           for (bool const swap : {false, true}) {
-            if (refusal(problem, Choice{id, swap}) == nullptr) {
-              cases.push_back({product, extents, p, {id, swap}});
+            for (int const parts : kParts) {
+              Choice const choice{id, swap, parts};
+              if (refusal(problem, choice) == nullptr) {
+                cases.push_back({product, extents, p, choice});
+              }
             }
           }
         }

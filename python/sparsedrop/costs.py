@@ -44,8 +44,8 @@ LINES_IN_STEP = 8
 """Lines of output tiles that read the same part of b at the same time, where b is more than stays
 in the cache: there are fewer where it does (group_shift in tile_order.hpp)."""
 
-NARROW_SHARE = 1 / 4
-"""Of the lines, how many at least have to be cut narrower: 1 of 32 gained nothing on an H200."""
+LEAST_NARROW = 4
+"""Fewer lines than one in so many are not cut narrower: kLeastNarrow in tile_order.hpp."""
 
 MASKED_RESULT_US = 1.0
 """What it takes a CTA longer to find its first tile where the result is masked, measured within
@@ -179,7 +179,7 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, parts: int = 1) ->
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
-    elif (narrow := _narrow_lines(work, tile, lines, slots, sms)) >= NARROW_SHARE * lines:
+    elif (narrow := _narrow_lines(work, tile, lines, slots, sms)) > 0:
         computing = cost.us(rest, longest)
         if narrow < lines:
             whole = mean + deviation * _nth_largest(narrow, lines)
@@ -198,7 +198,8 @@ def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, sms: int) -> i
     slots_are_parallel = tile[0] == 64  # one for each half of the warps
     if not work.has_a_mask or slots_are_parallel or idle <= 0 or narrow == wide:
         return 0
-    return min(lines, idle // (narrow - wide))
+    fitting = idle // (narrow - wide)
+    return lines if fitting >= lines else fitting if fitting * LEAST_NARROW >= lines else 0
 
 
 def _nth_largest(n: int, count: int) -> float:

@@ -143,6 +143,8 @@ TEST(NarrowLines, CoverTheirLinesInWhatIsIdle) {
   }
   EXPECT_EQ(NarrowLines(6, 48, 3, 132).lines, 4);   // 36 CTAs idle, 8 more for each line
   EXPECT_EQ(NarrowLines(8, 48, 3, 132).lines, 0);   // none: 128 tiles, and 4 are not enough
+  EXPECT_EQ(NarrowLines(15, 24, 3, 132).lines, 0);  // 3 would fit, less than a quarter
+  EXPECT_EQ(NarrowLines(14, 24, 3, 132).lines, 5);
   EXPECT_EQ(NarrowLines(20, 48, 3, 132).lines, 0);  // several waves
   EXPECT_EQ(NarrowLines(2, 3, 3, 132).lines, 2);
   EXPECT_EQ(NarrowLines(2, 1, 3, 132).lines, 0);  // one slot is one tile
