@@ -218,7 +218,7 @@ def _is_usual(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
                 and bias.dtype is dtype
                 and bias.layout is torch.strided
                 and bias.device == device
-                and bias.shape == weight_shape[:1]
+                and bias.shape == (weight_shape[0],)
             )
         )
         and not torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
