@@ -127,7 +127,10 @@ def test_idle_sms_shorten_the_longest_lines():
     assert costs._narrow_lines(work._replace(has_a_mask=False), TILES[tile], 6, 48, 132) == 0
     assert costs._narrow_lines(work, TILES[2], 6, 12, 132) == 0  # slots that are multiplied at once
     # As the kernels have it: tests/cpp/tile_order_test.cpp.
-    for lines, slots, narrow in [(8, 48, 0), (20, 48, 0), (2, 3, 2), (2, 1, 0)]:
+    for lines, slots, narrow in [
+        *((8, 48, 0), (20, 48, 0), (2, 3, 2), (2, 1, 0)),
+        *((15, 24, 0), (14, 24, 5)),
+    ]:
         assert costs._narrow_lines(work, TILES[tile], lines, slots, 132) == narrow
     many, few = (costs.expected_us(work, TILES[tile], cost, sms) for sms in (132, 96))
     assert 0.75 * few < many < 0.95 * few
@@ -142,7 +145,7 @@ def test_narrower_lines_never_take_longer_than_whole_ones(tile, m, n, k_block, k
     tile_m, tile_n, _, slot_n = TILES[tile]
     lines, slots, tiles = m // tile_m, n // slot_n, m // tile_m * n // tile_n
     narrow = costs._narrow_lines(work, TILES[tile], lines, slots, 132)
-    assert costs.NARROW_SHARE * lines <= narrow < lines
+    assert lines <= costs.LEAST_NARROW * narrow < costs.LEAST_NARROW * lines
     assert costs._narrow_lines(work, TILES[tile], lines, slots, tiles) == 0  # no SM is idle
     us = [costs.expected_us(work, TILES[tile], cost, sms) for sms in (132, tiles)]
     assert us[0] <= us[1]

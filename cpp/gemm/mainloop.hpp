@@ -115,6 +115,7 @@ struct Mainloop {
         }
       }
       ++write;
+      atomicAdd(&shared.loads, 1);  // which needs no register for the count
     }
     return write;
   }

@@ -183,20 +183,19 @@ def _peak_mb(layers: Layers, name: str) -> float:
 
 
 def _hosts(dtype: torch.dtype, settings: Settings) -> Iterator[Host]:
-    """The host's time of a forward, and of a step, of each layer at p = 0.5."""
+    """The host's time of a forward, and of a step, of each layer at p = 0.5; they take turns."""
     layers = Layers(HOST_EXTENTS, 0.5, dtype, settings)
+    calls: dict[tuple[str, str], Call] = {}
     for name, module in layers.modules.items():
-        yield Host(
-            name,
-            dtype,
-            _host_us(functools.partial(module, layers.x), settings.device),
-            _host_us(functools.partial(layers.step, name), settings.device),
-        )
-
-
-def _host_us(call: Call, device: torch.device) -> float:
-    laps = [wall_ms(call, device, HOST_CALLS, wait=False) for _ in range(MOST_ROUNDS)]
-    return statistics.median(laps) * 1e3 / HOST_CALLS
+        calls[name, "forward"] = functools.partial(module, layers.x)
+        calls[name, "step"] = functools.partial(layers.step, name)
+    laps: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    for _ in range(MOST_ROUNDS):
+        for key, call in calls.items():
+            laps[key].append(wall_ms(call, settings.device, HOST_CALLS, wait=False))
+    us = {key: statistics.median(ms) * 1e3 / HOST_CALLS for key, ms in laps.items()}
+    for name in layers.modules:
+        yield Host(name, dtype, us[name, "forward"], us[name, "step"])
 
 
 def _sentences(rows: list[Row], settings: Settings) -> list[str]:
