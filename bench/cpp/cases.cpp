@@ -18,7 +18,7 @@ constexpr Extents kShapes[] = {
     {12608, 3072, 768},  {8192, 11008, 4096},
 };
 constexpr double kRates[] = {0.1, 0.3, 0.5, 0.7};
-constexpr int kParts[] = {1, 2, 4, 8};
+constexpr int kParts[] = {1, 2, 4, 8};  // of those that are legal, enough to see a trend
 constexpr std::pair<Product, char const*> kProducts[] = {{Product::forward, "forward"},
                                                          {Product::dx, "dX"},
                                                          {Product::dw, "dW"},

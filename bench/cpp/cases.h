@@ -1,4 +1,4 @@
-// What is measured: the products of a training step of Y = (X ∘ M_X) Wᵀ, by every legal choice.
+// What is measured: the products of a training step of Y = (X ∘ M_X) Wᵀ, by every legal tile.
 //
 // X is [m, k], W is [n, k] and dY is [m, n], all row-major. Masks are of 128×128 blocks; M_Y, in
 // the product "both", is of 128×256.
@@ -61,7 +61,8 @@ struct Grid {
   int64_t rows_of(int64_t r) const;
 };
 
-// Every shape, rate and product with every tile and orientation that can run it.
+// Every shape, rate and product with every tile and orientation that can run it, whole and in 2, 4
+// and 8 parts.
 std::vector<Case> all_cases();
 
 // The masks that a case draws, block by block with probability p of being dropped: X's, and for

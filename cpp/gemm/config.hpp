@@ -182,9 +182,9 @@ struct Traits {
     typename MainloopPipeline::SharedStorage mainloop;
     typename TilePipeline::SharedStorage tiles;
     TileRecord records[kRecords];
-    int32_t loads;  // K tiles of this CTA that are under way or were; kAllLoads behind the last one
+    int32_t begun;  // K tiles that this CTA has begun to load; kAllBegun behind the last one
   };
-  static constexpr int32_t kAllLoads = INT32_MAX;
+  static constexpr int32_t kAllBegun = INT32_MAX;
 };
 
 }  // namespace sparsedrop

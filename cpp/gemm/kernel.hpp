@@ -178,7 +178,7 @@ struct Kernel {
       write = Mainloop::load(params.mainloop, record, pipeline, write, shared);
       record = next();
     }
-    atomicExch(&shared.loads, Traits::kAllLoads);
+    atomicExch(&shared.begun, Traits::kAllBegun);
     // A stage may not go away under a consumer that still reads it.
     pipeline.producer_tail(write);
   }
@@ -227,7 +227,7 @@ struct Kernel {
     bool const loads = warp == 0 && is_elected;
 
     if (loads) {
-      shared.loads = 0;
+      shared.begun = 0;  // all know it behind the barrier
       Mainloop::prefetch(params.mainloop);
       Epilogue::prefetch(params.epilogue);
     }
@@ -284,7 +284,7 @@ struct Kernel {
       } else if (warp == 1 && finds_first) {
         find_tiles(params, first, tiles, shared);
       } else if (warp >= 2 && params.ordering.d_lines.words != nullptr) {
-        ZeroFill<Traits>::run(params.zero_fill, params.ordering, &shared.loads,
+        ZeroFill<Traits>::run(params.zero_fill, params.ordering, &shared.begun,
                               int32_t(threadIdx.x) - kFirstFilling,
                               cutlass::NumThreadsPerWarpGroup - kFirstFilling);
       }

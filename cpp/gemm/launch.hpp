@@ -46,9 +46,11 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                                                       static_cast<Element const*>(product.bias),
                                                       product.alpha,
                                                       product.activation};
-  typename ZeroFill<Traits>::Params const zero_fill{static_cast<Element*>(product.d), product.d_ld,
-                                                    m, n};
   FullGrid const grid = full_grid(product.m, product.n, product.k, Config::kTile);
+  bool const has_other_masks = product.a_lines.words != nullptr || product.b_lines.words != nullptr;
+  typename ZeroFill<Traits>::Params const zero_fill{
+      static_cast<Element*>(product.d), product.d_ld, m, n,
+      ZeroFill<Traits>::pace(grid.k_tiles, has_other_masks)};
   bool const splits = product.sums.parts > 1;
   constexpr bool kParallelSlots = Config::kGroupSlots < Config::kSlots;
   bool const one_wave =

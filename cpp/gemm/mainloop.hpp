@@ -115,7 +115,9 @@ struct Mainloop {
         }
       }
       ++write;
-      atomicAdd(&shared.loads, 1);  // which needs no register for the count
+      if constexpr (!Traits::kSplits) {
+        atomicAdd(&shared.begun, 1);  // which needs no register for the count
+      }
     }
     return write;
   }

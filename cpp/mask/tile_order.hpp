@@ -159,11 +159,11 @@ struct Records {
   }
 };
 
-// Lines that are cut into tiles a slot narrower than others, where else CTAs would be idle: those
-// with the most live K tiles, which would take the longest. Fewer than one in kLeastNarrow are none:
-// 1 of 32 gained nothing on an H200.
+// Fewer lines than one in so many are not cut narrower: 1 of 32 gained nothing on an H200.
 constexpr int32_t kLeastNarrow = 4;
 
+// Lines that are cut into tiles a slot narrower than others, where else CTAs would be idle: those
+// with the most live K tiles, which would take the longest.
 struct NarrowLines {
   int32_t lines = 0;
   int32_t tiles_per_line = 0;
@@ -179,7 +179,9 @@ struct NarrowLines {
     int32_t const idle = ctas - lines_ * wide;
     if (idle > 0 && narrow > wide) {
       int32_t const fitting = idle / (narrow - wide);
-      lines = fitting >= lines_ ? lines_ : fitting * kLeastNarrow >= lines_ ? fitting : 0;
+      if (fitting * kLeastNarrow >= lines_) {
+        lines = fitting < lines_ ? fitting : lines_;
+      }
       tiles_per_line = narrow;
       in_step = Divisor(lines > 0 ? lines : 1);
     }

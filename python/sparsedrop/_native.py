@@ -40,12 +40,11 @@ def runs_on(device: torch.device) -> bool:
     """True where this build has kernels for that device. The device must have its index."""
     if C is None or device.type != "cuda":
         return False
-    return _has_kernels(C.CUDA_ARCHS, capability(device.index))
+    return _has_kernels(C.CUDA_ARCHS, *capability(device.index))
 
 
 @functools.cache
-def _has_kernels(architectures: str, capability: tuple[int, int]) -> bool:
-    major, minor = capability
+def _has_kernels(architectures: str, major: int, minor: int) -> bool:
     # An architecture like "90a" runs on exactly that capability, so nothing newer counts.
     return f"{major}{minor}a" in architectures
 

@@ -199,7 +199,7 @@ def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, sms: int) -> i
     if not work.has_a_mask or slots_are_parallel or idle <= 0 or narrow == wide:
         return 0
     fitting = idle // (narrow - wide)
-    return lines if fitting >= lines else fitting if fitting * LEAST_NARROW >= lines else 0
+    return min(lines, fitting) if fitting * LEAST_NARROW >= lines else 0
 
 
 def _nth_largest(n: int, count: int) -> float:

@@ -30,6 +30,9 @@ _ALIGNMENT_BITS = 15
 
 _NO_MASK = (0, 0, 0)
 
+_Blocks = tuple[select.Block, int | None]
+"""A mask as a choice sees it: its blocks, and its share in whole percent."""
+
 _MOST_SUMS = 64 * 65535
 """Columns that one launch of `_C.column_sums` can sum up."""
 
@@ -129,7 +132,7 @@ def _run(
     ):
         bias = torch.cat([bias, bias.new_zeros(out_shape[1] - bias.shape[0])])
         bias_at = bias.data_ptr()
-    # Extents one by one: torch reads a tuple of them more slowly, by a third of the allocation.
+    # Extents one by one: from a tuple of them torch allocates in 1.3 us and not in 0.9.
     out = a.new_empty(*out_shape)
     before = a.new_empty(*out_shape) if keeps_before else None
     scratch = a.new_empty(workspace) if workspace else None
@@ -190,10 +193,6 @@ def request_for(a: Tensor, b: Tensor, masks: Masks, activates: bool = False) -> 
     return _request(
         _Key(a.dtype, a.get_device(), a_key, b_key, a_mask, b_mask, out_mask), activates
     )
-
-
-_Blocks = tuple[select.Block, "int | None"]
-"""A mask as a choice sees it: its blocks, and its share in whole percent."""
 
 
 def _blocks_of(mask: BlockMask) -> _Blocks:
