@@ -75,15 +75,9 @@ def test_rates_of_one_percent_share_a_plan(launches):
     a, b = _matrix(256, 128), _matrix(128, 384)
     for p, plans in ((0.3, 1), (0.301, 1), (0.31, 2)):
         mask = dataclasses.replace(random_mask((256, 128), (128, 64), "cpu"), keep=1 - p)
-        masks = (mask, None, None)
-        assert cuda.request_for(a, b, masks).a_keep == round(1 - p, 2)
-        key = (None, a.dtype, -1, *_operands(a, b), cuda._blocks_of(mask), None, None)
-        cuda._plan(key)
+        assert cuda.request_for(a, b, (mask, None, None)).a_keep == round(1 - p, 2)
+        cuda.masked_mm((a, mask, False), (b, None, False), None, None, 1.0, None)
         assert cuda._plan.cache_info().currsize == plans
-
-
-def _operands(*matrices):
-    return [(matrix.shape, matrix.stride(), True, False) for matrix in matrices]
 
 
 def test_what_goes_into_an_activation_is_stored_beside_the_result(launches):
