@@ -28,8 +28,8 @@ struct ZeroFill {
   };
 
   // K tiles that a CTA begins to load for each slot that is passed, live or dropped: so few that
-  // nearly all zeros are written before the last tile is finished. On an H200 this saves 1 to 3 %
-  // of dX at p = 0.7 (2048^3, 4096^3, 8192x4096x1024); three times as slow a pace saves no more.
+  // nearly all zeros are written before the last tile is finished. On an H200 1 to 3 K tiles a slot
+  // save 1 to 3 % of dX at p = 0.7 (2048^3, 4096^3, 8192x4096x1024), three times as many no more.
   static constexpr int32_t kMostPerSlot = 2;
   static int32_t pace(int32_t k_tiles, bool has_other_masks) {
     return std::min(kMostPerSlot, k_tiles / (has_other_masks ? 64 : 16));

@@ -57,8 +57,8 @@ parts may have."""
 
 LEAVING_US, ADDING_US = 2.0, 0.9
 """To leave the sum of a part of 128x128 in memory and to wait for it, and to add one: estimates,
-with which the times of split products in h200_small_layers.json are met to 6 % in the mean, the
-worst, of 64x128 in four parts, to 27 %."""
+with which the times of split products in h200_small_layers_tiles.json are met to 6 % in the mean,
+the worst, of 64x128 in four parts, to 27 %."""
 
 CUBLAS_SPLITTING_US, CUBLAS_LEAST_K_TILES = 3.0, 8
 """What cuBLAS takes longer where it splits a product along k, and the least part: estimates."""
