@@ -126,6 +126,9 @@ def test_idle_sms_shorten_the_longest_lines():
     assert costs._narrow_lines(work, TILES[tile], 6, 48, 96 + 7) == 0
     assert costs._narrow_lines(work._replace(has_a_mask=False), TILES[tile], 6, 48, 132) == 0
     assert costs._narrow_lines(work, TILES[2], 6, 12, 132) == 0  # slots that are multiplied at once
+    for b_block_n, narrow in ((192, 0), (384, 4), (576, 0)):  # two slots are 128 columns
+        both = work._replace(b_block_n=b_block_n)
+        assert costs._narrow_lines(both, TILES[tile], 6, 48, 132) == narrow
     # As the kernels have it: tests/cpp/tile_order_test.cpp.
     for lines, slots, narrow in [
         *((8, 48, 0), (20, 48, 0), (2, 3, 2), (2, 1, 0)),

@@ -46,7 +46,8 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                                                       static_cast<Element const*>(product.bias),
                                                       product.alpha,
                                                       product.activation};
-  FullGrid const grid = full_grid(product.m, product.n, product.k, Config::kTile);
+  FullGrid const grid =
+      full_grid(product.m, product.n, product.k, Config::kTile, block_of(product.b_lines));
   bool const has_other_masks = product.a_lines.words != nullptr || product.b_lines.words != nullptr;
   typename ZeroFill<Traits>::Params const zero_fill{
       static_cast<Element*>(product.d), product.d_ld, m, n,

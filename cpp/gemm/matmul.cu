@@ -66,7 +66,8 @@ PartialSums lay_out_sums(void* workspace, Product const& product, Choice choice)
   PartialSums sums;
   sums.parts = choice.parts;
   // One CTA a tile: none is split slot by slot.
-  sums.tiles = full_grid(product.m, product.n, product.k, t).records(1).count();
+  sums.tiles =
+      full_grid(product.m, product.n, product.k, t, block_of(product.b_lines)).records(1).count();
   int64_t const leaving = int64_t(sums.tiles) * (sums.parts - 1);
   Carver carver(workspace);
   sums.data = carver.take<float>(leaving * t.m * t.n);
@@ -101,7 +102,8 @@ char const* parts_refusal(Problem const& problem, Choice choice) {
 // Makes the list, where the kernel cannot do without one.
 cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, void* workspace,
                        TileList* list, cudaStream_t stream) {
-  FullGrid const grid = full_grid(product.m, product.n, product.k, tile);
+  FullGrid const grid =
+      full_grid(product.m, product.n, product.k, tile, block_of(product.b_lines));
   if (Ordering::suits(product.b_lines.words != nullptr, product.d_lines.words != nullptr, grid)) {
     return cudaSuccess;
   }
@@ -193,7 +195,8 @@ size_t workspace_bytes(Problem const& problem, Choice choice) {
   request.n = choice.swap ? problem.m : problem.n;
   request.tile = tile(choice.tile);
   Mask const& b_mask = choice.swap ? problem.a_mask : problem.b_mask;
-  FullGrid const grid = full_grid(request.m, request.n, problem.k, request.tile);
+  // Whether there is a list does not depend on what tiles share.
+  FullGrid const grid = full_grid(request.m, request.n, problem.k, request.tile, 0);
   bool const needs_list =
       !Ordering::suits(b_mask.block_rows != 0, problem.d_mask.block_rows != 0, grid);
   return needs_list ? lay_out(nullptr, request).bytes : 0;

@@ -48,7 +48,7 @@ struct Ordering {
   static NarrowLines narrow_lines(Lines const& a_lines, Lines const& d_lines, FullGrid const& grid,
                                   int32_t ctas, bool slots_are_parallel) {
     bool const pays = a_lines.words != nullptr && d_lines.words == nullptr && !slots_are_parallel;
-    return pays ? NarrowLines(grid.lines, grid.slots, grid.slots_per_tile, ctas) : NarrowLines();
+    return pays ? NarrowLines(grid, ctas) : NarrowLines();
   }
 
   // Whether lines of tiles have K tiles of their own, by which they are sorted.

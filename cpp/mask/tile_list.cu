@@ -252,10 +252,11 @@ __global__ void __launch_bounds__(kThreads) tile_list_kernel(Arguments const arg
 
 }  // namespace
 
-FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile) {
+FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile, int32_t b_block_n) {
   auto const lines = int32_t(ceil_div(m, tile.m));
   return FullGrid(lines, int32_t(ceil_div(n, tile.slot_n)), tile.n / tile.slot_n,
-                  int32_t(ceil_div(k, tile.k)), group_shift(lines, tile.n, kElementBytes * n * k));
+                  b_block_n / tile.slot_n, int32_t(ceil_div(k, tile.k)),
+                  group_shift(lines, tile.n, kElementBytes * n * k));
 }
 
 // Every record has a slot of its own.
@@ -277,9 +278,9 @@ TileList lay_out(void* workspace, TileListRequest const& request) {
 cudaError_t make_tile_list(TileListRequest const& request, TileList const& list,
                            cudaStream_t stream) {
   Tile const& tile = request.tile;
-  FullGrid const grid = full_grid(request.m, request.n, request.k, tile);
-  int32_t const slots_per_class =
-      request.b.words ? request.b.block.value() / tile.slot_n : grid.slots;
+  FullGrid const grid =
+      full_grid(request.m, request.n, request.k, tile, block_of(request.b));
+  int32_t const slots_per_class = grid.slots_per_list > 0 ? grid.slots_per_list : grid.slots;
   Geometry const geometry{grid, slots_per_class, SlotBits::of(tile.slot_n, kMaskUnit)};
   return launch_overlapped(tile_list_kernel, {1, kThreads, 0, stream},
                            Arguments{geometry, request, list});

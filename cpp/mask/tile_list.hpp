@@ -67,7 +67,13 @@ struct TileListRequest {
   Divisor ctas;  // of the product; CTA i starts with record i
 };
 
-FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile);
+// `b_block_n`: columns of the blocks of B's mask, a whole number of tiles; 0: it has none.
+FullGrid full_grid(int64_t m, int64_t n, int64_t k, Tile tile, int32_t b_block_n);
+
+// Of lines that may be null.
+inline int32_t block_of(Lines const& lines) {
+  return lines.words == nullptr ? 0 : lines.block.value();
+}
 
 // Most records that a list may have, whatever the masks.
 int64_t max_records(int64_t m, int64_t n, Tile tile);

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 
 #include "mask/divisor.hpp"
@@ -162,63 +163,39 @@ struct Records {
 // Fewer lines than one in so many are not cut narrower: 1 of 32 gained nothing on an H200.
 constexpr int32_t kLeastNarrow = 4;
 
-// Lines that are cut into tiles a slot narrower than others, where else CTAs would be idle: those
-// with the most live K tiles, which would take the longest.
-struct NarrowLines {
-  int32_t lines = 0;
-  int32_t tiles_per_line = 0;
-  Divisor in_step;  // the lines
-
-  NarrowLines() = default;
-
-  // As many of `lines_` as leave a CTA for every tile, in one wave.
-  SPARSEDROP_HOST_DEVICE NarrowLines(int32_t lines_, int32_t slots, int32_t slots_per_tile,
-                                     int32_t ctas) {
-    auto const wide = int32_t(ceil_div(slots, slots_per_tile));
-    auto const narrow = int32_t(ceil_div(slots, slots_per_tile - 1));
-    int32_t const idle = ctas - lines_ * wide;
-    if (idle > 0 && narrow > wide) {
-      int32_t const fitting = idle / (narrow - wide);
-      if (fitting * kLeastNarrow >= lines_) {
-        lines = fitting < lines_ ? fitting : lines_;
-      }
-      tiles_per_line = narrow;
-      in_step = Divisor(lines > 0 ? lines : 1);
-    }
-  }
-
-  SPARSEDROP_HOST_DEVICE int32_t count() const { return lines * tiles_per_line; }
-
-  // Where the tile of a CTA stands: the lines walk along n together.
-  SPARSEDROP_HOST_DEVICE GroupPlace place(int32_t index) const {
-    int32_t const tile = index / in_step;
-    return {index - tile * lines, tile};
-  }
-};
-
 // All tiles of a product without a mask on D: every line has the same ones.
 struct FullGrid {
   int32_t lines;           // of tiles, along m
   int32_t slots;           // along n
   int32_t slots_per_tile;  // 2 or 3
+  int32_t slots_per_list;  // neighbours that share one list of K tiles; 0: all of a line
   int32_t k_tiles;         // of the problem
   int32_t tiles_per_line;  // whole ones
   int32_t shift;           // there are 1 << shift lines in a group
   Divisor tiles_per_group;
 
   SPARSEDROP_HOST_DEVICE FullGrid(int32_t lines_, int32_t slots_, int32_t slots_per_tile_,
-                                  int32_t k_tiles_, int32_t group_shift_)
+                                  int32_t slots_per_list_, int32_t k_tiles_, int32_t group_shift_)
       : lines(lines_),
         slots(slots_),
         slots_per_tile(slots_per_tile_),
+        slots_per_list(slots_per_list_),
         k_tiles(k_tiles_),
         tiles_per_line(whole_tiles(slots_, slots_per_tile_)),
         shift(group_shift_),
-        tiles_per_group(tiles_per_line > 0 ? tiles_per_line << shift : 1) {}
+        tiles_per_group(tiles_per_line > 0 ? tiles_per_line << shift : 1) {
+    assert(can_be_cut_into(slots_per_tile));
+  }
+
+  // Whether a line may be cut into tiles of so many slots, from its start on: all slots of each
+  // tile then share one list of K tiles. A rest starts where a whole tile would, and is shorter.
+  SPARSEDROP_HOST_DEVICE bool can_be_cut_into(int32_t slots_of_tile) const {
+    return slots_per_list % slots_of_tile == 0;
+  }
 
   // The same of another count of lines.
   SPARSEDROP_HOST_DEVICE FullGrid of_lines(int32_t count) const {
-    return FullGrid(count, slots, slots_per_tile, k_tiles, shift);
+    return FullGrid(count, slots, slots_per_tile, slots_per_list, k_tiles, shift);
   }
 
   SPARSEDROP_HOST_DEVICE Records records(Divisor const& ctas) const {
@@ -237,6 +214,40 @@ struct FullGrid {
     int32_t const left = lines - first;
     return left < in_group ? GroupPlace{first + within % left, within / left}
                            : GroupPlace{first + (within & (in_group - 1)), within >> shift};
+  }
+};
+
+// Lines that are cut into tiles a slot narrower than others, where else CTAs would be idle: those
+// with the most live K tiles, which would take the longest.
+struct NarrowLines {
+  int32_t lines = 0;
+  int32_t tiles_per_line = 0;
+  Divisor in_step;  // the lines
+
+  NarrowLines() = default;
+
+  // As many of the grid's lines as leave a CTA for every tile, in one wave, if such tiles fit.
+  SPARSEDROP_HOST_DEVICE NarrowLines(FullGrid const& grid, int32_t ctas) {
+    int32_t const narrow_slots = grid.slots_per_tile - 1;
+    auto const wide = int32_t(ceil_div(grid.slots, grid.slots_per_tile));
+    auto const narrow = int32_t(ceil_div(grid.slots, narrow_slots));
+    int32_t const idle = ctas - grid.lines * wide;
+    if (idle > 0 && narrow > wide && grid.can_be_cut_into(narrow_slots)) {
+      int32_t const fitting = idle / (narrow - wide);
+      if (fitting * kLeastNarrow >= grid.lines) {
+        lines = fitting < grid.lines ? fitting : grid.lines;
+      }
+      tiles_per_line = narrow;
+      in_step = Divisor(lines > 0 ? lines : 1);
+    }
+  }
+
+  SPARSEDROP_HOST_DEVICE int32_t count() const { return lines * tiles_per_line; }
+
+  // Where the tile of a CTA stands: the lines walk along n together.
+  SPARSEDROP_HOST_DEVICE GroupPlace place(int32_t index) const {
+    int32_t const tile = index / in_step;
+    return {index - tile * lines, tile};
   }
 };
 

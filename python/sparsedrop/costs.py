@@ -120,7 +120,8 @@ class Work(NamedTuple):
     keep: float
     k_blocks: int
     has_a_mask: bool
-    has_b_mask: bool
+    # Columns of b's blocks; None: no mask.
+    b_block_n: int | None
     # Expected live share of the result, and its blocks; None: no mask.
     out_keep: float
     out_block: tuple[int, int] | None
@@ -132,7 +133,7 @@ class Work(NamedTuple):
     @property
     def is_uneven(self) -> bool:
         """Whether output tiles differ in their K tiles."""
-        return self.has_a_mask or self.has_b_mask
+        return self.has_a_mask or self.b_block_n is not None
 
 
 class _Tiles(NamedTuple):
@@ -196,7 +197,9 @@ def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, sms: int) -> i
     wide, narrow = -(-slots // per_tile), -(-slots // (per_tile - 1))
     idle = sms - lines * wide
     slots_are_parallel = tile[0] == 64  # one for each half of the warps
-    if not work.has_a_mask or slots_are_parallel or idle <= 0 or narrow == wide:
+    # A narrower tile may not reach from one block of b into the next: their lists differ.
+    would_cross = work.b_block_n is not None and work.b_block_n % (tile[1] - tile[3]) != 0
+    if not work.has_a_mask or slots_are_parallel or idle <= 0 or narrow == wide or would_cross:
         return 0
     fitting = idle // (narrow - wide)
     return min(lines, fitting) if fitting * LEAST_NARROW >= lines else 0
@@ -212,7 +215,7 @@ def _adding_us(tile: Tile, parts: int) -> float:
 
 
 def _listing_us(work: Work, lines: int, slots: int) -> float:
-    if work.has_b_mask and work.out_block is not None:
+    if work.b_block_n is not None and work.out_block is not None:
         return LIST_US + LIST_SLOT_US * slots * -(-lines // 32)
     return LIST_US if lines > OWN_LINES else 0.0
 

@@ -324,6 +324,10 @@ def _work(request: Request, swap: bool) -> costs.Work:
         1 if request.b_block is None else request.b_block[0],
     )
     m, n = (request.n, request.m) if swap else (request.m, request.n)
+    if swap:
+        b_block_n = None if request.a_block is None else request.a_block[0]
+    else:
+        b_block_n = None if request.b_block is None else request.b_block[1]
     a_bytes = _operand_bytes(request)[1 if swap else 0]
     b_bytes = float(request.dtype.itemsize * request.k * n)
     out_block = request.out_block
@@ -336,7 +340,7 @@ def _work(request: Request, swap: bool) -> costs.Work:
         a_keep * b_keep,
         -(-request.k // k_block),
         (request.b_block if swap else request.a_block) is not None,
-        (request.a_block if swap else request.b_block) is not None,
+        b_block_n,
         out_keep,
         out_block,
         a_bytes,

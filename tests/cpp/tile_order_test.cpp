@@ -86,7 +86,7 @@ TEST(FullGrid, PlaceInvertsRecordIndex) {
         std::vector<int32_t> lines_in_order(static_cast<size_t>(lines));
         std::iota(lines_in_order.begin(), lines_in_order.end(), 0);
         Order const order(lines_in_order, std::vector<int32_t>(size_t(lines), tiles));
-        FullGrid const grid(lines, 2 * tiles, 2, 64, shift);
+        FullGrid const grid(lines, 2 * tiles, 2, 0, 64, shift);
         for (int32_t i = 0; i < order.total; ++i) {
           GroupPlace const place = grid.place({false, i, 0, 2});
           EXPECT_EQ(order.index(place.position, place.tile, shift), i);
@@ -100,7 +100,7 @@ TEST(Records, GiveOutEverySlotOfAGridOnce) {
   for (int32_t slots_per_tile : {2, 3}) {
     for (int32_t slots : {1, 2, 3, 7, 32}) {
       for (int32_t ctas : {1, 4, 132}) {
-        FullGrid const grid(11, slots, slots_per_tile, 64, kMaxGroupShift);
+        FullGrid const grid(11, slots, slots_per_tile, 0, 64, kMaxGroupShift);
         Records const records = grid.records(ctas);
         std::vector<int> taken(size_t(grid.lines * slots), 0);
         for (int32_t i = 0; i < records.count(); ++i) {
@@ -120,11 +120,16 @@ TEST(Records, GiveOutEverySlotOfAGridOnce) {
   }
 }
 
+NarrowLines narrow_lines(int32_t lines, int32_t slots, int32_t slots_per_tile, int32_t ctas,
+                         int32_t slots_per_list = 0) {
+  return NarrowLines(FullGrid(lines, slots, slots_per_tile, slots_per_list, 64, 1), ctas);
+}
+
 TEST(NarrowLines, CoverTheirLinesInWhatIsIdle) {
   for (int32_t slots_per_tile : {2, 3}) {
     for (int32_t slots : {1, 2, 7, 48}) {
       for (int32_t lines : {1, 3, 6, 20}) {
-        NarrowLines const narrow(lines, slots, slots_per_tile, 132);
+        NarrowLines const narrow = narrow_lines(lines, slots, slots_per_tile, 132);
         EXPECT_LE(narrow.lines, lines);
         int32_t const wide_tiles = int32_t(ceil_div(slots, slots_per_tile));
         EXPECT_LE(narrow.count() + (lines - narrow.lines) * wide_tiles,
@@ -141,13 +146,15 @@ TEST(NarrowLines, CoverTheirLinesInWhatIsIdle) {
       }
     }
   }
-  EXPECT_EQ(NarrowLines(6, 48, 3, 132).lines, 4);   // 36 CTAs idle, 8 more for each line
-  EXPECT_EQ(NarrowLines(8, 48, 3, 132).lines, 0);   // none: 128 tiles, and 4 are not enough
-  EXPECT_EQ(NarrowLines(15, 24, 3, 132).lines, 0);  // 3 would fit, less than a quarter
-  EXPECT_EQ(NarrowLines(14, 24, 3, 132).lines, 5);
-  EXPECT_EQ(NarrowLines(20, 48, 3, 132).lines, 0);  // several waves
-  EXPECT_EQ(NarrowLines(2, 3, 3, 132).lines, 2);
-  EXPECT_EQ(NarrowLines(2, 1, 3, 132).lines, 0);  // one slot is one tile
+  EXPECT_EQ(narrow_lines(6, 48, 3, 132).lines, 4);   // 36 CTAs idle, 8 more for each line
+  EXPECT_EQ(narrow_lines(8, 48, 3, 132).lines, 0);   // none: 128 tiles, and 4 are not enough
+  EXPECT_EQ(narrow_lines(15, 24, 3, 132).lines, 0);  // 3 would fit, less than a quarter
+  EXPECT_EQ(narrow_lines(14, 24, 3, 132).lines, 5);
+  EXPECT_EQ(narrow_lines(20, 48, 3, 132).lines, 0);  // several waves
+  EXPECT_EQ(narrow_lines(2, 3, 3, 132).lines, 2);
+  EXPECT_EQ(narrow_lines(2, 1, 3, 132).lines, 0);  // one slot is one tile
+  EXPECT_EQ(narrow_lines(6, 48, 3, 132, 3).lines, 0);  // a tile of two slots would need two lists
+  EXPECT_EQ(narrow_lines(6, 48, 3, 132, 6).lines, 4);
 }
 
 TEST(NarrowLines, FitIntoOneWaveWithTheOthers) {
@@ -155,8 +162,8 @@ TEST(NarrowLines, FitIntoOneWaveWithTheOthers) {
     for (int32_t ctas : {1, 7, 132}) {
       for (int32_t slots = 1; slots < 50; ++slots) {
         for (int32_t lines = 1; lines < 20; ++lines) {
-          FullGrid const grid(lines, slots, slots_per_tile, 64, 1);
-          NarrowLines const narrow(lines, slots, slots_per_tile, ctas);
+          FullGrid const grid(lines, slots, slots_per_tile, 0, 64, 1);
+          NarrowLines const narrow(grid, ctas);
           if (narrow.lines == 0) continue;
           FullGrid const others = grid.of_lines(lines - narrow.lines);
           Records const records = others.records(std::max(ctas - narrow.count(), 1));
@@ -166,6 +173,42 @@ TEST(NarrowLines, FitIntoOneWaveWithTheOthers) {
       }
     }
   }
+}
+
+// Whatever is cut out of a line without dropped slots, its slots share one list of K tiles.
+TEST(FullGrid, EveryTileLiesInsideOneBlockOfB) {
+  int narrower = 0;
+  for (int32_t slots_per_tile : {2, 3}) {
+    for (int32_t tiles_per_list = 0; tiles_per_list < 5; ++tiles_per_list) {
+      int32_t const per_list = tiles_per_list * slots_per_tile;
+      for (int32_t slots = 1; slots < 50; ++slots) {
+        for (int32_t lines : {1, 3, 6, 14, 20, 130}) {
+          FullGrid const grid(lines, slots, slots_per_tile, per_list, 64, 1);
+          NarrowLines const narrow(grid, 132);
+          narrower += narrow.lines > 0 && per_list > 0;
+          FullGrid const others = grid.of_lines(lines - narrow.lines);
+          Records const records = others.records(std::max(132 - narrow.count(), 1));
+          auto const expect_one_list = [&](int32_t first, int32_t count) {
+            int32_t const last = std::min(first + count, slots) - 1;
+            ASSERT_LE(first, last);
+            if (per_list > 0) {
+              EXPECT_EQ(first / per_list, last / per_list)
+                  << count << " slots from " << first << " on, of " << slots << ", lists of "
+                  << per_list;
+            }
+          };
+          for (int32_t i = 0; i < narrow.count(); ++i) {
+            expect_one_list(narrow.place(i).tile * (slots_per_tile - 1), slots_per_tile - 1);
+          }
+          for (int32_t i = 0; i < records.count(); ++i) {
+            Records::Part const part = records.at(i);
+            expect_one_list(others.place(part).tile * slots_per_tile + part.place, part.slots);
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(narrower, 100);
 }
 
 TEST(Records, IndexOfIsTheInverseOfAt) {
