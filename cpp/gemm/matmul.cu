@@ -1,9 +1,9 @@
 // The entry points: what can run, and the dispatch to the instance that runs it.
 
-#include "gemm/config.hpp"
-#include "gemm/ordering.hpp"
+#include "common/workspace.hpp"
 #include "gemm/product.hpp"
-#include "workspace.hpp"
+#include "gemm/sm90/config.hpp"
+#include "schedule/ordering.hpp"
 
 namespace sparsedrop {
 namespace {
@@ -102,8 +102,7 @@ char const* parts_refusal(Problem const& problem, Choice choice) {
 // Makes the list, where the kernel cannot do without one.
 cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, void* workspace,
                        TileList* list, cudaStream_t stream) {
-  FullGrid const grid =
-      full_grid(product.m, product.n, product.k, tile, block_of(product.b_lines));
+  FullGrid const grid = full_grid(product.m, product.n, product.k, tile, block_of(product.b_lines));
   if (Ordering::suits(product.b_lines.words != nullptr, product.d_lines.words != nullptr, grid)) {
     return cudaSuccess;
   }

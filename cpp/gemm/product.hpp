@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "mask/tile_list.hpp"
+#include "schedule/tile_list.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {

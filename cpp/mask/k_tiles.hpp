@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "mask/bits.hpp"
+#include "common/bits.hpp"
 
 namespace sparsedrop {
 

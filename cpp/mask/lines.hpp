@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "mask/divisor.hpp"
+#include "common/divisor.hpp"
 
 namespace sparsedrop {
 

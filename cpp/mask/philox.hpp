@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "mask/bits.hpp"
+#include "common/bits.hpp"
 
 namespace sparsedrop {
 

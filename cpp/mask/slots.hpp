@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "mask/bits.hpp"
+#include "common/bits.hpp"
 
 namespace sparsedrop {
 

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "mask/bits.hpp"
+#include "common/bits.hpp"
 #include "mask/philox.hpp"
 #include "sparsedrop/sparsedrop.h"
 

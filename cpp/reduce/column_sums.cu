@@ -5,7 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_pipeline.h>
 
-#include "mask/bits.hpp"
+#include "common/bits.hpp"
 #include "mask/lines.hpp"
 #include "sparsedrop/sparsedrop.h"
 

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "gemm/product.hpp"
-#include "mask/tile_list.hpp"
+#include "schedule/tile_list.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {

@@ -1,4 +1,4 @@
-#include "mask/divisor.hpp"
+#include "common/divisor.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "mask/tile_list.hpp"
+#include "schedule/tile_list.hpp"
 
 #include <gtest/gtest.h>
 
@@ -152,7 +152,7 @@ TEST(NarrowLines, CoverTheirLinesInWhatIsIdle) {
   EXPECT_EQ(narrow_lines(14, 24, 3, 132).lines, 5);
   EXPECT_EQ(narrow_lines(20, 48, 3, 132).lines, 0);  // several waves
   EXPECT_EQ(narrow_lines(2, 3, 3, 132).lines, 2);
-  EXPECT_EQ(narrow_lines(2, 1, 3, 132).lines, 0);  // one slot is one tile
+  EXPECT_EQ(narrow_lines(2, 1, 3, 132).lines, 0);      // one slot is one tile
   EXPECT_EQ(narrow_lines(6, 48, 3, 132, 3).lines, 0);  // a tile of two slots would need two lists
   EXPECT_EQ(narrow_lines(6, 48, 3, 132, 6).lines, 4);
 }

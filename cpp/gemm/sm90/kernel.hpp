@@ -9,12 +9,12 @@
 
 #include <cutlass/arch/reg_reconfig.h>
 
-#include "gemm/config.hpp"
-#include "gemm/epilogue.hpp"
-#include "gemm/mainloop.hpp"
-#include "gemm/own_order.hpp"
-#include "gemm/partials.hpp"
-#include "gemm/zero_fill.hpp"
+#include "gemm/sm90/config.hpp"
+#include "gemm/sm90/epilogue.hpp"
+#include "gemm/sm90/mainloop.hpp"
+#include "gemm/sm90/partials.hpp"
+#include "gemm/sm90/zero_fill.hpp"
+#include "schedule/own_order.hpp"
 
 namespace sparsedrop {
 

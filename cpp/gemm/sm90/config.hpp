@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "gemm/driver.hpp"
+#include "gemm/sm90/driver.hpp"
 
 #include <cute/tensor.hpp>
 
@@ -12,7 +12,7 @@
 #include <cutlass/gemm/collective/builders/sm90_common.inl>
 #include <cutlass/pipeline/sm90_pipeline.hpp>
 
-#include "mask/tile_list.hpp"
+#include "schedule/tile_list.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {

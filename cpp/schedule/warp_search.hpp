@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "mask/tile_order.hpp"
+#include "schedule/tile_order.hpp"
 
 namespace sparsedrop {
 

@@ -9,7 +9,7 @@
 #include <cutlass/numeric_conversion.h>
 
 #include "gemm/activation.hpp"
-#include "gemm/config.hpp"
+#include "gemm/sm90/config.hpp"
 
 namespace sparsedrop {
 

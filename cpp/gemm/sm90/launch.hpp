@@ -6,9 +6,9 @@
 #include <atomic>
 #include <type_traits>
 
-#include "gemm/kernel.hpp"
+#include "common/overlap.hpp"
 #include "gemm/product.hpp"
-#include "overlap.hpp"
+#include "gemm/sm90/kernel.hpp"
 
 namespace sparsedrop {
 

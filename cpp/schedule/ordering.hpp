@@ -2,10 +2,10 @@
 
 #pragma once
 
-#include "gemm/config.hpp"
 #include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
-#include "mask/warp_search.hpp"
+#include "schedule/tile_list.hpp"
+#include "schedule/warp_search.hpp"
 
 namespace sparsedrop {
 
@@ -52,25 +52,25 @@ struct Ordering {
   }
 
   // Whether lines of tiles have K tiles of their own, by which they are sorted.
-  CUTLASS_DEVICE bool lines_differ() const { return a_lines.words != nullptr; }
+  SPARSEDROP_DEVICE bool lines_differ() const { return a_lines.words != nullptr; }
 
-  CUTLASS_DEVICE int32_t live_k_tiles(int32_t line) const {
+  SPARSEDROP_DEVICE int32_t live_k_tiles(int32_t line) const {
     return KTiles(a_lines.of(line * tile_m), nullptr, grid.k_tiles).count();
   }
 
   // Of one tile, whatever the masks.
-  CUTLASS_DEVICE int32_t live_k_tiles_of(TileRecord const& tile) const {
+  SPARSEDROP_DEVICE int32_t live_k_tiles_of(TileRecord const& tile) const {
     return KTiles(a_lines.of(tile.m * tile_m), b_lines.of(tile.slot[0] * slot_n), grid.k_tiles)
         .count();
   }
 
-  CUTLASS_DEVICE int32_t live_slots(int32_t line) const {
+  SPARSEDROP_DEVICE int32_t live_slots(int32_t line) const {
     return slots.count(d_lines.of(line * tile_m), 0, grid.slots);
   }
 
   // By a warp, with a mask on D: the tile of `count` live slots, or of as many as are left, the
   // first of which has `rank` live ones before it in its line. Its K tiles are not counted.
-  CUTLASS_DEVICE TileRecord live_tile(int32_t line, int32_t rank, int32_t count) const {
+  SPARSEDROP_DEVICE TileRecord live_tile(int32_t line, int32_t rank, int32_t count) const {
     uint32_t const* const words = d_lines.of(line * tile_m);
     TileRecord tile = grid_tile(grid, line, 0, 0, 0);
     int32_t before = 0;  // live slots in the words before
@@ -78,7 +78,7 @@ struct Ordering {
       uint32_t const word = slots.live_in_word(words, w, grid.slots);
       bool const is_live = (word >> lane_id() & 1u) != 0;
       int32_t const own_rank = before + count_bits(word & lower_lanes());
-      CUTLASS_PRAGMA_UNROLL
+#pragma unroll
       for (int s = 0; s < kMaxSlots; ++s) {
         uint32_t const found = __ballot_sync(kAllLanes, is_live && own_rank == rank + s);
         if (s < count && found != 0) {

@@ -4,14 +4,14 @@
 //   order    lines with the most live K tiles first, so that no long tile starts last
 //   write    a group of lines at a time, walking along n in step so that they share operands
 
-#include "mask/tile_list.hpp"
+#include "schedule/tile_list.hpp"
 
+#include "common/overlap.hpp"
+#include "common/workspace.hpp"
 #include "mask/k_tiles.hpp"
 #include "mask/slots.hpp"
-#include "mask/tile_order.hpp"
-#include "mask/warp_search.hpp"
-#include "overlap.hpp"
-#include "workspace.hpp"
+#include "schedule/tile_order.hpp"
+#include "schedule/warp_search.hpp"
 
 namespace sparsedrop {
 namespace {
@@ -278,8 +278,7 @@ TileList lay_out(void* workspace, TileListRequest const& request) {
 cudaError_t make_tile_list(TileListRequest const& request, TileList const& list,
                            cudaStream_t stream) {
   Tile const& tile = request.tile;
-  FullGrid const grid =
-      full_grid(request.m, request.n, request.k, tile, block_of(request.b));
+  FullGrid const grid = full_grid(request.m, request.n, request.k, tile, block_of(request.b));
   int32_t const slots_per_class = grid.slots_per_list > 0 ? grid.slots_per_list : grid.slots;
   Geometry const geometry{grid, slots_per_class, SlotBits::of(tile.slot_n, kMaskUnit)};
   return launch_overlapped(tile_list_kernel, {1, kThreads, 0, stream},

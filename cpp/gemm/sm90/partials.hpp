@@ -6,8 +6,8 @@
 
 #include <cutlass/arch/barrier.h>
 
-#include "gemm/config.hpp"
 #include "gemm/product.hpp"
+#include "gemm/sm90/config.hpp"
 
 namespace sparsedrop {
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "gemm/config.hpp"
+#include "gemm/sm90/config.hpp"
 #include "mask/k_tiles.hpp"
 
 namespace sparsedrop {

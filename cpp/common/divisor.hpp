@@ -6,7 +6,7 @@
 #include <cassert>
 #include <cstdint>
 
-#include "mask/bits.hpp"
+#include "common/bits.hpp"
 
 namespace sparsedrop {
 

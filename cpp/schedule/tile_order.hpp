@@ -6,7 +6,7 @@
 #include <cassert>
 #include <cstdint>
 
-#include "mask/divisor.hpp"
+#include "common/divisor.hpp"
 
 namespace sparsedrop {
 

@@ -2,7 +2,7 @@
 //   SPARSEDROP_ELEMENT    the type of A, B and D
 //   SPARSEDROP_A_K_MAJOR, SPARSEDROP_B_K_MAJOR, SPARSEDROP_N_MAJOR    0 or 1
 
-#include "gemm/launch.hpp"
+#include "gemm/sm90/launch.hpp"
 
 namespace sparsedrop {
 

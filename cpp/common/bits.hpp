@@ -6,6 +6,7 @@
 
 #ifdef __CUDACC__
 #define SPARSEDROP_HOST_DEVICE __host__ __device__ __forceinline__
+#define SPARSEDROP_DEVICE __device__ __forceinline__
 #else
 #define SPARSEDROP_HOST_DEVICE inline
 #endif

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
-#include "gemm/config.hpp"
-#include "gemm/ordering.hpp"
+#include "gemm/sm90/config.hpp"
+#include "schedule/ordering.hpp"
 
 namespace sparsedrop {
 

@@ -9,7 +9,7 @@
 
 #include "mask/lines.hpp"
 #include "mask/slots.hpp"
-#include "mask/tile_order.hpp"
+#include "schedule/tile_order.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {

@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "gemm/ordering.hpp"
+#include "schedule/ordering.hpp"
 
 namespace sparsedrop {
 
@@ -20,7 +20,7 @@ class OwnOrder {
     int32_t slot;
     int32_t slots;  // 0 where there is no record
   };
-  CUTLASS_DEVICE static Run run_of(Ordering const& by, int32_t index) {
+  SPARSEDROP_DEVICE static Run run_of(Ordering const& by, int32_t index) {
     int32_t const per_tile = by.grid.slots_per_tile;
     if (index < by.narrow.count()) {
       GroupPlace const at = by.narrow.place(index);
@@ -36,12 +36,12 @@ class OwnOrder {
   }
 
   // Its K tiles are not counted.
-  CUTLASS_DEVICE static TileRecord tile_of(Ordering const& by, Run const& run, int32_t line) {
+  SPARSEDROP_DEVICE static TileRecord tile_of(Ordering const& by, Run const& run, int32_t line) {
     return run.slots == 0 ? no_more_tiles() : grid_tile(by.grid, line, run.slot, run.slots, 0);
   }
 
   // The tile of a CTA that has one at most, if it is live; its K tiles are not counted.
-  CUTLASS_DEVICE static TileRecord only_tile(Ordering const& by, Run const& run) {
+  SPARSEDROP_DEVICE static TileRecord only_tile(Ordering const& by, Run const& run) {
     TileRecord const tile = tile_of(by, run, run.position);
     if (by.d_lines.words == nullptr || tile.k_tiles == kNoMoreTiles) {
       return tile;
@@ -58,7 +58,7 @@ class OwnOrder {
   // By all threads of the CTA, where lines differ in their K tiles. A line's position is the number
   // of lines that come before it: those with a larger key, more live K tiles or as many and a lower
   // index. `scratch` is 1 KB of shared memory.
-  CUTLASS_DEVICE void sort_lines(Ordering const& by, uint4* scratch) {
+  SPARSEDROP_DEVICE void sort_lines(Ordering const& by, uint4* scratch) {
     constexpr int kKeys = sizeof(uint4) / sizeof(uint32_t);
     auto const line = int32_t(threadIdx.x);
     bool const is_one = line < by.grid.lines;
@@ -84,7 +84,7 @@ class OwnOrder {
   }
 
   // By all threads of the CTA, with a mask on D: counts the tiles of each line.
-  CUTLASS_DEVICE void count_tiles(Ordering const& by) {
+  SPARSEDROP_DEVICE void count_tiles(Ordering const& by) {
     auto const place = int32_t(threadIdx.x);
     if (place < kMaxOwnLines) {
       int32_t const position = position_of(by.grid, place);
@@ -102,14 +102,14 @@ class OwnOrder {
   }
 
   // By a warp: the first tile of one CTA, as Records deals them; its K tiles are not counted.
-  CUTLASS_DEVICE TileRecord first_tile(Ordering const& by, Run const& run) const {
+  SPARSEDROP_DEVICE TileRecord first_tile(Ordering const& by, Run const& run) const {
     return by.d_lines.words == nullptr ? tile_of(by, run, line_at(by, run.position))
                                        : masked_tile(by, sum_up(by), 0);
   }
 
   // By a warp: calls `take` with the tiles of one CTA, from the `first` on.
   template <class Take>
-  CUTLASS_DEVICE void deal(Ordering const& by, TileRecord const& first, Take take) const {
+  SPARSEDROP_DEVICE void deal(Ordering const& by, TileRecord const& first, Take take) const {
     bool const has_mask = by.d_lines.words != nullptr;
     Sums const sums = has_mask ? sum_up(by) : Sums{by.records, 0};
     TileRecord tile = first;
@@ -141,30 +141,30 @@ class OwnOrder {
     int32_t group_start;  // of the group whose number is the lane's: whole tiles before it
   };
 
-  CUTLASS_DEVICE static int32_t dealt(Records const& records, int32_t turn) {
+  SPARSEDROP_DEVICE static int32_t dealt(Records const& records, int32_t turn) {
     return records.dealt(turn, int32_t(blockIdx.x), int32_t(gridDim.x));
   }
 
-  CUTLASS_DEVICE int32_t line_at(Ordering const& by, int32_t position) const {
+  SPARSEDROP_DEVICE int32_t line_at(Ordering const& by, int32_t position) const {
     return by.lines_differ() ? order_[position] : position;
   }
 
   // Each group has room for as many lines as the largest has.
-  CUTLASS_DEVICE static int32_t position_of(FullGrid const& grid, int32_t place) {
+  SPARSEDROP_DEVICE static int32_t position_of(FullGrid const& grid, int32_t place) {
     return (place / kGroupLines << grid.shift) + place % kGroupLines;
   }
 
-  CUTLASS_DEVICE GroupCounts const* groups() const {
+  SPARSEDROP_DEVICE GroupCounts const* groups() const {
     return reinterpret_cast<GroupCounts const*>(whole_);
   }
 
   // By a warp, of which each lane has a group.
-  CUTLASS_DEVICE Sums sum_up(Ordering const& by) const {
+  SPARSEDROP_DEVICE Sums sum_up(Ordering const& by) const {
     int32_t const in_group = sum_up_to(UINT16_MAX, groups()[lane_id()]);
     int32_t const through = inclusive_sum_in_warp(in_group);
     int32_t const whole = __shfl_sync(kAllLanes, through, kWarp - 1);
     int32_t rests = 0;
-    CUTLASS_PRAGMA_UNROLL
+#pragma unroll
     for (uint32_t word : has_rest_) {
       rests += count_bits(word);
     }
@@ -172,7 +172,8 @@ class OwnOrder {
   }
 
   // By a warp, with a mask on D: the tile that is the `turn`-th of this CTA.
-  CUTLASS_DEVICE TileRecord masked_tile(Ordering const& by, Sums const& sums, int32_t turn) const {
+  SPARSEDROP_DEVICE TileRecord masked_tile(Ordering const& by, Sums const& sums,
+                                           int32_t turn) const {
     int32_t const index = dealt(sums.records, turn);
     if (index >= sums.records.count()) {
       return no_more_tiles();
