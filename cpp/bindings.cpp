@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -55,22 +56,49 @@ class OnDevice {
   bool changed_ = false;
 };
 
-std::vector<std::tuple<int, int, int, int>> tiles() {
-  std::vector<std::tuple<int, int, int, int>> all;
-  for (int id = 0; id < tile_count(); ++id) {
-    Tile const t = tile(id);
-    all.emplace_back(t.m, t.n, t.k, t.slot_n);
+// A family of kernels as Python reads it.
+struct Kernels {
+  Architecture architecture;
+
+  std::string name() const { return sparsedrop::name(architecture); }
+  bool runs_on(int major, int minor) const {
+    return sparsedrop::runs_on(architecture, major, minor);
+  }
+  Limits limits() const { return sparsedrop::limits(architecture); }
+  std::vector<std::tuple<int, int, int, int>> tiles() const {
+    std::vector<std::tuple<int, int, int, int>> all;
+    for (int id = 0; id < tile_count(architecture); ++id) {
+      Tile const t = tile(architecture, id);
+      all.emplace_back(t.m, t.n, t.k, t.slot_n);
+    }
+    return all;
+  }
+};
+
+std::vector<Kernels> all_kernels() {
+  std::vector<Kernels> all;
+  for (int i = 0; i < architecture_count(); ++i) {
+    all.push_back({architecture(i)});
   }
   return all;
+}
+
+Architecture find_architecture(std::string const& wanted) {
+  for (Kernels const& kernels : all_kernels()) {
+    if (kernels.name() == wanted) {
+      return kernels.architecture;
+    }
+  }
+  throw std::invalid_argument("this build of sparsedrop has no kernels of architecture " + wanted);
 }
 
 std::string describe(Problem const& p, Choice choice) {
   std::ostringstream text;
   text << "sparsedrop.matmul with m=" << p.m << ", n=" << p.n << ", k=" << p.k << ", lda=" << p.a.ld
-       << ", ldb=" << p.b.ld << ", ldd=" << p.d_ld << ", tile " << choice.tile
-       << (choice.swap ? ", swapped" : "");
-  if (choice.parts != 1) {
-    text << ", in " << choice.parts << " parts";
+       << ", ldb=" << p.b.ld << ", ldd=" << p.d_ld << ", tile " << choice.tile << " of "
+       << name(choice.architecture) << (choice.swap ? ", swapped" : "");
+  if (choice.split_k != 1) {
+    text << ", split into " << choice.split_k << " along k";
   }
   for (auto const& [name, mask] :
        {std::pair("A", p.a_mask), std::pair("B", p.b_mask), std::pair("D", p.d_mask)}) {
@@ -110,14 +138,15 @@ void bind_bernoulli_mask(double keep, uint64_t seed, uint64_t offset, int64_t ro
         });
 }
 
-void bind_balanced_live(uintptr_t keys, int64_t grid_rows, int64_t grid_cols, int64_t keep,
+void bind_balanced_live(uintptr_t keys, int64_t grid_rows, int64_t grid_cols, int64_t count,
                         uintptr_t live, int device, uintptr_t stream) {
   OnDevice const guard(device);
-  check(balanced_live(at<int32_t const>(keys), grid_rows, grid_cols, keep, at<uint8_t>(live),
+  check(balanced_live(at<int32_t const>(keys), grid_rows, grid_cols, count, at<uint8_t>(live),
                       at<CUstream_st>(stream)),
         [&] {
           return "sparsedrop.balanced_live for a grid of [" + std::to_string(grid_rows) + ", " +
-                 std::to_string(grid_cols) + "] blocks, keeping " + std::to_string(keep) + " a row";
+                 std::to_string(grid_cols) + "] blocks, keeping " + std::to_string(count) +
+                 " a row";
         });
 }
 
@@ -143,8 +172,9 @@ class Launch {
 
   Launch(int dtype, int64_t m, int64_t n, int64_t k, int64_t a_ld, bool a_k_major, int64_t b_ld,
          bool b_k_major, int64_t d_ld, Block const& a_block, Block const& b_block,
-         Block const& d_block, int activation, int tile, bool swap, int parts, int device)
-      : choice_{tile, swap, parts}, device_(device) {
+         Block const& d_block, int activation, std::string const& architecture, int tile, bool swap,
+         int split_k, int device)
+      : choice_{tile, swap, split_k, find_architecture(architecture)}, device_(device) {
     problem_.dtype = DataType(dtype);
     problem_.m = m;
     problem_.n = n;
@@ -189,14 +219,7 @@ class Launch {
     }
   }
 
-  // Without words a mask would count as none, and its dropped blocks as live.
-  void set_words(Mask& mask, uintptr_t row_words, uintptr_t col_words) const {
-    bool const has_words = row_words != 0 && col_words != 0;
-    if (has_words != (mask.block_rows != 0)) {
-      throw std::runtime_error(
-          describe(problem_, choice_) + ": a mask in blocks of " + std::to_string(mask.block_rows) +
-          "x" + std::to_string(mask.block_cols) + (has_words ? " has words" : " has no words"));
-    }
+  static void set_words(Mask& mask, uintptr_t row_words, uintptr_t col_words) {
     mask.row_words = at<uint32_t const>(row_words);
     mask.col_words = at<uint32_t const>(col_words);
   }
@@ -210,19 +233,38 @@ class Launch {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The sparsedrop kernels. Addresses and streams are integers.";
-  module.attr("TILES") = tiles();
-  module.attr("MAX_PARTS") = kMaxParts;
-  module.attr("MOST_SPLIT_N") = kMostSplitN;
-  module.attr("MOST_SPLIT_SLOTS") = kMostSplitSlots;
   module.attr("CUDA_ARCHS") = SPARSEDROP_CUDA_ARCHS;
+  module.attr("MASK_UNIT") = kMaskUnit;
+  module.attr("MAX_SUM_COLUMNS") = kMaxSumColumns;
+  module.attr("DTYPES") = std::map<std::string, int>{{"bfloat16", int(DataType::bf16)},
+                                                     {"float16", int(DataType::fp16)}};
+  module.attr("ACTIVATIONS") = std::map<std::string, int>{{"none", int(Activation::none)},
+                                                          {"relu", int(Activation::relu)},
+                                                          {"gelu", int(Activation::gelu)},
+                                                          {"silu", int(Activation::silu)}};
+  py::class_<Kernels>(module, "Architecture")
+      .def_property_readonly("name", &Kernels::name)
+      .def_property_readonly("tiles", &Kernels::tiles)
+      .def_property_readonly("max_split_k", [](Kernels const& k) { return k.limits().max_split_k; })
+      .def_property_readonly("max_split_n", [](Kernels const& k) { return k.limits().max_split_n; })
+      .def_property_readonly("max_split_slots",
+                             [](Kernels const& k) { return k.limits().max_split_slots; })
+      .def_property_readonly("max_extent", [](Kernels const&) { return kMaxExtent; })
+      .def("runs_on", &Kernels::runs_on, py::arg("major"), py::arg("minor"));
+  module.attr("ARCHITECTURES") = all_kernels();
   module.def("mask_words", &bind_mask_words);
   module.def("bernoulli_mask", &bind_bernoulli_mask);
   module.def("balanced_live", &bind_balanced_live);
   module.def("column_sums", &bind_column_sums);
   py::class_<Launch>(module, "Launch")
       .def(py::init<int, int64_t, int64_t, int64_t, int64_t, bool, int64_t, bool, int64_t,
-                    Launch::Block const&, Launch::Block const&, Launch::Block const&, int, int,
-                    bool, int, int>())
+                    Launch::Block const&, Launch::Block const&, Launch::Block const&, int,
+                    std::string const&, int, bool, int, int>(),
+           py::kw_only(), py::arg("dtype"), py::arg("m"), py::arg("n"), py::arg("k"),
+           py::arg("a_ld"), py::arg("a_k_major"), py::arg("b_ld"), py::arg("b_k_major"),
+           py::arg("d_ld"), py::arg("a_block"), py::arg("b_block"), py::arg("d_block"),
+           py::arg("activation"), py::arg("architecture"), py::arg("tile"), py::arg("swap"),
+           py::arg("split_k"), py::arg("device"))
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
       .def("__call__", &Launch::operator());
 }

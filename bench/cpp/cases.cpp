@@ -18,7 +18,7 @@ constexpr Extents kShapes[] = {
     {12608, 3072, 768},  {8192, 11008, 4096},
 };
 constexpr double kRates[] = {0.1, 0.3, 0.5, 0.7};
-constexpr int kParts[] = {1, 2, 4, 8};  // of those that are legal, enough to see a trend
+constexpr int kSplits[] = {1, 2, 4, 8};  // enough to see a trend
 constexpr std::pair<Product, char const*> kProducts[] = {{Product::forward, "forward"},
                                                          {Product::dx, "dX"},
                                                          {Product::dw, "dW"},
@@ -42,7 +42,7 @@ Mask mask_of(Product product, bool y) {
 }  // namespace
 
 std::string Case::name() const {
-  Tile const t = tile(choice.tile);
+  Tile const t = tile(choice.architecture, choice.tile);
   std::ostringstream text;
   for (auto const& [of, word] : kProducts) {
     text << (of == product ? word : "");
@@ -50,8 +50,8 @@ std::string Case::name() const {
   text << "/" << extents.m << "x" << extents.n << "x" << extents.k << "/p=" << p
        << "/tile=" << choice.tile << ":" << t.m << "x" << t.n << "x" << t.k
        << (choice.swap ? "/swap" : "");
-  if (choice.parts > 1) {
-    text << "/parts=" << choice.parts;
+  if (choice.split_k > 1) {
+    text << "/split_k=" << choice.split_k;
   }
   return text.str();
 }
@@ -77,10 +77,10 @@ std::vector<Case> all_cases() {
     for (Extents const& extents : kShapes) {
       Problem const problem = describe(product, extents, data, masks);
       for (double const p : kRates) {
-        for (int id = 0; id < tile_count(); ++id) {
+        for (int id = 0; id < tile_count(Architecture::sm90); ++id) {
           for (bool const swap : {false, true}) {
-            for (int const parts : kParts) {
-              Choice const choice{id, swap, parts};
+            for (int const split_k : kSplits) {
+              Choice const choice{id, swap, split_k};
               if (refusal(problem, choice) == nullptr) {
                 cases.push_back({product, extents, p, choice});
               }

@@ -61,8 +61,8 @@ struct Grid {
   int64_t rows_of(int64_t r) const;
 };
 
-// Every shape, rate and product with every tile and orientation that can run it, whole and in 2, 4
-// and 8 parts.
+// Every shape, rate and product with every tile and orientation that can run it, whole and split
+// along k.
 std::vector<Case> all_cases();
 
 // The masks that a case draws, block by block with probability p of being dropped: X's, and for

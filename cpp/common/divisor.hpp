@@ -6,7 +6,7 @@
 #include <cassert>
 #include <cstdint>
 
-#include "common/bits.hpp"
+#include "common/host_device.hpp"
 
 namespace sparsedrop {
 

@@ -1,10 +1,13 @@
-// Launches whose first instructions may run under the end of the launch before them in the stream.
+// Launches whose first instructions may run under the end of the launch before them in the stream:
+// from compute capability 9.0 on. Elsewhere the same kernels are launched one after the other.
 
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstddef>
+
+#include "common/host_device.hpp"
 
 namespace sparsedrop {
 
@@ -13,12 +16,11 @@ struct LaunchShape {
   unsigned threads;
   size_t shared_bytes;
   cudaStream_t stream;
+  bool overlaps;  // the GPU can, and the kernel calls wait_for_launch_before()
 };
 
-// The kernel calls cudaGridDependencySynchronize() before it touches global memory.
 template <class Params>
-cudaError_t launch_overlapped(void (*kernel)(Params), LaunchShape const& shape,
-                              Params const& params) {
+cudaError_t launch(void (*kernel)(Params), LaunchShape const& shape, Params const& params) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -28,8 +30,28 @@ cudaError_t launch_overlapped(void (*kernel)(Params), LaunchShape const& shape,
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
   config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.numAttrs = shape.overlaps ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define SPARSEDROP_OVERLAPS 1
+#else
+#define SPARSEDROP_OVERLAPS 0
+#endif
+
+// Before global memory is touched: what the launch before wrote is there, and what it read is free.
+SPARSEDROP_DEVICE void wait_for_launch_before() {
+#if SPARSEDROP_OVERLAPS
+  cudaGridDependencySynchronize();
+#endif
+}
+
+// The CTAs of the launch behind this one take the SMs that are free, and wait for this grid's end.
+SPARSEDROP_DEVICE void let_next_launch_start() {
+#if SPARSEDROP_OVERLAPS
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
 }
 
 }  // namespace sparsedrop

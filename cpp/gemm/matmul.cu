@@ -1,55 +1,99 @@
-// The entry points: what can run, and the dispatch to the instance that runs it.
+// The entry points: what can run, and the way to the architecture that runs it.
 
-#include "common/workspace.hpp"
+#include "common/host_device.hpp"
+#include "gemm/architecture.hpp"
 #include "gemm/product.hpp"
-#include "gemm/sm90/config.hpp"
-#include "schedule/ordering.hpp"
+#include "schedule/schedule.hpp"
 
 namespace sparsedrop {
 namespace {
 
-constexpr int kTiles = cute::tuple_size_v<TileConfigs>;
+// Best first.
+constexpr Kernels const* kArchitectures[] = {&sm90::kKernels};
 
-template <size_t... I>
-constexpr auto list_tiles(cute::index_sequence<I...>) {
-  return cute::array<Tile, kTiles>{{cute::tuple_element_t<I, TileConfigs>::kTile...}};
+// Null where this build has no kernels of that architecture.
+Kernels const* find(Architecture architecture) {
+  for (Kernels const* kernels : kArchitectures) {
+    if (kernels->architecture == architecture) {
+      return kernels;
+    }
+  }
+  return nullptr;
 }
 
-constexpr auto kTileList = list_tiles(cute::make_index_sequence<kTiles>{});
-
-// What the copy engine and the epilogue's vectors need of a matrix.
-char const* matrix_refusal(void const* data, int64_t ld, int64_t contiguous) {
+// What 16-byte loads and stores need of a matrix.
+char const* matrix_refusal(void const* data, int64_t ld, int64_t contiguous, DataType dtype) {
+  int64_t const unit = 16 / element_bytes(dtype);
   if (data == nullptr || reinterpret_cast<uintptr_t>(data) % 16 != 0) {
     return "a matrix is null or not 16-byte aligned";
   }
-  if (ld < contiguous || ld % 8 != 0 || ld >= int64_t(1) << 39) {
+  if (ld < contiguous || ld % unit != 0 || ld >= int64_t(1) << 39) {
     return "a leading dimension is no multiple of 8, or out of range";
   }
-  return contiguous % 8 != 0 ? "a contiguous extent is no multiple of 8" : nullptr;
+  return contiguous % unit != 0 ? "a contiguous extent is no multiple of 8" : nullptr;
 }
 
-bool lines_fit(Lines const& lines, int32_t tile_extent) {
-  return lines.words == nullptr || lines.block.value() % tile_extent == 0;
-}
-
-bool block_fits(Mask const& mask) {
-  return mask.row_words == nullptr ||
-         (mask.col_words != nullptr && mask.block_rows > 0 && mask.block_cols > 0 &&
-          mask.block_rows % kMaskUnit == 0 && mask.block_cols % kMaskUnit == 0);
-}
-
-// Calls launch_tile<Element, AKMajor, BKMajor, NMajor> with the product's own values.
-template <class Element, bool... Known>
-cudaError_t dispatch_layout(int tile, Product const& product, TileList const& list, int32_t ctas,
-                            cudaStream_t stream) {
-  if constexpr (sizeof...(Known) == 3) {
-    return launch_tile<Element, Known...>(tile, product, list, ctas, stream);
-  } else {
-    bool const values[] = {product.a.k_major, product.b.k_major, product.n_major};
-    return values[sizeof...(Known)]
-               ? dispatch_layout<Element, Known..., true>(tile, product, list, ctas, stream)
-               : dispatch_layout<Element, Known..., false>(tile, product, list, ctas, stream);
+char const* mask_refusal(Mask const& mask) {
+  if (!is_mask(mask)) {
+    return mask.row_words != nullptr || mask.col_words != nullptr ? "a mask has words but no blocks"
+                                                                  : nullptr;
   }
+  if (mask.block_rows <= 0 || mask.block_cols <= 0 || mask.block_rows % kMaskUnit != 0 ||
+      mask.block_cols % kMaskUnit != 0) {
+    return "a block extent is no multiple of 64";
+  }
+  // Without words its dropped blocks would count as live.
+  return mask.row_words == nullptr || mask.col_words == nullptr ? "a mask has blocks but no words"
+                                                                : nullptr;
+}
+
+char const* activation_refusal(Problem const& problem) {
+  if (problem.activation < Activation::none || problem.activation > Activation::silu) {
+    return "the activation is unknown";
+  }
+  if (problem.pre_activation == nullptr) {
+    return nullptr;
+  }
+  if (problem.activation != Activation::gelu && problem.activation != Activation::silu) {
+    return "a pre-activation is stored for gelu and silu only";
+  }
+  if (problem.pre_activation == problem.d) {
+    return "the pre-activation and D are in one place";
+  }
+  return matrix_refusal(problem.pre_activation, problem.d_ld, problem.n, problem.dtype);
+}
+
+char const* split_refusal(Product const& product, Tile const& tile, int split_k,
+                          Limits const& limits) {
+  if (split_k < 1 || split_k > limits.max_split_k) {
+    return "a tile is split along k into 1 to 8";
+  }
+  if (split_k == 1) {
+    return nullptr;
+  }
+  if (product.d_lines.exists() || product.activation != Activation::none ||
+      tile.n > limits.max_split_n) {
+    return "tiles are split along k without a mask on D and an activation, and up to 128 wide";
+  }
+  return max_records(product.m, product.n, tile) * split_k > limits.max_split_slots
+             ? "there are too many tiles to split them along k"
+             : nullptr;
+}
+
+// Inside a block the list of K tiles is one and the same, so a tile may not cross its border.
+char const* tile_refusal(Product const& product, Tile const& tile) {
+  auto const fit = [](MaskLines const& lines, int32_t extent) {
+    return !lines.exists() || lines.block.value() % extent == 0;
+  };
+  bool const all_fit = fit(product.a_lines, tile.m) && fit(product.b_lines, tile.n) &&
+                       fit(product.d_lines, tile.m) && product.d_block_n % tile.slot_n == 0;
+  return all_fit ? nullptr : "a block is not a whole number of tiles";
+}
+
+ScheduleRequest request_for(Product const& product, KernelTile const& tile, int split_k) {
+  return {
+      product.m,       product.n,       product.k, element_bytes(product.dtype), product.a_lines,
+      product.b_lines, product.d_lines, tile.tile, tile.has_parallel_slots,      split_k};
 }
 
 cudaError_t count_sms(int32_t* sms) {
@@ -60,181 +104,95 @@ cudaError_t count_sms(int32_t* sms) {
              : cudaDeviceGetAttribute(sms, cudaDevAttrMultiProcessorCount, device);
 }
 
-// Where the sums of a split product lie in a workspace; a null one is only measured.
-PartialSums lay_out_sums(void* workspace, Product const& product, Choice choice) {
-  Tile const t = tile(choice.tile);
-  PartialSums sums;
-  sums.parts = choice.parts;
-  // One CTA a tile: none is split slot by slot.
-  sums.tiles =
-      full_grid(product.m, product.n, product.k, t, block_of(product.b_lines)).records(1).count();
-  int64_t const leaving = int64_t(sums.tiles) * (sums.parts - 1);
-  Carver carver(workspace);
-  sums.data = carver.take<float>(leaving * t.m * t.n);
-  sums.flags = carver.take<unsigned long long>(leaving * kConsumerWarpGroups);
-  sums.bytes = carver.used();
-  return sums;
-}
-
-bool is_aligned(void const* workspace) {
-  return workspace != nullptr && reinterpret_cast<uintptr_t>(workspace) % 16 == 0;
-}
-
-char const* parts_refusal(Problem const& problem, Choice choice) {
-  static_assert(kMaxParts == 8 && kMostSplitN == 128, "the sentences say so");
-  if (choice.parts < 1 || choice.parts > kMaxParts) {
-    return "a tile has 1 to 8 parts";
-  }
-  if (choice.parts == 1) {
-    return nullptr;
-  }
-  Tile const t = tile(choice.tile);
-  if (problem.d_mask.block_rows != 0 || problem.activation != Activation::none ||
-      t.n > kMostSplitN) {
-    return "tiles are split along k without a mask on D and an activation, and up to 128 wide";
-  }
-  int64_t const slots =
-      choice.swap ? max_records(problem.n, problem.m, t) : max_records(problem.m, problem.n, t);
-  return slots * choice.parts > kMostSplitSlots ? "there are too many tiles to split them along k"
-                                                : nullptr;
-}
-
-// Makes the list, where the kernel cannot do without one.
-cudaError_t list_tiles(Product const& product, Tile const& tile, int32_t ctas, void* workspace,
-                       TileList* list, cudaStream_t stream) {
-  FullGrid const grid = full_grid(product.m, product.n, product.k, tile, block_of(product.b_lines));
-  if (Ordering::suits(product.b_lines.words != nullptr, product.d_lines.words != nullptr, grid)) {
-    return cudaSuccess;
-  }
-  if (!is_aligned(workspace)) {
-    return cudaErrorInvalidValue;
-  }
-  TileListRequest const request{product.m,       product.n,       product.k, product.a_lines,
-                                product.b_lines, product.d_lines, tile,      ctas};
-  *list = lay_out(workspace, request);
-  return make_tile_list(request, *list, stream);
-}
-
 }  // namespace
 
-int tile_count() { return kTiles; }
+int architecture_count() { return int(sizeof(kArchitectures) / sizeof(kArchitectures[0])); }
 
-Tile tile(int id) { return kTileList[size_t(id)]; }
+Architecture architecture(int i) { return kArchitectures[i]->architecture; }
+
+char const* name(Architecture architecture) { return find(architecture)->name; }
+
+bool runs_on(Architecture architecture, int major, int minor) {
+  return find(architecture)->runs_on(major, minor);
+}
+
+Limits limits(Architecture architecture) { return find(architecture)->limits; }
+
+int tile_count(Architecture architecture) { return find(architecture)->tile_count; }
+
+Tile tile(Architecture architecture, int id) { return find(architecture)->tiles[id].tile; }
 
 char const* refusal(Problem const& problem, Choice choice) {
-  if (choice.tile < 0 || choice.tile >= kTiles) {
+  Kernels const* const kernels = find(choice.architecture);
+  if (kernels == nullptr) {
+    return "this build has no kernels of this architecture";
+  }
+  if (choice.tile < 0 || choice.tile >= kernels->tile_count) {
     return "there is no tile of this id";
   }
-  // Tiles reach past the last row, and rows are counted in 32 bits.
-  int64_t const extents[] = {problem.m, problem.n, problem.k};
-  for (int64_t const extent : extents) {
-    if (extent < 1 || extent > INT32_MAX - 256) {
+  for (int64_t const extent : {problem.m, problem.n, problem.k}) {
+    if (extent < 1 || extent > kMaxExtent) {
       return "an extent is below 1 or above 2^31 - 257";
     }
-  }
-  if (char const* const reason = parts_refusal(problem, choice)) {
-    return reason;
   }
   if (problem.dtype != DataType::bf16 && problem.dtype != DataType::fp16) {
     return "the data type is unknown";
   }
-  if (problem.activation < Activation::none || problem.activation > Activation::silu) {
-    return "the activation is unknown";
-  }
-  if (problem.pre_activation != nullptr) {
-    if (problem.activation != Activation::gelu && problem.activation != Activation::silu) {
-      return "a pre-activation is stored for gelu and silu only";
-    }
-    if (problem.pre_activation == problem.d) {
-      return "the pre-activation and D are in one place";
-    }
-    if (char const* const reason =
-            matrix_refusal(problem.pre_activation, problem.d_ld, problem.n)) {
-      return reason;
-    }
-  }
   Matrix const& a = problem.a;
   Matrix const& b = problem.b;
-  char const* const of_matrices[] = {
-      matrix_refusal(a.data, a.ld, a.order == Order::row_major ? problem.k : problem.m),
-      matrix_refusal(b.data, b.ld, b.order == Order::row_major ? problem.n : problem.k),
-      matrix_refusal(problem.d, problem.d_ld, problem.n)};
-  for (char const* const reason : of_matrices) {
+  bool const a_is_row_major = a.order == Order::row_major;
+  bool const b_is_row_major = b.order == Order::row_major;
+  char const* const of_operands[] = {
+      activation_refusal(problem),
+      matrix_refusal(a.data, a.ld, a_is_row_major ? problem.k : problem.m, problem.dtype),
+      matrix_refusal(b.data, b.ld, b_is_row_major ? problem.n : problem.k, problem.dtype),
+      matrix_refusal(problem.d, problem.d_ld, problem.n, problem.dtype),
+      reinterpret_cast<uintptr_t>(problem.bias) % 16 != 0 ? "the bias is not 16-byte aligned"
+                                                          : nullptr,
+      mask_refusal(problem.a_mask),
+      mask_refusal(problem.b_mask),
+      mask_refusal(problem.d_mask)};
+  for (char const* const reason : of_operands) {
     if (reason != nullptr) {
       return reason;
     }
   }
-  if (reinterpret_cast<uintptr_t>(problem.bias) % 16 != 0) {
-    return "the bias is not 16-byte aligned";
-  }
-  if (!block_fits(problem.a_mask) || !block_fits(problem.b_mask) || !block_fits(problem.d_mask)) {
-    return "a block extent is no multiple of 64";
-  }
-  Tile const t = tile(choice.tile);
   Product const product = orient(problem, choice.swap);
-  Mask const& d_mask = problem.d_mask;
-  int32_t const d_block_along_n = choice.swap ? d_mask.block_rows : d_mask.block_cols;
-  if (!lines_fit(product.a_lines, t.m) || !lines_fit(product.b_lines, t.n) ||
-      !lines_fit(product.d_lines, t.m) ||
-      (d_mask.row_words != nullptr && d_block_along_n % t.slot_n != 0)) {
-    return "a block is not a whole number of tiles";
-  }
-  return nullptr;
+  Tile const& tile = kernels->tiles[choice.tile].tile;
+  char const* const reason = split_refusal(product, tile, choice.split_k, kernels->limits);
+  return reason != nullptr ? reason : tile_refusal(product, tile);
 }
 
 size_t workspace_bytes(Problem const& problem, Choice choice) {
-  if (choice.tile < 0 || choice.tile >= kTiles || parts_refusal(problem, choice) != nullptr) {
+  Kernels const* const kernels = find(choice.architecture);
+  if (kernels == nullptr || choice.tile < 0 || choice.tile >= kernels->tile_count) {
     return 0;
   }
-  if (choice.parts > 1) {
-    return lay_out_sums(nullptr, orient(problem, choice.swap), choice).bytes;
+  KernelTile const& tile = kernels->tiles[choice.tile];
+  Product const product = orient(problem, choice.swap);
+  if (split_refusal(product, tile.tile, choice.split_k, kernels->limits) != nullptr ||
+      tile_refusal(product, tile.tile) != nullptr) {
+    return 0;
   }
-  TileListRequest request{};
-  request.m = choice.swap ? problem.n : problem.m;
-  request.n = choice.swap ? problem.m : problem.n;
-  request.tile = tile(choice.tile);
-  Mask const& b_mask = choice.swap ? problem.a_mask : problem.b_mask;
-  // Whether there is a list does not depend on what tiles share.
-  FullGrid const grid = full_grid(request.m, request.n, problem.k, request.tile, 0);
-  bool const needs_list =
-      !Ordering::suits(b_mask.block_rows != 0, problem.d_mask.block_rows != 0, grid);
-  return needs_list ? lay_out(nullptr, request).bytes : 0;
+  return schedule_bytes(request_for(product, tile, choice.split_k), kernels->warp_groups);
 }
 
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream) {
   if (refusal(problem, choice) != nullptr) {
     return cudaErrorInvalidValue;
   }
-  Product product = orient(problem, choice.swap);
-  Tile const chosen = tile(choice.tile);
-  int32_t ctas = 0;
-  TileList list{};
-  if (choice.parts > 1) {
-    if (!is_aligned(workspace)) {
-      return cudaErrorInvalidValue;
-    }
-    product.sums = lay_out_sums(workspace, product, choice);
-    ctas = product.sums.tiles * product.sums.parts;
-  } else {
-    int32_t sms = 0;
-    cudaError_t status = count_sms(&sms);
-    if (status != cudaSuccess) {
-      return status;
-    }
-    int64_t const records = max_records(product.m, product.n, chosen);
-    ctas = int32_t(records > sms ? sms : records);
-    status = list_tiles(product, chosen, ctas, workspace, &list, stream);
-    if (status != cudaSuccess) {
-      return status;
-    }
+  int32_t sms = 0;
+  cudaError_t status = count_sms(&sms);
+  if (status != cudaSuccess) {
+    return status;
   }
-  switch (problem.dtype) {
-    case DataType::bf16:
-      return dispatch_layout<cutlass::bfloat16_t>(choice.tile, product, list, ctas, stream);
-    case DataType::fp16:
-      return dispatch_layout<cutlass::half_t>(choice.tile, product, list, ctas, stream);
-  }
-  return cudaErrorInvalidValue;
+  Kernels const& kernels = *find(choice.architecture);
+  Product const product = orient(problem, choice.swap);
+  Schedule schedule;
+  status =
+      make_schedule(request_for(product, kernels.tiles[choice.tile], choice.split_k),
+                    {sms, kernels.warp_groups, kernels.overlaps, workspace, stream}, &schedule);
+  return status != cudaSuccess ? status : kernels.launch(choice.tile, product, schedule, stream);
 }
 
 }  // namespace sparsedrop

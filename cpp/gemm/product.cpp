@@ -5,24 +5,21 @@
 namespace sparsedrop {
 namespace {
 
-// By the rows or by the columns of a mask, if it is one.
-Lines row_lines(Mask const& mask, int64_t cols) {
-  return mask.row_words == nullptr ? Lines{}
-                                   : Lines{mask.row_words, mask_line_words(cols), mask.block_rows};
+MaskLines row_lines(Mask const& mask, int64_t cols) {
+  return is_mask(mask) ? MaskLines{mask.row_words, mask_line_words(cols), mask.block_rows}
+                       : MaskLines{};
 }
-Lines col_lines(Mask const& mask, int64_t rows) {
-  return mask.row_words == nullptr ? Lines{}
-                                   : Lines{mask.col_words, mask_line_words(rows), mask.block_cols};
+
+MaskLines col_lines(Mask const& mask, int64_t rows) {
+  return is_mask(mask) ? MaskLines{mask.col_words, mask_line_words(rows), mask.block_cols}
+                       : MaskLines{};
 }
 
 }  // namespace
 
 Product orient(Problem const& p, bool swap) {
-  Lines const a_rows = row_lines(p.a_mask, p.k);
-  Lines const b_cols = col_lines(p.b_mask, p.k);
-  Lines const d_rows = row_lines(p.d_mask, p.n);
-  Lines const d_cols = col_lines(p.d_mask, p.m);
-  Product product{p.m,
+  Product product{p.dtype,
+                  p.m,
                   p.n,
                   p.k,
                   {p.a.data, p.a.ld, p.a.order == Order::row_major},
@@ -31,13 +28,13 @@ Product orient(Problem const& p, bool swap) {
                   p.pre_activation,
                   p.d_ld,
                   !swap,
-                  a_rows,
-                  b_cols,
-                  swap ? d_cols : d_rows,
+                  row_lines(p.a_mask, p.k),
+                  col_lines(p.b_mask, p.k),
+                  swap ? col_lines(p.d_mask, p.m) : row_lines(p.d_mask, p.n),
+                  swap ? p.d_mask.block_rows : p.d_mask.block_cols,
                   p.bias,
                   p.alpha,
-                  p.activation,
-                  {}};
+                  p.activation};
   if (swap) {
     std::swap(product.m, product.n);
     std::swap(product.a, product.b);

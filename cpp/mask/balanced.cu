@@ -12,13 +12,13 @@ constexpr int kThreads = 256;
 struct Bands {
   int64_t grid_rows;
   int64_t grid_cols;
-  int64_t keep;
+  int64_t count;
   int64_t rows_per_band;
 };
 
 // One CTA a band. The rank of a column's key is its place on a circle of grid_cols places; row j of
-// the band keeps the arc of `keep` places that starts where row j - 1 stopped, so that a whole band
-// goes round the circle a whole number of times and keeps every column equally often.
+// the band keeps the arc of `count` places that starts where row j - 1 stopped, so that a whole
+// band goes round the circle a whole number of times and keeps every column equally often.
 __global__ void balanced_live_kernel(int32_t const* keys, Bands bands, uint8_t* live) {
   int64_t const band = blockIdx.x;
   int64_t const first_row = band * bands.rows_per_band;
@@ -32,27 +32,27 @@ __global__ void balanced_live_kernel(int32_t const* keys, Bands bands, uint8_t* 
       place += other_key < key || (other_key == key && other < col);
     }
     for (int64_t j = 0; j < rows; ++j) {
-      int64_t const start = j * bands.keep % bands.grid_cols;
+      int64_t const start = j * bands.count % bands.grid_cols;
       int64_t const along = (place - start + bands.grid_cols) % bands.grid_cols;
-      live[(first_row + j) * bands.grid_cols + col] = along < bands.keep;
+      live[(first_row + j) * bands.grid_cols + col] = along < bands.count;
     }
   }
 }
 
 }  // namespace
 
-cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t keep,
+cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t count,
                           uint8_t* live, cudaStream_t stream) {
-  if (grid_rows < 0 || keep <= 0 || keep >= grid_cols) {
+  if (grid_rows < 0 || count <= 0 || count >= grid_cols) {
     return cudaErrorInvalidValue;
   }
-  int64_t const rows_per_band = grid_cols / std::gcd(keep, grid_cols);
+  int64_t const rows_per_band = grid_cols / std::gcd(count, grid_cols);
   int64_t const bands = (grid_rows + rows_per_band - 1) / rows_per_band;
   if (bands == 0) {
     return cudaSuccess;
   }
   balanced_live_kernel<<<unsigned(bands), kThreads, 0, stream>>>(
-      keys, Bands{grid_rows, grid_cols, keep, rows_per_band}, live);
+      keys, Bands{grid_rows, grid_cols, count, rows_per_band}, live);
   return cudaGetLastError();
 }
 

@@ -1,4 +1,4 @@
-// The live K tiles of one output tile: the bits set in both operands' lines.
+// The live K tiles of one output tile, as an iterator: the bits set in both operands' lines.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace sparsedrop {
 
-// Instead of a K tile: there is no further live one.
+// Instead of a K tile: no live one is left.
 constexpr int32_t kNoKTile = -1;
 
 // A null line is all live.
@@ -60,7 +60,7 @@ class KTiles {
 
  private:
   SPARSEDROP_HOST_DEVICE uint32_t load(int32_t index) const {
-    uint32_t word = tiles_in_word(k_tiles_, index);
+    uint32_t word = bits_in_word(k_tiles_, index);
     if (a_ != nullptr) {
       word &= a_[index];
     }
@@ -75,6 +75,20 @@ class KTiles {
   int32_t k_tiles_;
   int32_t index_ = -1;
   uint32_t word_ = 0;
+};
+
+// The next `count` live K tiles of an iterator: what one split of a tile multiplies.
+class SomeKTiles {
+ public:
+  SPARSEDROP_HOST_DEVICE SomeKTiles(KTiles const& k_tiles, int32_t count)
+      : k_tiles_(k_tiles), left_(count) {}
+
+  // May be called until it has returned kNoKTile once.
+  SPARSEDROP_HOST_DEVICE int32_t next() { return left_-- > 0 ? k_tiles_.next() : kNoKTile; }
+
+ private:
+  KTiles k_tiles_;
+  int32_t left_;
 };
 
 }  // namespace sparsedrop

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "common/bits.hpp"
+#include "common/host_device.hpp"
 
 namespace sparsedrop {
 

@@ -6,7 +6,7 @@
 
 namespace sparsedrop {
 
-// Instead of a slot: there is none.
+// Instead of a slot: no slot.
 constexpr int32_t kNoSlot = -1;
 
 struct SlotBits {
@@ -25,7 +25,7 @@ struct SlotBits {
   // The bits in word `w` of a line that stand for live ones among its first `slots`.
   SPARSEDROP_HOST_DEVICE uint32_t live_in_word(uint32_t const* line, int32_t w,
                                                int32_t slots) const {
-    return line[w] & tiles_in_word(slots * units_per_slot, w) & firsts;
+    return line[w] & bits_in_word(slots * units_per_slot, w) & firsts;
   }
 
   SPARSEDROP_HOST_DEVICE int32_t slot_of(int32_t unit) const {
@@ -38,7 +38,7 @@ struct SlotBits {
     int32_t const end = last * units_per_slot;
     int32_t live = 0;
     for (int32_t w = begin / 32; 32 * w < end; ++w) {
-      live += count_bits(line[w] & tiles_in_word(end, w) & ~tiles_in_word(begin, w) & firsts);
+      live += count_bits(line[w] & bits_in_word(end, w) & ~bits_in_word(begin, w) & firsts);
     }
     return live;
   }

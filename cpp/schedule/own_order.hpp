@@ -1,11 +1,12 @@
 // Tiles without a list. Where there are few lines of tiles, each CTA orders them for itself, in
 // less time than a launch that writes a list takes, and deals itself its share of the tiles; where
-// there is a tile for each CTA at most, its own follows from its index, and from the order only
+// there is one tile for each CTA at most, it follows from the CTA's index, and from the order only
 // where some lines are cut narrower.
 
 #pragma once
 
 #include "schedule/ordering.hpp"
+#include "schedule/warp_search.hpp"
 
 namespace sparsedrop {
 
@@ -14,50 +15,11 @@ static_assert(kMaxGroups << kMaxGroupShift == kMaxOwnLines, "every line is in a 
 
 class OwnOrder {
  public:
-  // Neighbouring slots of the whole grid.
-  struct Run {
-    int32_t position;  // of the line, in the order of lines
-    int32_t slot;
-    int32_t slots;  // 0 where there is no record
-  };
-  SPARSEDROP_DEVICE static Run run_of(Ordering const& by, int32_t index) {
-    int32_t const per_tile = by.grid.slots_per_tile;
-    if (index < by.narrow.count()) {
-      GroupPlace const at = by.narrow.place(index);
-      return {at.position, at.tile * (per_tile - 1), per_tile - 1};
-    }
-    index -= by.narrow.count();
-    if (index >= by.records.count()) {
-      return {0, 0, 0};
-    }
-    Records::Part const part = by.records.at(index);
-    GroupPlace const at = by.others.place(part);
-    return {by.narrow.lines + at.position, at.tile * per_tile + part.place, part.slots};
-  }
-
-  // Its K tiles are not counted.
-  SPARSEDROP_DEVICE static TileRecord tile_of(Ordering const& by, Run const& run, int32_t line) {
-    return run.slots == 0 ? no_more_tiles() : grid_tile(by.grid, line, run.slot, run.slots, 0);
-  }
-
-  // The tile of a CTA that has one at most, if it is live; its K tiles are not counted.
-  SPARSEDROP_DEVICE static TileRecord only_tile(Ordering const& by, Run const& run) {
-    TileRecord const tile = tile_of(by, run, run.position);
-    if (by.d_lines.words == nullptr || tile.k_tiles == kNoMoreTiles) {
-      return tile;
-    }
-    uint32_t const* const line = by.d_lines.of(tile.m * by.tile_m);
-    int32_t const slot = tile.slot[0];
-    bool const is_live = by.slots.is_live(line, slot);
-    if (tile.slot[1] == kNoSlot || !by.slots.is_live(line, slot + 1)) {
-      return is_live ? grid_tile(by.grid, tile.m, slot, 1, 0) : no_more_tiles();
-    }
-    return is_live ? tile : grid_tile(by.grid, tile.m, slot + 1, 1, 0);
-  }
+  static constexpr int kScratchBytes = kMaxOwnLines * int(sizeof(uint32_t));
 
   // By all threads of the CTA, where lines differ in their K tiles. A line's position is the number
   // of lines that come before it: those with a larger key, more live K tiles or as many and a lower
-  // index. `scratch` is 1 KB of shared memory.
+  // index. `scratch` is kScratchBytes of shared memory.
   SPARSEDROP_DEVICE void sort_lines(Ordering const& by, uint4* scratch) {
     constexpr int kKeys = sizeof(uint4) / sizeof(uint32_t);
     auto const line = int32_t(threadIdx.x);
@@ -85,25 +47,25 @@ class OwnOrder {
 
   // By all threads of the CTA, with a mask on D: counts the tiles of each line.
   SPARSEDROP_DEVICE void count_tiles(Ordering const& by) {
-    auto const place = int32_t(threadIdx.x);
-    if (place < kMaxOwnLines) {
-      int32_t const position = position_of(by.grid, place);
-      bool const is_one =
-          (place & (kGroupLines - 1)) >> by.grid.shift == 0 && position < by.grid.lines;
-      int32_t const live_slots = is_one ? by.live_slots(line_at(by, position)) : 0;
-      whole_[place] = uint16_t(whole_tiles(live_slots, by.grid.slots_per_tile));
+    auto const seat = int32_t(threadIdx.x);
+    if (seat < kMaxOwnLines) {
+      int32_t const position = position_of(by.grid, seat);
+      bool const is_taken =
+          (seat & (kGroupLines - 1)) >> by.grid.shift == 0 && position < by.grid.lines;
+      int32_t const live_slots = is_taken ? by.live_slots(line_at(by, position)) : 0;
+      whole_[seat] = uint16_t(whole_tiles(live_slots, by.grid.slots_per_tile));
       unsigned const with_rest =
           __ballot_sync(kAllLanes, rest_slots(live_slots, by.grid.slots_per_tile) != 0);
       if (lane_id() == 0) {
-        has_rest_[place / kWarp] = with_rest;
+        has_rest_[seat / kWarp] = with_rest;
       }
     }
     __syncthreads();
   }
 
   // By a warp: the first tile of one CTA, as Records deals them; its K tiles are not counted.
-  SPARSEDROP_DEVICE TileRecord first_tile(Ordering const& by, Run const& run) const {
-    return by.d_lines.words == nullptr ? tile_of(by, run, line_at(by, run.position))
+  SPARSEDROP_DEVICE TileRecord first_tile(Ordering const& by, Span const& span) const {
+    return by.d_lines.words == nullptr ? by.tile_of(span, line_at(by, span.position))
                                        : masked_tile(by, sum_up(by), 0);
   }
 
@@ -114,7 +76,7 @@ class OwnOrder {
     Sums const sums = has_mask ? sum_up(by) : Sums{by.records, 0};
     TileRecord tile = first;
     for (int32_t turn = 1; tile.k_tiles != kNoMoreTiles; ++turn) {
-      tile.k_tiles = by.b_lines.words != nullptr ? by.live_k_tiles_of(tile)
+      tile.k_tiles = by.b_lines.words != nullptr ? by.k_tiles_of(tile).count()
                      : by.lines_differ()         ? live_[tile.m]
                                                  : by.grid.k_tiles;
       int32_t const next = dealt(sums.records, turn);
@@ -126,8 +88,8 @@ class OwnOrder {
       if (has_mask) {
         tile = masked_tile(by, sums, turn);
       } else {
-        Run const run = run_of(by, next);
-        tile = tile_of(by, run, line_at(by, run.position));
+        Span const span = by.span(next);
+        tile = by.tile_of(span, line_at(by, span.position));
       }
     }
   }
@@ -149,9 +111,9 @@ class OwnOrder {
     return by.lines_differ() ? order_[position] : position;
   }
 
-  // Each group has room for as many lines as the largest has.
-  SPARSEDROP_DEVICE static int32_t position_of(FullGrid const& grid, int32_t place) {
-    return (place / kGroupLines << grid.shift) + place % kGroupLines;
+  // Each group has seats for as many lines as the largest has. The position of the line in one.
+  SPARSEDROP_DEVICE static int32_t position_of(Grid const& grid, int32_t seat) {
+    return (seat / kGroupLines << grid.shift) + seat % kGroupLines;
   }
 
   SPARSEDROP_DEVICE GroupCounts const* groups() const {
@@ -178,24 +140,47 @@ class OwnOrder {
     if (index >= sums.records.count()) {
       return no_more_tiles();
     }
-    Records::Part const part = sums.records.at(index);
-    GroupPlace at;
-    if (part.is_rest) {
-      int32_t const place = nth_bit(has_rest_, kMaxOwnLines / kWarp, part.number);
-      at = {position_of(by.grid, place), whole_[place]};
+    Piece const piece = sums.records.at(index);
+    Place at;
+    if (piece.is_rest) {
+      int32_t const seat = nth_bit(has_rest_, kMaxOwnLines / kWarp, piece.number);
+      at = {position_of(by.grid, seat), whole_[seat]};
     } else {
-      at = place_in_groups(part.number, by.grid.shift, groups(), sums.group_start);
+      at = place_in_groups(piece.number, by.grid.shift, groups(), sums.group_start);
     }
-    return by.live_tile(line_at(by, at.position), at.tile * by.grid.slots_per_tile + part.place,
-                        part.slots);
+    int32_t const rank = at.tile * by.grid.slots_per_tile + piece.first_slot;
+    return gather(by, line_at(by, at.position), rank, piece.slots);
   }
 
-  // Where lines differ, by line: K tiles of A
+  // By a warp, with a mask on D: the tile of `count` live slots, or of as many as are left, the
+  // first of which has `rank` live ones before it in its line. Wherever in the line they lie, they
+  // share one list of K tiles: B has no mask then (Ordering::suits). Its K tiles are not counted.
+  SPARSEDROP_DEVICE static TileRecord gather(Ordering const& by, int32_t line, int32_t rank,
+                                             int32_t count) {
+    uint32_t const* const words = by.d_lines.of(line * by.tile_m);
+    TileRecord tile = neighbouring_slots(by.grid, line, 0, 0, 0);
+    int32_t before = 0;  // live slots in the words before
+    for (int32_t w = 0; w < by.d_lines.words_per_line && before < rank + count; ++w) {
+      uint32_t const word = by.slots.live_in_word(words, w, by.grid.slots);
+      bool const is_live = (word >> lane_id() & 1u) != 0;
+      int32_t const own_rank = before + count_bits(word & lower_lanes());
+#pragma unroll
+      for (int s = 0; s < kMaxSlots; ++s) {
+        uint32_t const found = __ballot_sync(kAllLanes, is_live && own_rank == rank + s);
+        if (s < count && found != 0) {
+          tile.slot[s] = by.slots.slot_of(32 * w + lowest_bit(found));
+        }
+      }
+      before += count_bits(word);
+    }
+    return tile;
+  }
+
+  // Where lines differ: by line, the live K tiles of A,
   uint16_t live_[kMaxOwnLines];
-  // and by position in the order: lines with the most live K tiles first.
+  // and by position the lines, those with the most live K tiles first.
   uint16_t order_[kMaxOwnLines];
-  // With a mask on D, by group and line of the group: tiles of live slots only, and whether live
-  // slots are left over.
+  // With a mask on D, by seat: tiles of live slots only, and whether live slots are left over.
   alignas(sizeof(GroupCounts)) uint16_t whole_[kMaxOwnLines];
   alignas(sizeof(uint4)) uint32_t has_rest_[kMaxOwnLines / kWarp];
 };

@@ -12,15 +12,20 @@
 #include <cutlass/gemm/collective/builders/sm90_common.inl>
 #include <cutlass/pipeline/sm90_pipeline.hpp>
 
-#include "schedule/tile_list.hpp"
+#include "schedule/tile_record.hpp"
 #include "sparsedrop/sparsedrop.h"
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 // Before 4.2, PipelineTmaAsync counted consumers in warp groups and not one by one.
 static_assert(CUTLASS_VERSION >= 420, "CUTLASS 4.2 or later is needed");
 
 using cute::GMMA::Major;
+
+// bf16 and fp16: of other types wgmma takes K-major operands only.
+constexpr int kElementBytes = 2;
+
+constexpr Limits kLimits{/*max_split_k=*/8, /*max_split_n=*/128, /*max_split_slots=*/8192};
 
 // Two warp groups multiply, 64 rows each, one wgmma instruction high: the halves of a tile of 128
 // rows, or the two slots of a tile of 64 rows.
@@ -39,18 +44,18 @@ struct TileConfig {
   static constexpr int kSlotN = SlotN;
   static constexpr int kSlots = N / SlotN;
   static constexpr int kStages = Stages;
-  static constexpr Tile kTile{kM, kN, kK, kSlotN};
+  static constexpr Tile kTile{kM, kN, kK, kSlotN, Architecture::sm90};
 
   // Squares of 64x64 in which a warp group stores a tile: one is filled while one is stored, where
   // there is room.
-  static constexpr int kStageBytes = int(kElementBytes) * (kM + kN) * kK;
-  static constexpr int kSquareBytes = int(kElementBytes) * kGroupRows * kGroupRows;
+  static constexpr int kStageBytes = kElementBytes * (kM + kN) * kK;
+  static constexpr int kSquareBytes = kElementBytes * kGroupRows * kGroupRows;
   static constexpr int kStoreBuffers =
       kStages * kStageBytes + 2 * kConsumerWarpGroups * kSquareBytes + kKeptBytes <= kSharedBytes
           ? 2
           : 1;
 
-  // Of a tile, what one warp group multiplies.
+  // What one warp group multiplies of a tile.
   static constexpr int kRowGroups = kM / kGroupRows;
   static constexpr int kGroupSlots = kSlots * kRowGroups / kConsumerWarpGroups;
   static constexpr int kGroupN = kGroupSlots * kSlotN;
@@ -58,10 +63,11 @@ struct TileConfig {
                     kGroupSlots * kConsumerWarpGroups == kSlots * kRowGroups,
                 "the warp groups share a tile evenly");
   static_assert(kGroupSlots == kSlots || kSlots == 2,
-                "OwnOrder::only_tile() gives a CTA one slot or two that are multiplied at once");
+                "Ordering::only_tile() gives a CTA one slot or two that are multiplied at once");
+  static constexpr bool kHasParallelSlots = kGroupSlots < kSlots;
 
   static constexpr int kGroupSums = kGroupRows * kGroupN;  // accumulators
-  static constexpr bool kCanSplit = kN <= kMostSplitN;
+  static constexpr bool kCanSplit = kN <= kLimits.max_split_n;
 
   SPARSEDROP_HOST_DEVICE static int row_group(int warp_group) {
     return kRowGroups == 1 ? 0 : warp_group;
@@ -69,7 +75,7 @@ struct TileConfig {
   SPARSEDROP_HOST_DEVICE static int first_slot(int warp_group) {
     return kGroupSlots == kSlots ? 0 : warp_group;
   }
-  // Registers have no index at run time: `s` is a constant, the warp group is none.
+  // Registers have no index at run time: `s` is a constant, `warp_group` is not.
   SPARSEDROP_HOST_DEVICE static int32_t slot_of(TileRecord const& record, int warp_group, int s) {
     if constexpr (kGroupSlots == kSlots) {
       return record.slot[s];
@@ -101,15 +107,15 @@ struct Layouts {
 
 // What few products need is in kernels of its own: the code of an activation is ten times that of a
 // K loop, and a product that only jumps over it waits for instructions at every tile.
-enum class Variant { plain, activates, splits };
+enum class Variant { plain, activates, split_k };
 
-template <class Element_, class Config_, class Layouts_, Variant kVariant>
+template <class E, class C, class L, Variant kVariant>
 struct Traits {
-  using Element = Element_;
-  using Config = Config_;
-  using Layouts = Layouts_;
+  using Element = E;
+  using Config = C;
+  using Layouts = L;
   static constexpr bool kActivates = kVariant == Variant::activates;
-  static constexpr bool kSplits = kVariant == Variant::splits;
+  static constexpr bool kSplits = kVariant == Variant::split_k;
 
   static constexpr int kThreads = (kConsumerWarpGroups + 1) * cutlass::NumThreadsPerWarpGroup;
 
@@ -167,24 +173,6 @@ struct Traits {
   template <Major M>
   using Stride = cute::conditional_t<M == Major::MN, cute::Stride<cute::_1, int64_t>,
                                      cute::Stride<int64_t, cute::_1>>;
-
-  using MainloopPipeline = cutlass::PipelineTmaAsync<Config::kStages>;
-  using MainloopState = cutlass::PipelineState<Config::kStages>;
-  // Tiles on their way from who finds them to who loads and multiplies them.
-  static constexpr int kRecords = 4;
-  using TilePipeline = cutlass::PipelineAsync<kRecords>;
-  using TileState = cutlass::PipelineState<kRecords>;
-
-  struct SharedStorage {
-    alignas(1024) cute::array<Element, cute::cosize_v<SmemA>> a;
-    alignas(1024) cute::array<Element, cute::cosize_v<SmemB>> b;
-    alignas(1024) cute::array<Element, kStore * kStore * kStoreBuffers * kConsumerWarpGroups> d;
-    typename MainloopPipeline::SharedStorage mainloop;
-    typename TilePipeline::SharedStorage tiles;
-    TileRecord records[kRecords];
-    int32_t begun;  // K tiles that this CTA has begun to load; kAllBegun behind the last one
-  };
-  static constexpr int32_t kAllBegun = INT32_MAX;
 };
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90

@@ -11,7 +11,7 @@
 
 #include <cutlass/cuda_host_adapter.hpp>
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 using EncodeTiled = PFN_cuTensorMapEncodeTiled_v12000;
 
@@ -43,7 +43,7 @@ CUresult call_cuTensorMapEncodeTiled(Args... args) {
   return function == nullptr ? CUDA_ERROR_NOT_FOUND : function(args...);
 }
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90
 
 #undef CUTLASS_CUDA_DRIVER_WRAPPER_CALL
-#define CUTLASS_CUDA_DRIVER_WRAPPER_CALL(function) ::sparsedrop::call_##function
+#define CUTLASS_CUDA_DRIVER_WRAPPER_CALL(function) ::sparsedrop::sm90::call_##function

@@ -1,27 +1,32 @@
 // Accumulators -> act(alpha · acc + bias) -> D. Finishing a tile only computes what will be stored;
 // it is stored square by square while the next tile is multiplied, or at once where it is the last.
-// Where the pre-activation is wanted too, that is stored at once: the wait is shorter than another
-// pass over the result.
+// The pre-activation, where it is wanted, is stored at once: the wait is shorter than another pass
+// over the result.
 
 #pragma once
 
-#include <cutlass/arch/barrier.h>
+#include "gemm/sm90/config.hpp"
+
 #include <cutlass/numeric_conversion.h>
 
 #include "gemm/activation.hpp"
-#include "gemm/sm90/config.hpp"
+#include "gemm/sm90/barriers.hpp"
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 template <class Traits>
 struct Epilogue {
   using Element = typename Traits::Element;
   using Config = typename Traits::Config;
   using Layouts = typename Traits::Layouts;
-  using SharedStorage = typename Traits::SharedStorage;
   using StrideD = typename Traits::template Stride<Layouts::kD>;
   static constexpr int kStore = Traits::kStore;
   static constexpr int kSquaresPerSlot = Config::kSlotN / kStore;
+  static constexpr int kSquareSize = kStore * kStore;
+
+  struct SharedStorage {
+    alignas(1024) cute::array<Element, kSquareSize * Traits::kStoreBuffers * kConsumerWarpGroups> d;
+  };
 
   struct Arguments {
     Element* d;
@@ -139,7 +144,7 @@ struct Epilogue {
   // Stores the last tile of a CTA, all its squares at once: in the buffers, where a tile fits into
   // them, else in the stages of A, into which nothing more is loaded.
   CUTLASS_DEVICE static void store_last(Params const& params, Finished& finished, int warp_group,
-                                        SharedStorage& shared) {
+                                        SharedStorage& shared, Element* stages_of_a) {
     if (is_stored(finished)) {
       return;
     }
@@ -151,13 +156,11 @@ struct Epilogue {
       meet(warp_group);
     } else {
       // The other warp group may still read the last stages.
-      cutlass::arch::NamedBarrier::sync(kConsumerWarpGroups * cutlass::NumThreadsPerWarpGroup,
-                                        kConsumerWarpGroups);
+      meet_all_consumers();
     }
     auto place = [&](int square) {
-      return kFitsBuffers
-                 ? buffer(shared, warp_group, square)
-                 : shared.a.data() + (square * Config::kRowGroups + warp_group) * kSquareSize;
+      return kFitsBuffers ? buffer(shared, warp_group, square)
+                          : stages_of_a + (square * Config::kRowGroups + warp_group) * kSquareSize;
     };
     static_assert(
         kFitsBuffers || (kSquares <= Config::kStages && Config::kRowGroups == kConsumerWarpGroups &&
@@ -222,18 +225,12 @@ struct Epilogue {
     finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
   }
 
-  static constexpr int kSquareSize = kStore * kStore;
-
   CUTLASS_DEVICE static Element* buffer(SharedStorage& shared, int warp_group, int number) {
     return shared.d.data() + (warp_group * Traits::kStoreBuffers + number) * kSquareSize;
   }
 
   // One thread of a warp group.
   CUTLASS_DEVICE static bool issues() { return threadIdx.x % cutlass::NumThreadsPerWarpGroup == 0; }
-
-  CUTLASS_DEVICE static void meet(int warp_group) {
-    cutlass::arch::NamedBarrier::sync(cutlass::NumThreadsPerWarpGroup, warp_group);
-  }
 
   // A thread's values into the square in shared memory.
   CUTLASS_DEVICE static void write(Square& square, Element* at) {
@@ -322,4 +319,4 @@ struct Epilogue {
   }
 };
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90

@@ -4,11 +4,10 @@
 
 #include "gemm/sm90/launch.hpp"
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 template cudaError_t launch_tile<SPARSEDROP_ELEMENT, SPARSEDROP_A_K_MAJOR, SPARSEDROP_B_K_MAJOR,
                                  SPARSEDROP_N_MAJOR>(int tile, Product const& product,
-                                                     TileList const& list, int32_t ctas,
-                                                     cudaStream_t stream);
+                                                     Schedule const& schedule, cudaStream_t stream);
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90

@@ -1,16 +1,15 @@
-// One orientation of a problem -> kernel parameters -> a launch.
+// A product and its schedule -> kernel parameters -> a launch.
 
 #pragma once
 
-#include <algorithm>
+#include "gemm/sm90/kernel.hpp"
+
 #include <atomic>
 #include <type_traits>
 
-#include "common/overlap.hpp"
-#include "gemm/product.hpp"
-#include "gemm/sm90/kernel.hpp"
+#include "gemm/sm90/instance.hpp"
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 template <Major M>
 auto stride_of(int64_t ld) {
@@ -22,8 +21,7 @@ auto stride_of(int64_t ld) {
 }
 
 template <class Traits>
-KernelParams<Traits> make_params(Product const& product, TileList const& list, int32_t ctas) {
-  using Config = typename Traits::Config;
+KernelParams<Traits> make_params(Product const& product, Schedule const& schedule) {
   using Element = typename Traits::Element;
   using Layouts = typename Traits::Layouts;
   auto const m = int32_t(product.m);
@@ -35,9 +33,7 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                                                       stride_of<Layouts::kB>(product.b.ld),
                                                       m,
                                                       n,
-                                                      k,
-                                                      product.a_lines,
-                                                      product.b_lines};
+                                                      k};
   typename Epilogue<Traits>::Arguments const epilogue{static_cast<Element*>(product.d),
                                                       static_cast<Element*>(product.pre_activation),
                                                       stride_of<Layouts::kD>(product.d_ld),
@@ -46,41 +42,13 @@ KernelParams<Traits> make_params(Product const& product, TileList const& list, i
                                                       static_cast<Element const*>(product.bias),
                                                       product.alpha,
                                                       product.activation};
-  FullGrid const grid =
-      full_grid(product.m, product.n, product.k, Config::kTile, block_of(product.b_lines));
-  bool const has_other_masks = product.a_lines.words != nullptr || product.b_lines.words != nullptr;
+  bool const has_other_masks = product.a_lines.exists() || product.b_lines.exists();
   typename ZeroFill<Traits>::Params const zero_fill{
       static_cast<Element*>(product.d), product.d_ld, m, n,
-      ZeroFill<Traits>::pace(grid.k_tiles, has_other_masks)};
-  bool const splits = product.sums.parts > 1;
-  constexpr bool kParallelSlots = Config::kGroupSlots < Config::kSlots;
-  bool const one_wave =
-      splits || (list.records == nullptr &&
-                 Ordering::has_one_wave(product.d_lines, grid, ctas, kParallelSlots));
-  NarrowLines narrow;
-  if (one_wave && !splits) {
-    narrow = Ordering::narrow_lines(product.a_lines, product.d_lines, grid, ctas, kParallelSlots);
-  }
-  FullGrid const others = grid.of_lines(grid.lines - narrow.lines);
-  Ordering const ordering{product.a_lines,
-                          product.b_lines,
-                          product.d_lines,
-                          grid,
-                          narrow,
-                          others,
-                          others.records(splits ? 1 : std::max(ctas - narrow.count(), 1)),
-                          Config::kM,
-                          Config::kSlotN,
-                          SlotBits::of(Config::kSlotN, kMaskUnit),
-                          ctas,
-                          one_wave,
-                          one_wave && (narrow.lines == 0 || narrow.lines == grid.lines)};
+      ZeroFill<Traits>::pace(int32_t(ceil_div(product.k, Traits::Config::kK)), has_other_masks)};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue),
-          zero_fill,
-          ordering,
-          list,
-          product.sums};
+          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill,
+          TileScheduler<Traits>::to_underlying_arguments(schedule)};
 }
 
 template <class Traits>
@@ -104,8 +72,7 @@ cudaError_t allow_shared_memory() {
 }
 
 template <class Traits>
-cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
-                   cudaStream_t stream) {
+cudaError_t launch_kernel(Product const& product, Schedule const& schedule, cudaStream_t stream) {
   if (find_encode_tiled() == nullptr) {
     return cudaErrorNotSupported;
   }
@@ -113,8 +80,9 @@ cudaError_t launch(Product const& product, TileList const& list, int32_t ctas,
   if (status != cudaSuccess) {
     return status;
   }
-  LaunchShape const shape{unsigned(ctas), Traits::kThreads, kStorageBytes<Traits>, stream};
-  return launch_overlapped(&matmul_kernel<Traits>, shape, make_params<Traits>(product, list, ctas));
+  LaunchShape const shape{unsigned(schedule.ctas), Traits::kThreads, kStorageBytes<Traits>, stream,
+                          /*overlaps=*/true};
+  return launch(&matmul_kernel<Traits>, shape, make_params<Traits>(product, schedule));
 }
 
 template <Variant kVariant>
@@ -124,7 +92,7 @@ constexpr Major major_of(bool is_contiguous) { return is_contiguous ? Major::K :
 
 // Walks the list of configs for the one of this id.
 template <class Element, bool AKMajor, bool BKMajor, bool NMajor>
-cudaError_t launch_tile(int tile, Product const& product, TileList const& list, int32_t ctas,
+cudaError_t launch_tile(int tile, Product const& product, Schedule const& schedule,
                         cudaStream_t stream) {
   using ThisLayouts = Layouts<major_of(AKMajor), major_of(BKMajor), major_of(NMajor)>;
   cudaError_t status = cudaErrorInvalidValue;
@@ -133,12 +101,12 @@ cudaError_t launch_tile(int tile, Product const& product, TileList const& list, 
     if (id++ == tile) {
       using Config = decltype(config);
       auto const run = [&](auto variant) {
-        return launch<Traits<Element, Config, ThisLayouts, decltype(variant)::value>>(product, list,
-                                                                                      ctas, stream);
+        return launch_kernel<Traits<Element, Config, ThisLayouts, decltype(variant)::value>>(
+            product, schedule, stream);
       };
-      if (product.sums.parts > 1) {
+      if (schedule.sums.split_k > 1) {
         if constexpr (Config::kCanSplit) {
-          status = run(Is<Variant::splits>{});
+          status = run(Is<Variant::split_k>{});
         }
       } else {
         status = product.activation == Activation::none ? run(Is<Variant::plain>{})
@@ -149,4 +117,4 @@ cudaError_t launch_tile(int tile, Product const& product, TileList const& list, 
   return status;
 }
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90

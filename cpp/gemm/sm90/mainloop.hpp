@@ -3,20 +3,25 @@
 #pragma once
 
 #include "gemm/sm90/config.hpp"
+
 #include "mask/k_tiles.hpp"
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 template <class Traits>
 struct Mainloop {
   using Element = typename Traits::Element;
   using Config = typename Traits::Config;
   using Layouts = typename Traits::Layouts;
-  using Pipeline = typename Traits::MainloopPipeline;
-  using State = typename Traits::MainloopState;
-  using SharedStorage = typename Traits::SharedStorage;
+  using Pipeline = cutlass::PipelineTmaAsync<Config::kStages>;
+  using State = cutlass::PipelineState<Config::kStages>;
   using StrideA = typename Traits::template Stride<Layouts::kA>;
   using StrideB = typename Traits::template Stride<Layouts::kB>;
+
+  struct SharedStorage {
+    alignas(1024) cute::array<Element, cute::cosize_v<typename Traits::SmemA>> a;
+    alignas(1024) cute::array<Element, cute::cosize_v<typename Traits::SmemB>> b;
+  };
 
   struct Arguments {
     Element const* a;
@@ -26,8 +31,6 @@ struct Mainloop {
     int32_t m;
     int32_t n;
     int32_t k;
-    Lines a_lines;
-    Lines b_lines;
   };
 
   static auto make_tma_a(Element const* a, int32_t m, int32_t k, StrideA stride) {
@@ -49,18 +52,11 @@ struct Mainloop {
     int32_t m;
     int32_t n;
     int32_t k;
-    Lines a_lines;
-    Lines b_lines;
   };
 
   static Params to_underlying_arguments(Arguments const& args) {
     return {make_tma_a(args.a, args.m, args.k, args.a_stride),
-            make_tma_b(args.b, args.n, args.k, args.b_stride),
-            args.m,
-            args.n,
-            args.k,
-            args.a_lines,
-            args.b_lines};
+            make_tma_b(args.b, args.n, args.k, args.b_stride), args.m, args.n, args.k};
   }
 
   CUTLASS_DEVICE static void prefetch(Params const& params) {
@@ -68,9 +64,24 @@ struct Mainloop {
     cute::prefetch_tma_descriptor(params.tma_b.get_tma_descriptor());
   }
 
-  // One thread issues the loads of one output tile and returns the state behind them.
+  CUTLASS_DEVICE static Pipeline make_pipeline(typename Pipeline::SharedStorage& shared,
+                                               int warp_group, bool loads) {
+    typename Pipeline::Params params;
+    params.transaction_bytes = Traits::kStageBytes;
+    params.role =
+        warp_group == 0 ? Pipeline::ThreadCategory::Producer : Pipeline::ThreadCategory::Consumer;
+    params.is_leader = loads;
+    // One arrival a warp for each stage.
+    params.num_consumers = kConsumerWarpGroups * cutlass::NumWarpsPerWarpGroup;
+    return Pipeline(shared, params, cute::Shape<cute::_1, cute::_1, cute::_1>{});
+  }
+
+  // One thread issues the loads of the K tiles that an iterator gives and returns the state behind
+  // them. `begun()` is called for each K tile.
+  template <class KTileIterator, class Begun>
   CUTLASS_DEVICE static State load(Params const& params, TileRecord const& record,
-                                   Pipeline& pipeline, State write, SharedStorage& shared) {
+                                   KTileIterator k_tiles, Pipeline& pipeline, State write,
+                                   SharedStorage& shared, Begun const& begun) {
     using namespace cute;
     Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
     Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
@@ -87,18 +98,7 @@ struct Mainloop {
     auto [tBgB, tBsB] = tma_partition(params.tma_b, Int<0>{}, Layout<_1>{}, group_modes<0, 2>(sB),
                                       group_modes<0, 2>(gB));  // (TMA,n,k), (TMA,SLOT*PIPE)
 
-    KTiles k_tiles(params.a_lines.of(record.m * Config::kM),
-                   params.b_lines.of(record.slot[0] * Config::kSlotN),
-                   int32_t(ceil_div(params.k, Config::kK)));
-
-    int32_t left = record.k_tiles;
-    if constexpr (Traits::kSplits) {
-      k_tiles.skip(record.k_before);
-    }
     for (int32_t k_tile = k_tiles.next(); k_tile != kNoKTile; k_tile = k_tiles.next()) {
-      if (Traits::kSplits && left-- == 0) {
-        break;
-      }
       pipeline.producer_acquire(write);
       auto* barrier = pipeline.producer_get_barrier(write);
       int32_t const stage = write.index();
@@ -115,9 +115,7 @@ struct Mainloop {
         }
       }
       ++write;
-      if constexpr (!Traits::kSplits) {
-        atomicAdd(&shared.begun, 1);  // which needs no register for the count
-      }
+      begun();
     }
     return write;
   }
@@ -133,7 +131,7 @@ struct Mainloop {
     Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
     // With zeros to start from, an output tile without live K tiles needs no case of its own.
     clear(acc);
-    if constexpr (Config::kGroupSlots < Config::kSlots) {
+    if constexpr (Config::kHasParallelSlots) {
       if (Config::slot_of(record, warp_group, 0) == kNoSlot) {
         return pass_by(record.k_tiles, pipeline, read);
       }
@@ -214,4 +212,4 @@ struct Mainloop {
   }
 };
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90

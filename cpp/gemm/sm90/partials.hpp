@@ -1,31 +1,30 @@
-// Tiles split along k: each part is a CTA of its own and sums up its share of a tile's live K
-// tiles. All but the last part leave their sums in memory; the last adds them to its own, in the
-// order of the parts, so that the result is the same in every run.
+// Split-K: each split of a tile is a CTA of its own and sums up its share of the tile's live K
+// tiles. All but the last split leave their sums in memory; the last adds them to its own, in the
+// order of the splits, so that the result is the same in every run.
 
 #pragma once
 
-#include <cutlass/arch/barrier.h>
-
-#include "gemm/product.hpp"
+#include "gemm/sm90/barriers.hpp"
 #include "gemm/sm90/config.hpp"
+#include "schedule/schedule.hpp"
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 template <class Traits>
 struct Partials {
   static constexpr int kThreads = cutlass::NumThreadsPerWarpGroup;
 
-  // True where `acc` now holds the sum of all parts, which is in the last one.
+  // True where `acc` now holds the sum of all splits: in the last one.
   template <class Accumulator>
   CUTLASS_DEVICE static bool add_up(PartialSums const& sums, Accumulator& acc, int warp_group) {
-    auto const part = int32_t(blockIdx.x) / sums.tiles;
-    if (part < sums.parts - 1) {
+    auto const split = int32_t(blockIdx.x) / sums.tiles;
+    if (split < sums.split_k - 1) {
       leave(sums, int32_t(blockIdx.x), acc, warp_group);
       return false;
     }
     // Those that are waited for have lower indices. CTAs start in the order of their indices, which
     // CUDA does not promise, but everything that waits within a grid builds upon: so they run.
-    for (int32_t cta = int32_t(blockIdx.x) - part * sums.tiles; cta < int32_t(blockIdx.x);
+    for (int32_t cta = int32_t(blockIdx.x) - split * sums.tiles; cta < int32_t(blockIdx.x);
          cta += sums.tiles) {
       add(sums, cta, acc, warp_group);
     }
@@ -48,13 +47,6 @@ struct Partials {
   CUTLASS_DEVICE static unsigned long long* flag_of(PartialSums const& sums, int32_t cta,
                                                     int warp_group) {
     return sums.flags + int64_t(cta) * kConsumerWarpGroups + warp_group;
-  }
-
-  // The barrier's assembly does not tell the compiler that it orders memory accesses.
-  CUTLASS_DEVICE static void meet(int warp_group) {
-    asm volatile("" ::: "memory");
-    cutlass::arch::NamedBarrier::sync(kThreads, warp_group);
-    asm volatile("" ::: "memory");
   }
 
   // From L2: what lies in L1 may be older.
@@ -109,4 +101,4 @@ struct Partials {
   }
 };
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90

@@ -4,12 +4,13 @@
 
 #pragma once
 
+#include "gemm/sm90/config.hpp"
+
 #include <algorithm>
 
-#include "gemm/sm90/config.hpp"
 #include "schedule/ordering.hpp"
 
-namespace sparsedrop {
+namespace sparsedrop::sm90 {
 
 template <class Traits>
 struct ZeroFill {
@@ -18,6 +19,23 @@ struct ZeroFill {
   static constexpr int kVector = 16 / sizeof(Element);  // contiguous extents are multiples of it
   static constexpr bool kNMajor = Traits::Layouts::kD == Major::K;
   static constexpr int kRowVectors = (kNMajor ? Config::kSlotN : Config::kM) / kVector;
+
+  // K tiles that the CTA has begun to load; kAllKTiles once it has begun the last.
+  struct SharedStorage {
+    int32_t begun;
+  };
+  static constexpr int32_t kAllKTiles = INT32_MAX;
+
+  CUTLASS_DEVICE static void count_no_k_tile(SharedStorage& shared) { shared.begun = 0; }
+  // Split products have no mask on D, and nothing to count for.
+  CUTLASS_DEVICE static void count_k_tile(SharedStorage& shared) {
+    if constexpr (!Traits::kSplits) {
+      atomicAdd(&shared.begun, 1);  // which needs no register for the count
+    }
+  }
+  CUTLASS_DEVICE static void count_all_k_tiles(SharedStorage& shared) {
+    atomicExch(&shared.begun, kAllKTiles);
+  }
 
   struct Params {
     Element* d;
@@ -30,17 +48,28 @@ struct ZeroFill {
   // K tiles that a CTA begins to load for each slot that is passed, live or dropped: so few that
   // nearly all zeros are written before the last tile is finished. On an H200 1 to 3 K tiles a slot
   // save 1 to 3 % of dX at p = 0.7 (2048^3, 4096^3, 8192x4096x1024), three times as many no more.
-  static constexpr int32_t kMostPerSlot = 2;
+  // A CTA passes more slots than it computes, and where operands are masked too it loads only some
+  // of their K tiles: so many K tiles of the problem allow for one more of a slot.
+  static constexpr int32_t kMaxPerSlot = 2;
+  static constexpr int32_t kKTilesForOne = 16;
+  static constexpr int32_t kMaskedKTilesForOne = 64;
   static int32_t pace(int32_t k_tiles, bool has_other_masks) {
-    return std::min(kMostPerSlot, k_tiles / (has_other_masks ? 64 : 16));
+    return std::min(kMaxPerSlot, k_tiles / (has_other_masks ? kMaskedKTilesForOne : kKTilesForOne));
   }
 
-  // By `threads` threads of each CTA: every ctas-th slot of every line of tiles. `begun` counts the
-  // K tiles that the CTA has begun to load.
-  CUTLASS_DEVICE static void run(Params const& params, Ordering const& by,
-                                 int32_t const volatile* begun, int32_t thread, int32_t threads) {
+  // The last warps of the first warp group.
+  static constexpr int32_t kFirstThread = 2 * cutlass::NumThreadsPerWarp;
+  static constexpr int32_t kThreads = cutlass::NumThreadsPerWarpGroup - kFirstThread;
+
+  // By those threads of each CTA: every ctas-th slot of every line of tiles, if D has a mask.
+  CUTLASS_DEVICE static void run(Params const& params, Ordering const& by, SharedStorage& shared) {
+    if (by.d_lines.words == nullptr) {
+      return;
+    }
     constexpr unsigned kPause = 100;  // nanoseconds, a third of what a K tile takes
-    FullGrid const& grid = by.grid;
+    auto const thread = int32_t(threadIdx.x) - kFirstThread;
+    int32_t const volatile* const begun = &shared.begun;
+    Grid const& grid = by.grid;
     int32_t due = 0;
     for (auto i = int64_t(blockIdx.x); i < int64_t(grid.lines) * grid.slots; i += gridDim.x) {
       auto const line = int32_t(i / grid.slots);
@@ -55,9 +84,9 @@ struct ZeroFill {
         int32_t const rows = min(Config::kM, params.m - m);
         int32_t const columns = min(Config::kSlotN, params.n - n);
         if (kNMajor) {
-          fill(params.d + m * params.ld + n, params.ld, rows, columns, thread, threads);
+          fill(params.d + m * params.ld + n, params.ld, rows, columns, thread);
         } else {
-          fill(params.d + n * params.ld + m, params.ld, columns, rows, thread, threads);
+          fill(params.d + n * params.ld + m, params.ld, columns, rows, thread);
         }
       }
     }
@@ -66,10 +95,10 @@ struct ZeroFill {
  private:
   // Neighbouring threads write neighbouring vectors of one row, and go down the rows together.
   CUTLASS_DEVICE static void fill(Element* corner, int64_t ld, int32_t rows, int32_t contiguous,
-                                  int32_t thread, int32_t threads) {
+                                  int32_t thread) {
     int32_t const column = thread % kRowVectors * kVector;
     int32_t const first = thread / kRowVectors;
-    int32_t const step = threads / kRowVectors;
+    constexpr int32_t step = kThreads / kRowVectors;
     if (column < contiguous) {
       Element* at = corner + first * ld + column;
 #pragma unroll 4
@@ -81,4 +110,4 @@ struct ZeroFill {
   }
 };
 
-}  // namespace sparsedrop
+}  // namespace sparsedrop::sm90

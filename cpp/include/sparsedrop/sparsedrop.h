@@ -19,7 +19,7 @@
 
 namespace sparsedrop {
 
-// Extents of blocks along a mask's bits are counted in units of one K tile of the kernels.
+// One bit of a mask stands for so many elements: the depth of a K tile of the kernels.
 constexpr int kMaskUnit = 64;
 
 // Words of 32 mask units that one line (block row or block column) over `extent` elements takes.
@@ -30,13 +30,15 @@ constexpr int64_t mask_line_words(int64_t extent) {
 // What the kernels read of a block mask over a [rows, cols] matrix. Both block extents are
 // multiples of kMaskUnit. `row_words` is [ceil(rows / block_rows), mask_line_words(cols)]: bit u %
 // 32 of word u / 32 of line r is set where block row r is live at columns [64 u, 64 u + 64).
-// `col_words` is the same for the block columns over the rows. A null `row_words` means: no mask.
+// `col_words` is the same for the block columns over the rows. Blocks of 0 rows: no mask.
 struct Mask {
   uint32_t const* row_words = nullptr;
   uint32_t const* col_words = nullptr;
   int32_t block_rows = 0;
   int32_t block_cols = 0;
 };
+
+constexpr bool is_mask(Mask const& mask) { return mask.block_rows != 0; }
 
 // How a mask's matrix is cut into blocks; the last block row and column may be ragged.
 struct Blocking {
@@ -52,7 +54,8 @@ cudaError_t mask_words(uint8_t const* live, Blocking const& blocking, uint32_t* 
                        uint32_t* col_words, cudaStream_t stream);
 
 // One draw of a whole grid: `keep` is each block's probability to be live, `seed` and `offset` are
-// the state of a Philox4x32-10 generator as torch's GPU generators have it. It uses up 4 of offset.
+// the state of a Philox4x32-10 generator as torch's GPU generators have it. It advances offset
+// by 4.
 struct BernoulliDraw {
   double keep;
   uint64_t seed;
@@ -65,11 +68,12 @@ struct BernoulliDraw {
 cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, uint8_t* live,
                            uint32_t* row_words, uint32_t* col_words, cudaStream_t stream);
 
-// Draws a grid with exactly `keep` live blocks in each row and, to within one, equally many in each
-// column. Rows come in bands of grid_cols / gcd(keep, grid_cols). `keys` holds one random int32 per
-// band and column: their ranks permute the band's columns, and row j of the band keeps the columns
-// of rank j·keep ... j·keep + keep - 1 (mod grid_cols). 0 < keep < grid_cols. One launch.
-cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t keep,
+// Draws a grid with exactly `count` live blocks in each row and, to within one, equally many in
+// each column. Rows come in bands of grid_cols / gcd(count, grid_cols). `keys` holds one random
+// int32 per band and column: their ranks permute the band's columns, and row j of the band keeps
+// the columns of rank j·count ... j·count + count - 1 (mod grid_cols). 0 < count < grid_cols. One
+// launch.
+cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t count,
                           uint8_t* live, cudaStream_t stream);
 
 enum class DataType { bf16 = 0, fp16 = 1 };
@@ -89,9 +93,14 @@ struct Matrix {
 // Sums of the columns of a [rows, cols] matrix over its live blocks, such as a bias's gradient: in
 // fp32, rounded once into the `cols` elements of `out`, the same in every run. The matrix is
 // row-major and 16-byte aligned; cols and its leading dimension are multiples of 8; rows >= 1, and
-// 1 <= cols <= 64 · 65535. cudaErrorInvalidValue where that is not so. One launch.
+// 1 <= cols <= kMaxSumColumns. cudaErrorInvalidValue where that is not so. One launch.
+constexpr int64_t kMaxSumColumns = 64 * 65535;
+
 cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
                         Mask const& mask, void* out, cudaStream_t stream);
+
+// Tiles reach past the last row and column, and both are counted in 32 bits.
+constexpr int64_t kMaxExtent = INT32_MAX - 256;
 
 // One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
 //
@@ -100,7 +109,7 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
 // rounded P. Dropped blocks of P are not written; it overlaps nothing else.
 //
 // Base pointers are 16-byte aligned; n, the contiguous extents of A and B, and all leading
-// dimensions are multiples of 8; extents are below 2^31 - 256.
+// dimensions are multiples of 8; extents are 1 to kMaxExtent.
 struct Problem {
   DataType dtype = DataType::bf16;
   int64_t m = 0;
@@ -119,6 +128,18 @@ struct Problem {
   Activation activation = Activation::none;
 };
 
+// A family of kernels, named by the compute capability that it was written for.
+enum class Architecture { sm90 = 90 };
+
+// Those that are compiled in, best first: 0 <= i < architecture_count(). What follows is asked of
+// one of them.
+int architecture_count();
+Architecture architecture(int i);
+char const* name(Architecture architecture);
+
+// Whether a GPU of that compute capability runs its kernels.
+bool runs_on(Architecture architecture, int major, int minor);
+
 // The work of one CTA. A tile is n / slot_n slots side by side; the slots of one tile may lie
 // anywhere along n as long as they share their list of live K tiles.
 struct Tile {
@@ -126,40 +147,46 @@ struct Tile {
   int32_t n;
   int32_t k;
   int32_t slot_n;
+  Architecture architecture;
 };
 
-// The tiles that are compiled in, in the order of their ids: 0 <= id < tile_count().
-int tile_count();
-Tile tile(int id);
+// The tiles in the order of their ids: 0 <= id < tile_count().
+int tile_count(Architecture architecture);
+Tile tile(Architecture architecture, int id);
 
-// How to run a problem: which tile, and in which orientation. With `swap`, the transposed problem
-// Dᵀ = Bᵀ Aᵀ is run, so that tile.m runs along n and tile.n along m.
-//
-// Where there are few tiles and k is long, each may be split along its live K tiles into `parts`,
-// multiplied side by side and added up in one order: without a mask on D and an activation, for
-// tiles whose n is kMostSplitN at most, and where all parts together have no more than
-// kMostSplitSlots slots. Beyond, there are tiles enough, and their sums would fill 256 MB.
+// Split-K: where there are few tiles and k is long, each may be split along its live K tiles into
+// up to max_split_k, which are multiplied side by side and added up in one order: without a mask on
+// D and an activation, for tiles of max_split_n columns at most, and where the splits of all tiles
+// have no more than max_split_slots slots. Beyond, there are tiles enough, and their sums would
+// fill 256 MB.
+struct Limits {
+  int32_t max_split_k;
+  int32_t max_split_n;
+  int64_t max_split_slots;
+};
+
+Limits limits(Architecture architecture);
+
+// How to run a problem: which tile, in which orientation, and split along k into how many. With
+// `swap`, the transposed problem Dᵀ = Bᵀ Aᵀ is run, so that tile.m runs along n and tile.n along m.
 struct Choice {
   int tile = 0;
   bool swap = false;
-  int parts = 1;  // 1 ... kMaxParts
+  int split_k = 1;
+  Architecture architecture = Architecture::sm90;
 };
-
-constexpr int kMaxParts = 8;
-constexpr int kMostSplitN = 128;
-constexpr int64_t kMostSplitSlots = 8192;
 
 // Null where the kernels can run the problem this way, else the reason why not.
 char const* refusal(Problem const& problem, Choice choice);
 
-// Bytes of device memory that matmul() needs: the sums of parts, or the list of output tiles, where
-// they are so many, or so unequal, that CTAs cannot find their own. Looks at extents and blocks
-// only: addresses may still be null. A mask is one whose block_rows are not 0.
+// Bytes of device memory that matmul() needs: partial sums of split-K, or the list of output tiles,
+// where they are so many, or so unequal, that CTAs cannot find their own. Looks at extents and
+// blocks only: addresses may still be null. 0 where the problem cannot be run this way.
 size_t workspace_bytes(Problem const& problem, Choice choice);
 
 // Launches the product. `workspace` is 16-byte aligned, comes with anything in it, belongs to one
 // launch at a time and is free to reuse once the stream has passed. cudaErrorInvalidValue where
-// refusal() has a reason, or the workspace is none.
+// refusal() has a reason, or a workspace is needed and missing or not aligned.
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream);
 
 }  // namespace sparsedrop

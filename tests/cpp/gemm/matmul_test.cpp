@@ -3,7 +3,7 @@
 #include <string>
 
 #include "gemm/product.hpp"
-#include "schedule/tile_list.hpp"
+#include "schedule/schedule.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
@@ -12,6 +12,10 @@ namespace {
 // Never read: these tests launch nothing.
 alignas(16) char kMemory[32];
 uint32_t const kWords[1] = {0};
+
+constexpr Architecture kSm90 = Architecture::sm90;
+int const kTiles = tile_count(kSm90);
+Tile sm90_tile(int id) { return tile(kSm90, id); }
 
 Mask mask(int32_t block_rows, int32_t block_cols) {
   return {kWords, kWords, block_rows, block_cols};
@@ -34,18 +38,31 @@ std::string reason(Problem const& p, Choice choice) {
   return text == nullptr ? "" : text;
 }
 
+TEST(Architectures, SayWhatTheyRunOn) {
+  ASSERT_EQ(architecture_count(), 1);
+  EXPECT_EQ(architecture(0), kSm90);
+  EXPECT_STREQ(name(kSm90), "sm90");
+  EXPECT_TRUE(runs_on(kSm90, 9, 0));
+  EXPECT_FALSE(runs_on(kSm90, 8, 9));
+  EXPECT_FALSE(runs_on(kSm90, 10, 0));
+  Problem const p = problem(256, 512, 128);
+  EXPECT_NE(reason(p, {0, false, 1, Architecture(80)}), "");
+  EXPECT_EQ(workspace_bytes(p, {0, false, 1, Architecture(80)}), 0u);
+}
+
 TEST(Tiles, AreWholeSlotsAndOneMaskUnitDeep) {
-  ASSERT_EQ(tile_count(), 4);
-  for (int id = 0; id < tile_count(); ++id) {
-    Tile const t = tile(id);
+  ASSERT_EQ(kTiles, 4);
+  for (int id = 0; id < kTiles; ++id) {
+    Tile const t = sm90_tile(id);
     EXPECT_EQ(t.n % t.slot_n, 0);
     EXPECT_LE(t.n / t.slot_n, kMaxSlots);
     EXPECT_EQ(t.k, kMaskUnit);
+    EXPECT_EQ(t.architecture, kSm90);
   }
 }
 
 TEST(Refusal, TakesAPlainProblemEitherWay) {
-  for (int id = 0; id < tile_count(); ++id) {
+  for (int id = 0; id < kTiles; ++id) {
     EXPECT_EQ(reason(problem(256, 512, 128), {id, false}), "");
     EXPECT_EQ(reason(problem(256, 512, 128), {id, true}), "");
   }
@@ -60,7 +77,7 @@ std::string reason_after(Change change) {
 
 TEST(Refusal, NamesWhatIsWrong) {
   EXPECT_EQ(reason_after([](Problem&) {}), "");
-  EXPECT_NE(reason(problem(256, 512, 128), {tile_count(), false}), "");
+  EXPECT_NE(reason(problem(256, 512, 128), {kTiles, false}), "");
   EXPECT_NE(reason(problem(256, 512, 128), {-1, false}), "");
   EXPECT_NE(reason(problem(0, 512, 128), {0, false}), "");
   EXPECT_NE(reason(problem(int64_t(1) << 31, 512, 128), {0, false}), "");
@@ -74,6 +91,8 @@ TEST(Refusal, NamesWhatIsWrong) {
   EXPECT_NE(reason_after([](Problem& p) { p.n = 505; }), "");  // although ld = 512
   EXPECT_NE(reason_after([](Problem& p) { p.a_mask = mask(100, 128); }), "");
   EXPECT_NE(reason_after([](Problem& p) { p.a_mask = mask(0, 128); }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.a_mask = {nullptr, nullptr, 128, 128}; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.d_mask = {kWords, nullptr, 128, 128}; }), "");
   EXPECT_NE(reason_after([](Problem& p) { p.dtype = DataType(9); }), "");
   EXPECT_NE(reason_after([](Problem& p) { p.activation = Activation(9); }), "");
 }
@@ -99,11 +118,11 @@ TEST(Matmul, RefusesBeforeItTouchesTheGpu) {
 
 TEST(Refusal, SplitsNarrowTilesOfPlainResults) {
   Problem p = problem(512, 512, 4096);
-  for (int id = 0; id < tile_count(); ++id) {
-    EXPECT_EQ(reason(p, {id, false, 8}).empty(), tile(id).n <= kMostSplitN);
+  for (int id = 0; id < kTiles; ++id) {
+    EXPECT_EQ(reason(p, {id, false, 8}).empty(), sm90_tile(id).n <= limits(kSm90).max_split_n);
     EXPECT_NE(reason(p, {id, false, 0}), "");
     EXPECT_NE(reason(p, {id, false, -1}), "");
-    EXPECT_NE(reason(p, {id, false, kMaxParts + 1}), "");
+    EXPECT_NE(reason(p, {id, false, limits(kSm90).max_split_k + 1}), "");
   }
   p.activation = Activation::relu;
   EXPECT_NE(reason(p, {1, false, 2}), "");
@@ -138,6 +157,14 @@ TEST(Refusal, BlocksAreAWholeNumberOfTiles) {
   EXPECT_EQ(reason(p, {1, true}), "");  // slots of 64 along m
 }
 
+// Masks whose words are not known yet count by their blocks.
+TEST(Workspace, IsEmptyForWhatIsRefused) {
+  Problem p = problem(1024, 1024, 1024);
+  p.b_mask = p.d_mask = {nullptr, nullptr, 128, 128};
+  EXPECT_EQ(workspace_bytes(p, {0, false}), 0u);
+  EXPECT_GT(workspace_bytes(p, {1, false}), 0u);
+}
+
 TEST(Orient, SwapTransposesTheProblem) {
   Problem p = problem(256, 512, 128);
   p.b = {kMemory, 128, Order::col_major};
@@ -163,11 +190,11 @@ TEST(Workspace, IsEmptyWithoutAList) {
   EXPECT_EQ(workspace_bytes(p, {0, false}), 0u);
   p.d_mask = mask(128, 128);
   EXPECT_EQ(workspace_bytes(p, {0, false}), 0u);
-  EXPECT_GT(workspace_bytes(p, {0, true}), 0u);  // a's mask plays that of b
+  EXPECT_GT(workspace_bytes(p, {1, true}), 0u);  // a's mask plays that of b
   EXPECT_GT(workspace_bytes(problem(128 * 257, 4096, 4096), {0, false}), 0u);
 }
 
-TEST(Workspace, HoldsTheSumsOfAllPartsButOne) {
+TEST(Workspace, HoldsTheSumsOfAllSplitsButOne) {
   Problem const p = problem(300, 520, 4096);
   for (bool swap : {false, true}) {
     size_t const tiles = 3 * 5;
@@ -180,19 +207,20 @@ TEST(Workspace, HoldsTheSumsOfAllPartsButOne) {
 }
 
 TEST(Workspace, HoldsTheLongestList) {
-  for (int id = 0; id < tile_count(); ++id) {
-    Tile const t = tile(id);
+  // Blocks of 768 are a whole number of every tile.
+  for (int id = 0; id < kTiles; ++id) {
+    Tile const t = sm90_tile(id);
     for (int64_t n : {1, 64, 300, 4096}) {
       // Every slot alone in its tile is the worst that masks on B and D together can do.
       int64_t const slots = (n + t.slot_n - 1) / t.slot_n;
       int64_t const lines = (1000 + t.m - 1) / t.m;
       EXPECT_EQ(max_records(1000, n, t), lines * slots);
       Problem p = problem(1000, n, 64);
-      p.b_mask = p.d_mask = mask(128, 128);
+      p.b_mask = p.d_mask = mask(768, 768);
       size_t const bytes = workspace_bytes(p, {id, false});
       EXPECT_GT(bytes, sizeof(TileRecord) * size_t(lines * slots));
       Problem transposed = problem(n, 1000, 64);
-      transposed.a_mask = transposed.d_mask = mask(128, 128);
+      transposed.a_mask = transposed.d_mask = mask(768, 768);
       EXPECT_EQ(workspace_bytes(transposed, {id, true}), bytes);
     }
   }

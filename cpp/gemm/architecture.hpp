@@ -1,0 +1,32 @@
+// What each family of kernels says of itself. matmul.cu knows no more of it than this.
+
+#pragma once
+
+#include "gemm/product.hpp"
+#include "schedule/schedule.hpp"
+
+namespace sparsedrop {
+
+struct KernelTile {
+  Tile tile;
+  bool has_parallel_slots;  // different warp groups multiply its slots at the same time
+};
+
+struct Kernels {
+  Architecture architecture;
+  char const* name;
+  bool (*runs_on)(int major, int minor);  // compute capability
+  bool overlaps;                          // see LaunchShape
+  int32_t warp_groups;                    // that leave partial sums, each for itself
+  Limits limits;
+  KernelTile const* tiles;
+  int tile_count;
+  cudaError_t (*launch)(int tile, Product const& product, Schedule const& schedule,
+                        cudaStream_t stream);
+};
+
+namespace sm90 {
+extern Kernels const kKernels;
+}
+
+}  // namespace sparsedrop

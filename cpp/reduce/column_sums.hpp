@@ -1,0 +1,159 @@
+// Sums of the columns of a masked matrix, in kernels with clusters and without.
+
+#pragma once
+
+#include <cooperative_groups.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_pipeline.h>
+
+#include <cstdint>
+
+#include "common/bits.hpp"
+#include "mask/lines.hpp"
+#include "sparsedrop/sparsedrop.h"
+
+namespace sparsedrop::sums {
+
+namespace cg = cooperative_groups;
+
+// The rows of a stripe of columns, one mask unit wide, are summed in shares, which take its units
+// of rows in turn; then the shares' sums are added up, in one order, so that the sum is repeatable.
+// A cluster has a CTA for each share; where a GPU has no clusters, one CTA sums them all.
+constexpr int kVector = 8;  // elements of 16 bytes
+constexpr int kStripe = kMaskUnit;
+constexpr int kThreadsAcross = kStripe / kVector;
+constexpr int kThreadsDown = 32;
+constexpr int kThreads = kThreadsAcross * kThreadsDown;
+constexpr int kRowsPerThread = kMaskUnit / kThreadsDown;
+constexpr int kShares = 8;
+constexpr int kBatch = 32 / kShares;  // units of a mask word that are in one share
+
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+__device__ inline void store(float value, __nv_bfloat16* at) { *at = __float2bfloat16(value); }
+__device__ inline void store(float value, __half* at) { *at = __float2half(value); }
+
+struct Arguments {
+  void const* data;
+  int64_t rows;
+  int64_t cols;
+  int64_t ld;
+  MaskLines by_col;  // bits along the rows
+  void* out;
+};
+
+// By a CTA: sums of the stripe that starts at `first_col`, over one share of its rows.
+template <class Element>
+__device__ void sum_share(Arguments const& args, int64_t first_col, int32_t share,
+                          float (&found)[kStripe]) {
+  int const across = threadIdx.x % kThreadsAcross;
+  int const down = threadIdx.x / kThreadsAcross;
+  int64_t const col = first_col + across * kVector;
+  auto const* const base = static_cast<Element const*>(args.data) + col;
+  uint32_t const* const line = args.by_col.of(int32_t(first_col));
+  bool const has_col = col < args.cols;
+
+  // A word's units are all under way before the first is summed up, each thread's in places of its
+  // own: through shared memory, since the compiler would load into registers one at a time.
+  __shared__ uint4 loaded[kBatch][kRowsPerThread][kThreads];
+  float sums[kVector] = {};
+  auto const units = int32_t(ceil_div(args.rows, kMaskUnit));
+  for (int32_t word = 0; 32 * word < units; ++word) {
+    uint32_t live = bits_in_word(units, word) & (line == nullptr ? 0xffffffffu : line[word]);
+    live = has_col ? live >> share : 0;
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+#pragma unroll
+      for (int i = 0; i < kRowsPerThread; ++i) {
+        int64_t const row =
+            int64_t(32 * word + b * kShares + share) * kMaskUnit + i * kThreadsDown + down;
+        bool const is_read = ((live >> (b * kShares)) & 1u) != 0 && row < args.rows;
+        // What is not read is filled with zeros.
+        __pipeline_memcpy_async(&loaded[b][i][threadIdx.x], is_read ? base + row * args.ld : base,
+                                sizeof(uint4), is_read ? 0 : sizeof(uint4));
+      }
+    }
+    __pipeline_commit();
+    __pipeline_wait_prior(0);
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+#pragma unroll
+      for (int i = 0; i < kRowsPerThread; ++i) {
+        uint4 const vector = loaded[b][i][threadIdx.x];
+        auto const* const values = reinterpret_cast<Element const*>(&vector);
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) {
+          sums[v] += to_float(values[v]);
+        }
+      }
+    }
+  }
+
+  __shared__ float partial[kThreadsDown][kStripe];
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) {
+    partial[down][across * kVector + v] = sums[v];
+  }
+  __syncthreads();
+  int const own = threadIdx.x;
+  if (own < kStripe) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kThreadsDown; ++i) {
+      sum += partial[i][own];
+    }
+    found[own] = sum;
+  }
+}
+
+// Adds up what the shares have found, if the thread has a column; `of(share)` is a share's sums.
+template <class Element, class Found>
+__device__ void add_shares(Arguments const& args, int64_t first_col, Found const& of) {
+  int const own = threadIdx.x;
+  if (own < kStripe && first_col + own < args.cols) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int share = 0; share < kShares; ++share) {
+      sum += of(share)[own];
+    }
+    store(sum, static_cast<Element*>(args.out) + first_col + own);
+  }
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define SPARSEDROP_HAS_CLUSTERS 0
+#else
+#define SPARSEDROP_HAS_CLUSTERS 1
+#endif
+
+// CTA x of a row of the grid is that of share x in its cluster.
+template <class Element>
+__global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args) {
+#if SPARSEDROP_HAS_CLUSTERS
+  cg::cluster_group const cluster = cg::this_cluster();
+  auto const share = int32_t(cluster.block_rank());
+  int64_t const first_col = int64_t(blockIdx.y) * kStripe;
+  __shared__ float found[kStripe];
+  sum_share<Element>(args, first_col, share, found);
+  cluster.sync();
+  if (share == 0) {
+    add_shares<Element>(args, first_col,
+                        [&](int other) { return cluster.map_shared_rank(found, other); });
+  }
+  cluster.sync();  // a CTA's shared memory may not go away under a CTA that reads it
+#endif
+}
+
+template <class Element>
+__global__ void __launch_bounds__(kThreads) single_kernel(Arguments const args) {
+  int64_t const first_col = int64_t(blockIdx.y) * kStripe;
+  __shared__ float found[kShares][kStripe];
+  for (int32_t share = 0; share < kShares; ++share) {
+    sum_share<Element>(args, first_col, share, found[share]);
+    __syncthreads();
+  }
+  add_shares<Element>(args, first_col, [&](int share) { return found[share]; });
+}
+
+}  // namespace sparsedrop::sums
