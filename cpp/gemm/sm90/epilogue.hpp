@@ -11,6 +11,7 @@
 
 #include "gemm/activation.hpp"
 #include "gemm/sm90/barriers.hpp"
+#include "gemm/sm90/squares.hpp"
 
 namespace sparsedrop::sm90 {
 
@@ -19,10 +20,14 @@ struct Epilogue {
   using Element = typename Traits::Element;
   using Config = typename Traits::Config;
   using Layouts = typename Traits::Layouts;
-  using StrideD = typename Traits::template Stride<Layouts::kD>;
+  using Squares = sm90::Squares<Traits>;
+  using Square = typename Squares::Square;
+  using StrideD = typename Squares::StrideD;
+  using TmaD = typename Squares::TmaD;
   static constexpr int kStore = Traits::kStore;
   static constexpr int kSquaresPerSlot = Config::kSlotN / kStore;
-  static constexpr int kSquareSize = kStore * kStore;
+  static constexpr int kSquareSize = Squares::kSize;
+  static constexpr int kValues = Squares::kValues;
 
   struct SharedStorage {
     alignas(1024) cute::array<Element, kSquareSize * Traits::kStoreBuffers * kConsumerWarpGroups> d;
@@ -39,15 +44,6 @@ struct Epilogue {
     Activation activation;
   };
 
-  static auto make_tma_d(Element* d, int32_t m, int32_t n, StrideD stride) {
-    return cute::make_tma_copy(
-        cute::SM90_TMA_STORE{},
-        cute::make_tensor(cute::make_gmem_ptr(d), cute::make_shape(m, n), stride),
-        typename Traits::SmemSquare{});
-  }
-
-  using TmaD = decltype(make_tma_d(nullptr, 0, 0, StrideD{}));
-
   struct Params {
     TmaD tma_d;
     int32_t m;
@@ -61,12 +57,15 @@ struct Epilogue {
 
   static Params to_underlying_arguments(Arguments const& args) {
     bool const keeps = args.pre_activation != nullptr;
-    TmaD const tma_d = make_tma_d(args.d, args.m, args.n, args.d_stride);
-    return {
-        tma_d,      args.m,
-        args.n,     args.bias,
-        args.alpha, args.activation,
-        keeps,      keeps ? make_tma_d(args.pre_activation, args.m, args.n, args.d_stride) : tma_d};
+    TmaD const tma_d = Squares::make_tma(args.d, args.m, args.n, args.d_stride);
+    return {tma_d,
+            args.m,
+            args.n,
+            args.bias,
+            args.alpha,
+            args.activation,
+            keeps,
+            keeps ? Squares::make_tma(args.pre_activation, args.m, args.n, args.d_stride) : tma_d};
   }
 
   CUTLASS_DEVICE static void prefetch(Params const& params) {
@@ -77,9 +76,6 @@ struct Epilogue {
   }
 
   static constexpr int kSquares = Config::kGroupN / kStore;
-  static constexpr int kValues = kStore * kStore / cutlass::NumThreadsPerWarpGroup;
-
-  using Square = cutlass::Array<Element, kValues>;  // a thread's values of one
 
   // A thread's part of a finished tile.
   struct Finished {
@@ -150,7 +146,7 @@ struct Epilogue {
     }
     constexpr bool kFitsBuffers = kSquares <= Traits::kStoreBuffers;
     if constexpr (kFitsBuffers) {
-      if (issues()) {
+      if (Squares::issues()) {
         cute::tma_store_wait<0>();
       }
       meet(warp_group);
@@ -169,7 +165,7 @@ struct Epilogue {
     CUTLASS_PRAGMA_UNROLL
     for (int square = 0; square < kSquares; ++square) {
       if (slot_of(finished, square) != kNoSlot) {
-        write(finished.squares[square], place(square));
+        Squares::write(finished.squares[square], place(square));
         send(params.tma_d, params, square, finished, place(square), warp_group);
       }
     }
@@ -216,11 +212,11 @@ struct Epilogue {
     }
     Element* const at = buffer(shared, warp_group, finished.buffer);
     // The store that last used this buffer has read it once all but the newest have.
-    if (issues()) {
+    if (Squares::issues()) {
       cute::tma_store_wait<Traits::kStoreBuffers - 1>();
     }
     meet(warp_group);
-    write(values, at);
+    Squares::write(values, at);
     send(tma, params, square, finished, at, warp_group);
     finished.buffer = (finished.buffer + 1) % Traits::kStoreBuffers;
   }
@@ -229,41 +225,10 @@ struct Epilogue {
     return shared.d.data() + (warp_group * Traits::kStoreBuffers + number) * kSquareSize;
   }
 
-  // One thread of a warp group.
-  CUTLASS_DEVICE static bool issues() { return threadIdx.x % cutlass::NumThreadsPerWarpGroup == 0; }
-
-  // A thread's values into the square in shared memory.
-  CUTLASS_DEVICE static void write(Square& square, Element* at) {
-    using namespace cute;
-    using StoreMatrix =
-        conditional_t<Layouts::kD == Major::MN, SM90_U16x8_STSM_T, SM90_U32x4_STSM_N>;
-    auto copy_to_smem = make_tiled_copy_C(Copy_Atom<StoreMatrix, Element>{}, square_mma());
-    auto thread_copy = copy_to_smem.get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup);
-    Tensor values =
-        make_tensor(make_rmem_ptr(square.data()),
-                    partition_fragment_C(square_mma(), Shape<Int<kStore>, Int<kStore>>{}).layout());
-    copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(in_smem(at)));
-  }
-
-  // The copy engine takes the square from there, once the whole warp group has written it.
   CUTLASS_DEVICE static void send(TmaD const& tma, Params const& params, int square,
                                   Finished const& finished, Element* at, int warp_group) {
-    using namespace cute;
-    tma_store_fence();
-    meet(warp_group);
-    if (issues()) {
-      Tensor mD = tma.get_tma_tensor(make_shape(params.m, params.n));
-      int32_t const column = column_of(slot_of(finished, square), square);
-      Tensor gD = local_tile(mD, Shape<Int<kStore>, Int<kStore>>{},
-                             make_coord(finished.m / kStore, column / kStore));  // (64,64)
-      auto block = tma.get_slice(Int<0>{});
-      copy(tma, block.partition_S(in_smem(at)), block.partition_D(gD));
-      tma_store_arrive();
-    }
-  }
-
-  CUTLASS_DEVICE static auto in_smem(Element* at) {
-    return cute::make_tensor(cute::make_smem_ptr(at), typename Traits::SmemSquare{});  // (64,64)
+    int32_t const column = column_of(slot_of(finished, square), square);
+    Squares::send(tma, {params.m, params.n, finished.m, column}, at, warp_group);
   }
 
   CUTLASS_DEVICE static int32_t slot_of(Finished const& finished, int square) {
@@ -275,20 +240,12 @@ struct Epilogue {
     return slot * Config::kSlotN + square % kSquaresPerSlot * kStore;
   }
 
-  CUTLASS_HOST_DEVICE static auto square_mma() {
-    using namespace cute;
-    return make_tiled_mma(
-        GMMA::ss_op_selector<Element, Element, float, Shape<Int<kStore>, Int<kStore>, Int<64>>>());
-  }
-
   // A thread has two neighbours of every eight columns of a square, in two rows.
   template <class Accumulator>
   CUTLASS_DEVICE static void add_bias(Params const& params, Finished const& finished,
                                       Accumulator& acc) {
     using namespace cute;
-    Tensor place = square_mma()
-                       .get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup)
-                       .partition_C(make_identity_tensor(Shape<Int<kStore>, Int<kStore>>{}));
+    Tensor place = Squares::places();
     if constexpr (Layouts::kD == Major::K) {
       using Pair = cutlass::AlignedArray<Element, 2>;
       CUTLASS_PRAGMA_UNROLL
