@@ -1,5 +1,7 @@
 """Fixtures: every test of an operation runs on each device there is, each time from one seed."""
 
+import random
+
 import pytest
 import torch
 
@@ -8,6 +10,27 @@ from sparsedrop import select
 # The products are small: where other processes keep the cores busy, threads that wait for one
 # another take ten times as long as one thread alone.
 torch.set_num_threads(1)
+
+
+_NOTES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--random-seed", type=int, help="of the random products; else a new one")
+    parser.addoption(
+        "--random-products-seconds", type=float, default=60.0, help="that they run on a GPU"
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("random_seed") is None:
+        config.option.random_seed = random.SystemRandom().randrange(2**31)
+    config.stash[_NOTES] = []
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for note in dict.fromkeys(config.stash[_NOTES]):
+        terminalreporter.write_line(note)
 
 
 def pytest_runtest_setup(item):
@@ -28,3 +51,17 @@ def device(request):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def note(pytestconfig):
+    """Prints a line at the end of the run, also where all is well."""
+    return pytestconfig.stash[_NOTES].append
+
+
+@pytest.fixture
+def random_seed(pytestconfig, note):
+    """Of this run's random products; printed at its end."""
+    seed = pytestconfig.getoption("random_seed")
+    note(f"random products drawn with --random-seed {seed}")
+    return seed
