@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsedrop
-from sparsedrop import BlockMask, _native, reference, select
+from sparsedrop import BlockMask, reference, select
+from sparsedrop.select import kernels
 
 Block = tuple[int, int]
 
@@ -107,7 +108,10 @@ KERNEL_EXTENTS = [(512, 768, 256), (520, 712, 200)]
 KERNEL_ORDERS = list(itertools.product(("row", "col"), repeat=2))
 
 
-TILES = ((128, 256, 64, 128), (128, 128, 64, 64), (64, 128, 64, 64), (128, 192, 64, 64))
+TILES = tuple(
+    select.Tile(*extents)
+    for extents in ((128, 256, 64, 128), (128, 128, 64, 64), (64, 128, 64, 64), (128, 192, 64, 64))
+)
 """Of a build, for requests where there is none."""
 
 BIG = select.Request(
@@ -124,14 +128,14 @@ def only(**blocks: object) -> select.Request:
 OUT = only(out_block=(128, 128), out_keep=0.5)
 
 
-def legal_ways(case: Case, parts: tuple[int, ...] = (1,)) -> list[select.Choice]:
-    """Every tile and orientation of this build's kernels that may run the case in so many parts."""
-    tiles = tuple(_native.C.TILES)
+def legal_ways(case: Case, splits: tuple[int, ...] = (1,)) -> list[select.Choice]:
+    """Every tile and orientation of this build's kernels that may run the case, split so often."""
+    tiles = kernels.tiles_on(9, 0)
     request = select.Request(
         "cuda", torch.bfloat16, case.m, case.n, case.k,
         case.a_block, case.b_block, case.out_block, capability=(9, 0), tiles=tiles,
     )  # fmt: skip
-    ways = itertools.product(["sm90"], range(len(tiles)), (False, True), parts)
+    ways = itertools.product(["kernel"], range(len(tiles)), (False, True), splits)
     choices = [select.Choice(*way) for way in ways]
     return [choice for choice in choices if select.refusal(request, choice) is None]
 

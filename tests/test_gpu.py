@@ -201,7 +201,7 @@ def test_beyond_two_to_the_31_elements():
 def test_other_dtypes_run_densely():
     for dtype in (torch.float32, torch.float64):
         problem = build(Case(256, 384, 128, (128, 128), None, (128, 128)), signs, dtype, GPU)
-        with pytest.raises(ValueError, match="no kernels for"), select.override(path="sm90"):
+        with pytest.raises(ValueError, match="no kernels for"), select.override(path="kernel"):
             sparsedrop.matmul(problem.a, problem.b, **problem.masks)
         for own, truth in zip(matmul_and_grads(problem), oracle(problem), strict=True):
             assert torch.equal(own.double(), truth)
@@ -210,17 +210,27 @@ def test_other_dtypes_run_densely():
 def test_a_failing_launch_raises_and_the_next_one_works():
     a = torch.randn(128, 64, device=GPU, dtype=torch.bfloat16)
     address, stream = a.data_ptr(), _native.current_stream(0)
-    lies = (0, 128, 128, 64, 64, True, 64, True, 128)
+    names = ("dtype", "m", "n", "k", "a_ld", "a_k_major", "b_ld", "b_k_major", "d_ld")
+    lies = dict(zip(names, (0, 128, 128, 64, 64, True, 64, True, 128), strict=True))
+    way = {"architecture": "sm90", "tile": 0, "swap": False, "split_k": 1, "device": 0}
     no_words = [0] * 6
-    launch = _native.C.Launch(*lies, None, None, None, 0, 0, False, 1, 0)
+
+    def make(a_block=None):
+        blocks = {"a_block": a_block, "b_block": None, "d_block": None}
+        return _native.C.Launch(**lies, **blocks, **way, activation=0)
+
+    launch = make()
     with pytest.raises(RuntimeError, match=r"m=128.*not 16-byte aligned"):
         launch(address + 2, address, address, 0, *no_words, 1.0, 0, address, stream)
-    masked = _native.C.Launch(*lies, (128, 64), None, None, 0, 0, False, 1, 0)
-    with pytest.raises(RuntimeError, match="blocks of 128x64 has no words"):
+    masked = make((128, 64))
+    with pytest.raises(RuntimeError, match=r"blocks of A 128x64.*a mask has blocks but no words"):
         masked(address, address, address, 0, *no_words, 1.0, 0, address, stream)
-    with pytest.raises(RuntimeError, match="has words"):
+    with pytest.raises(RuntimeError, match="a mask has words but no blocks"):
         launch(address, address, address, 0, *[address] * 6, 1.0, 0, address, stream)
     with pytest.raises(RuntimeError, match="a pre-activation is stored for gelu and silu only"):
         launch(address, address, address, address + 16, *no_words, 1.0, 0, address, stream)
+    way["architecture"] = "sm20"
+    with pytest.raises(ValueError, match="no kernels of architecture sm20"):
+        make()
     mask = random_mask((128, 64), (128, 64), GPU)
     assert bool(sparsedrop.matmul(a, a.t(), a_mask=mask).isfinite().all())

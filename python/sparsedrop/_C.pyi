@@ -3,19 +3,42 @@
 Every function raises RuntimeError, with the values and CUDA's reason, where a launch fails.
 """
 
-TILES: list[tuple[int, int, int, int]]
-"""(tile_m, tile_n, tile_k, slot_n) of the compiled tiles; the position is the tile's id."""
-
-MAX_PARTS: int
-"""Into how many parts a tile may be split along k."""
-
-MOST_SPLIT_N: int
-"""The widest tile that may be split."""
-
-MOST_SPLIT_SLOTS: int
-"""How many slots all parts of a product may have."""
-
 CUDA_ARCHS: str
+"""Compiled for: such as "90a"."""
+
+MASK_UNIT: int
+"""Elements that one bit of a mask's words stands for."""
+
+MAX_SUM_COLUMNS: int
+"""The most columns that `column_sums` takes."""
+
+DTYPES: dict[str, int]
+"""What the kernels call a dtype, by its name in torch."""
+
+ACTIVATIONS: dict[str, int]
+"""Likewise for activations; "none" is among them."""
+
+class Architecture:
+    """A family of kernels."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tiles(self) -> list[tuple[int, int, int, int]]:
+        """m, n, k, slot_n of its tiles, by their ids."""
+    @property
+    def max_split_k(self) -> int: ...
+    @property
+    def max_split_n(self) -> int: ...
+    @property
+    def max_split_slots(self) -> int: ...
+    @property
+    def max_extent(self) -> int: ...
+    def runs_on(self, major: int, minor: int) -> bool:
+        """Whether a GPU of that compute capability runs its kernels."""
+
+ARCHITECTURES: list[Architecture]
+"""Best first."""
 
 def mask_words(
     live: int,
@@ -45,7 +68,7 @@ def bernoulli_mask(
     /,
 ) -> None: ...
 def balanced_live(
-    keys: int, grid_rows: int, grid_cols: int, keep: int, live: int, device: int, stream: int, /
+    keys: int, grid_rows: int, grid_cols: int, count: int, live: int, device: int, stream: int, /
 ) -> None: ...
 def column_sums(
     dtype: int,
@@ -68,6 +91,7 @@ class Launch:
 
     def __init__(
         self,
+        *,
         dtype: int,
         m: int,
         n: int,
@@ -81,11 +105,11 @@ class Launch:
         b_block: tuple[int, int] | None,
         d_block: tuple[int, int] | None,
         activation: int,
+        architecture: str,
         tile: int,
         swap: bool,
-        parts: int,
+        split_k: int,
         device: int,
-        /,
     ) -> None: ...
     @property
     def workspace_bytes(self) -> int: ...

@@ -8,8 +8,8 @@ is `F.linear(F.dropout(x, 0.5), weight, bias)` with whole blocks dropped, and th
 from importlib import metadata
 
 from sparsedrop import nn, reference, select
-from sparsedrop.block_mask import BlockMask
 from sparsedrop.functional import dropout_linear, linear, matmul
+from sparsedrop.masks import BlockMask
 
 try:
     __version__ = metadata.version("sparsedrop")

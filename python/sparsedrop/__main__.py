@@ -2,6 +2,6 @@
 
 import sys
 
-from sparsedrop.cli import main
+from sparsedrop.tools.cli import main
 
 sys.exit(main())

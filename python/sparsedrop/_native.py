@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from sparsedrop._torch import raw_stream
+
 
 def _load() -> Any:
     if importlib.util.find_spec("sparsedrop._C") is None:
@@ -40,13 +42,19 @@ def runs_on(device: torch.device) -> bool:
     """True where this build has kernels for that device. The device must have its index."""
     if C is None or device.type != "cuda":
         return False
-    return _has_kernels(C.CUDA_ARCHS, *capability(device.index))
+    return has_kernels(*capability(device.index))
 
 
 @functools.cache
-def _has_kernels(architectures: str, major: int, minor: int) -> bool:
-    # An architecture like "90a" runs on exactly that capability, so nothing newer counts.
-    return f"{major}{minor}a" in architectures
+def has_kernels(major: int, minor: int) -> bool:
+    """True where this build has kernels for a GPU of that compute capability."""
+    return C is not None and any(family.runs_on(major, minor) for family in C.ARCHITECTURES)
+
+
+@functools.cache
+def dtype_code(dtype: torch.dtype) -> int:
+    """What the kernels call that dtype; KeyError for others than theirs."""
+    return C.DTYPES[str(dtype).removeprefix("torch.")]
 
 
 def default_generator(device: torch.device) -> torch.Generator:
@@ -59,10 +67,7 @@ def launch_target(device: torch.device) -> tuple[int, int]:
     return device.index, current_stream(device.index)
 
 
-def current_stream(index: int) -> int:
-    """Address of torch's current stream on GPU `index`."""
-    # The address alone: torch.cuda.current_stream() makes a Stream object around it.
-    return torch._C._cuda_getCurrentRawStream(index)
+current_stream = raw_stream
 
 
 def require_build_for(device: torch.device) -> None:

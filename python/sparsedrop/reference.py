@@ -1,18 +1,29 @@
 """What every operation means, in plain PyTorch: differentiable, in any dtype, on any device.
 
-The oracle of tests and benchmarks, and the dense path of whatever has no kernel. A dropped block is
-taken out by `where` and not by a product, since 0 * NaN is NaN.
+The oracle of tests and benchmarks: it imports torch alone. A dropped block is taken out by `where`
+and not by a product, since 0 * NaN is NaN.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.block_mask import BlockMask, Masks
+
+class Mask(Protocol):
+    """What is asked of a mask: a BlockMask has it."""
+
+    @property
+    def T(self) -> Mask:  # noqa: N802 - the name torch gives a transpose
+        """That of the transposed matrix."""
+
+    def expand(self) -> Tensor:
+        """Bool [rows, cols], True where the element is live."""
+
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda x: x,
@@ -26,9 +37,9 @@ def matmul(
     a: Tensor,
     b: Tensor,
     *,
-    a_mask: BlockMask | None = None,
-    b_mask: BlockMask | None = None,
-    out_mask: BlockMask | None = None,
+    a_mask: Mask | None = None,
+    b_mask: Mask | None = None,
+    out_mask: Mask | None = None,
     alpha: float = 1.0,
     bias: Tensor | None = None,
     activation: str | None = None,
@@ -47,9 +58,9 @@ def linear(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    x_mask: BlockMask | None = None,
-    weight_mask: BlockMask | None = None,
-    out_mask: BlockMask | None = None,
+    x_mask: Mask | None = None,
+    weight_mask: Mask | None = None,
+    out_mask: Mask | None = None,
     alpha: float = 1.0,
     activation: str | None = None,
 ) -> Tensor:
@@ -68,7 +79,7 @@ def linear(
 
 
 def dropout_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, x_mask: BlockMask, p: float
+    x: Tensor, weight: Tensor, bias: Tensor | None, x_mask: Mask, p: float
 ) -> Tensor:
     """F.linear(dropout(x, p), weight, bias) for the mask that was drawn."""
     return linear(x, weight, bias, x_mask=x_mask, alpha=dropout_scale(p))
@@ -79,19 +90,6 @@ def dropout_scale(p: float) -> float:
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0
 
 
-def masked_mm(
-    a: Tensor, b: Tensor, bias: Tensor | None, masks: Masks, alpha: float, activation: str | None
-) -> Tensor:
-    """`matmul` with the arguments of `ops.masked_mm`: the dense path."""
-    a_mask, b_mask, out_mask = masks
-    # The dtypes are settled: autocast around a backward pass may not change them again.
-    with torch.autocast(a.device.type, enabled=False):
-        return matmul(
-            a, b, a_mask=a_mask, b_mask=b_mask, out_mask=out_mask,
-            alpha=alpha, bias=bias, activation=activation,
-        )  # fmt: skip
-
-
-def keep_live(matrix: Tensor, mask: BlockMask | None) -> Tensor:
+def keep_live(matrix: Tensor, mask: Mask | None) -> Tensor:
     """The matrix with its dropped blocks exactly 0, whatever stands in them."""
     return matrix if mask is None else torch.where(mask.expand(), matrix, 0)

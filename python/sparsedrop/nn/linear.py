@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.block_mask import check_block_shape, check_p
-from sparsedrop.functional import check_sampler, dropout_linear
+from sparsedrop.functional import dropout_linear
+from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.nn.rated import Rated
 
 
-class SparseDropLinear(nn.Linear):
+class SparseDropLinear(Rated, nn.Linear):
     """Drops blocks of the input with probability p, then applies a linear layer (Lo 2024).
 
     In training `F.linear(dropout(x, p), weight, bias)` whose work on dropped blocks is skipped, in
@@ -22,7 +23,7 @@ class SparseDropLinear(nn.Linear):
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
 
     Raises:
-        ValueError, TypeError: for p, a block shape or a sampler that is none.
+        ValueError, TypeError: if p, the block shape or the sampler is invalid.
     """
 
     def __init__(
@@ -54,13 +55,13 @@ class SparseDropLinear(nn.Linear):
         """The module that shares the parameters of `linear`, and its training flag.
 
         Args:
-            linear: any nn.Linear; of a SparseDropLinear too only the parameters are taken over.
+            linear: any nn.Linear; from a SparseDropLinear, too, only the parameters are taken over.
             p: as for the constructor.
             block_shape: likewise.
             sampler: likewise.
 
         Raises:
-            TypeError: where `linear` is no nn.Linear.
+            TypeError: where `linear` is not an nn.Linear.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, not {type(linear).__name__}")
@@ -76,15 +77,6 @@ class SparseDropLinear(nn.Linear):
         )
         module.weight, module.bias = linear.weight, linear.bias
         return module.train(linear.training)
-
-    @property
-    def p(self) -> float:
-        """Drop probability."""
-        return self._p
-
-    @p.setter
-    def p(self, p: float) -> None:
-        self._p = check_p(p)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""

@@ -1,0 +1,79 @@
+"""Every private name of torch that the package uses, and what a release that moves one changes.
+
+The public ways round them cost the host more per call than a launch does, or do not exist. All are
+looked up when the package is imported: a torch that has renamed one fails there, with its name, and
+not within a training step. `pyproject.toml` has the oldest torch that was tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+_C: Any = torch._C
+
+
+def _private(owner: Any, name: str) -> Any:
+    """A private name of torch; ImportError where this release does not have it."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        raise ImportError(
+            f"sparsedrop uses {owner.__name__}.{name}, which torch {torch.__version__} does not "
+            "have: use the release of torch that sparsedrop was tested with, or a newer sparsedrop"
+        ) from None
+
+
+_dispatch_modes: Callable[[], int] = _private(_C, "_len_torch_dispatch_stack")
+_transforms_are_active: Callable[[], bool] = _private(_C, "_are_functorch_transforms_active")
+_private(forward_ad, "_current_level")
+
+_PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
+
+
+def raw_stream(index: int) -> int:
+    """Address of torch's current stream on GPU `index`.
+
+    The address alone: torch.cuda.current_stream() makes a Stream object around it. A torch without
+    CUDA has no such function, and no stream.
+    """
+    return _C._cuda_getCurrentRawStream(index)
+
+
+def is_watched(*tensors: Tensor) -> bool:
+    """False in eager mode where nobody watches: an op's implementation may then be called itself.
+
+    The dispatcher and its lists cost the host as much as a launch, and they are there for
+    torch.compile, dispatch modes, functorch's transforms, tensor subclasses and views that are
+    negated only when they are read.
+    """
+    if torch.compiler.is_compiling() or _dispatch_modes() or _transforms_are_active():
+        return True
+    for tensor in tensors:  # noqa: SIM110 - a generator costs more than all that it would ask
+        if type(tensor) not in _PLAIN_TYPES or tensor.is_neg():
+            return True
+    return False
+
+
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """True under vmap or a transform of torch.func, and where a tensor has a forward tangent."""
+    if _transforms_are_active():
+        return True
+    return forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(tensor).tangent is not None
+        for tensor in tensors
+        if tensor is not None
+    )
+
+
+def apply_eagerly(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """What `function.apply` calls in the end, without its detour for torch.func's transforms.
+
+    For functions that refuse those: a tenth of a small layer's forward pass on the host.
+    """
+    of_functions: Any = super(torch.autograd.Function, function)
+    return of_functions.apply

@@ -1,0 +1,7 @@
+"""How one product is run, and differentiated."""
+
+from sparsedrop.ops.autograd import multiply
+from sparsedrop.ops.dense import ACTIVATIONS
+from sparsedrop.ops.product import How, Product
+
+__all__ = ["ACTIVATIONS", "How", "Product", "multiply"]

@@ -1,0 +1,164 @@
+"""A product that can be differentiated.
+
+Its gradients are two more products: the incoming gradient carries the output's mask, and the
+gradient of an operand is an output under that operand's mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedrop._torch import apply_eagerly, is_transformed
+from sparsedrop.masks import BlockMask
+from sparsedrop.ops.backend import Backend, backend_for
+from sparsedrop.ops.product import How, Product, transposed
+
+_aten = torch.ops.aten
+
+
+def multiply(p: Product) -> Tensor:
+    """The result of a product on checked arguments, differentiable in a, b and bias."""
+    a, b, bias, how = p
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling and is_transformed(a, b, bias):
+        raise RuntimeError(
+            "a sparsedrop product has neither forward-mode derivatives nor rules for torch.func's "
+            "transforms: compute what needs them with sparsedrop.reference"
+        )
+    how = _without_full_masks(how)
+    needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
+    if needs_grad and torch.is_grad_enabled():
+        apply = _Multiply.apply if is_compiling else _apply_eagerly
+        return apply(a, b, bias, how)
+    return _backend_of(a, b, bias).product(Product(a, b, bias, how))
+
+
+def _without_full_masks(how: How) -> How:
+    """A mask that is known to drop nothing costs nothing."""
+    a_mask, b_mask, out_mask, *_ = how
+    if (
+        (a_mask is None or a_mask.keep != 1.0)
+        and (b_mask is None or b_mask.keep != 1.0)
+        and (out_mask is None or out_mask.keep != 1.0)
+    ):
+        return how
+    a_mask, b_mask, out_mask = (
+        None if mask is None or mask.keep == 1.0 else mask for mask in (a_mask, b_mask, out_mask)
+    )
+    return how._replace(a_mask=a_mask, b_mask=b_mask, out_mask=out_mask)
+
+
+def _backend_of(a: Tensor, b: Tensor, bias: Tensor | None) -> Backend:
+    return backend_for(a, b) if bias is None else backend_for(a, b, bias)
+
+
+class _Multiply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, how: How) -> Tensor:
+        p, activation = Product(a, b, bias, how), how.activation
+        backend = _backend_of(a, b, bias)
+        # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
+        if activation is None or activation == "relu":
+            kept = out = backend.product(p)
+        else:
+            out, kept = backend.product_and_pre_activation(p)
+        need_a, need_b, _, _ = ctx.needs_input_grad
+        # An activation's gradient depends on both, which `_Once` must know.
+        ctx.save_for_backward(
+            a if need_b or activation is not None else None,
+            b if need_a or activation is not None else None,
+            None if activation is None else kept,
+        )
+        # Masks are constants, and small: they need no saving.
+        ctx.how = how
+        ctx.column_major = _is_column_major(a), _is_column_major(b)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, kept = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _gradients(ctx, upstream, a, b, kept)
+        with torch.no_grad():
+            grads = _gradients(ctx, upstream, a, b, kept)
+        if torch.compiler.is_compiling():
+            return grads
+        # Under create_graph: what these gradients depend on is not recorded, and says so.
+        return _Once.apply(upstream, a, b, *grads)
+
+
+_apply_eagerly = apply_eagerly(_Multiply)
+
+
+def _gradients(
+    ctx: Any, upstream: Tensor, a: Tensor, b: Tensor, kept: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    """Gradients of a, b and bias: two products that read in place what the user gave.
+
+    What no gradient needs was not saved, and is None. Where the output is dropped, `kept` and the
+    gradient before the activation may hold anything: all that is done with them leaves it out.
+    """
+    how: How = ctx.how
+    out_mask, alpha, activation, a_turned, b_turned = how[2:]
+    need_a, need_b, need_bias, _ = ctx.needs_input_grad
+    a_column_major, b_column_major = ctx.column_major
+    grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, kept)
+    backend = backend_for(grad, grad if a is None else a, grad if b is None else b)
+    grad_a = grad_b = grad_bias = None
+    if need_a:
+        p = Product(grad, b, None, How(out_mask, how.b_mask, alpha=alpha, b_turned=not b_turned))
+        grad_a = _gradient(backend, p, how.a_mask, a_turned, a_column_major)
+    if need_b:
+        p = Product(a, grad, None, How(how.a_mask, out_mask, alpha=alpha, a_turned=not a_turned))
+        grad_b = _gradient(backend, p, how.b_mask, b_turned, b_column_major)
+    if need_bias:
+        grad_bias = backend.column_sums(grad, out_mask)
+    return grad_a, grad_b, grad_bias, None
+
+
+def _gradient(
+    backend: Backend, p: Product, mask: BlockMask | None, turned: bool, column_major: bool
+) -> Tensor:
+    """The gradient of an operand as it was given, under its mask, lying as it does, with no copy.
+
+    `p` is the gradient of the operand as it plays, without a mask. A product's result is row-major:
+    that of a column-major operand is the transposed one, turned.
+    """
+    if (not turned) if column_major else turned:
+        p = transposed(p)
+    if mask is not None:
+        p = p._replace(how=p.how._replace(out_mask=mask.T if column_major else mask))
+    return backend.product(p).t() if column_major else backend.product(p)
+
+
+class _Once(torch.autograd.Function):
+    """Hands gradients through; raises where they are differentiated by what they depend on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, upstream: Tensor, a: Tensor | None, b: Tensor | None, *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        return grads
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "a sparsedrop product can be differentiated once, not twice: "
+            "compute what needs second derivatives with sparsedrop.reference"
+        )
+
+
+_ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda grad, out: _aten.threshold_backward(grad, out, 0),
+    "gelu": lambda grad, before: _aten.gelu_backward(grad, before),
+    "silu": lambda grad, before: _aten.silu_backward(grad, before),
+}
+
+
+def _is_column_major(matrix: Tensor) -> bool:
+    row_stride, col_stride = matrix.stride()
+    return row_stride == 1 and col_stride != 1

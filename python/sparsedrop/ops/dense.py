@@ -1,0 +1,57 @@
+"""A product by dense ones of the masked operands: what runs where nothing faster can.
+
+A dropped block is taken out by `where` and not by a product, since 0 * NaN is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sparsedrop.masks import BlockMask, expand_live
+from sparsedrop.ops.product import Product, straight
+
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda x: x,
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+}
+
+
+def product(p: Product) -> Tensor:
+    """See `backend.Backend`."""
+    a, b, (a_mask, b_mask, out_mask) = straight(p)
+    # The dtypes are settled: autocast around a backward pass may not change them again.
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = _keep_live(a, a_mask), _keep_live(b, b_mask)
+        start, beta = (a.new_zeros(()), 0) if p.bias is None else (p.bias, 1)
+        out = torch.addmm(start, a, b, beta=beta, alpha=p.how.alpha)
+        return _keep_live(ACTIVATIONS[p.how.activation](out), out_mask)
+
+
+def in_two_steps(run: Callable[[Product], Tensor], p: Product) -> tuple[Tensor, Tensor]:
+    """The result and the pre-activation, by a product without the activation."""
+    before = run(p._replace(how=p.how._replace(activation=None)))
+    return ACTIVATIONS[p.how.activation](before), before
+
+
+def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor:
+    """See `backend.Backend`."""
+    if mask is None:
+        return matrix.sum(0)
+    block_rows = mask.block_shape[0]
+    whole = matrix.shape[0] // block_rows * block_rows
+    wide = torch.float32 if matrix.dtype in (torch.float16, torch.bfloat16) else matrix.dtype
+    sums = matrix[:whole].unflatten(0, (whole // block_rows, block_rows)).sum(1, dtype=wide)
+    if whole < matrix.shape[0]:
+        sums = torch.cat([sums, matrix[whole:].sum(0, keepdim=True, dtype=wide)])
+    live = expand_live(mask.live, (1, mask.block_shape[1]), tuple(sums.shape))  # [R, n]
+    return torch.where(live, sums, 0).sum(0).to(matrix.dtype)
+
+
+def _keep_live(matrix: Tensor, mask: BlockMask | None) -> Tensor:
+    """The matrix with its dropped blocks exactly 0, whatever stands in them."""
+    return matrix if mask is None else torch.where(mask.expand(), matrix, 0)

@@ -1,0 +1,34 @@
+"""Which way a product is run: a printable request, a pure function, a printable choice.
+
+Of all ways that are legal the one with the least expected time is taken. `override` forces a way,
+for benchmarks and for a user who knows better, and so does the environment variable
+SPARSEDROP_SELECT.
+"""
+
+from sparsedrop.select.choosing import candidates, choose, dense_us, expected_us
+from sparsedrop.select.kernels import DTYPES, LIMITS, MAX_EXTENT, Tile, gpu_facts
+from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
+from sparsedrop.select.request import Choice, Request, describe
+from sparsedrop.select.rules import PADDING_PAYS, refusal
+
+__all__ = [
+    "DTYPES",
+    "LIMITS",
+    "MAX_EXTENT",
+    "PADDING_PAYS",
+    "Choice",
+    "Override",
+    "Request",
+    "Tile",
+    "candidates",
+    "choose",
+    "decide",
+    "dense_us",
+    "describe",
+    "expected_us",
+    "gpu_facts",
+    "is_free",
+    "override",
+    "override_from",
+    "refusal",
+]

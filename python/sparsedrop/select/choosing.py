@@ -1,0 +1,156 @@
+"""The way with the least expected time, of all that are legal. Pure functions.
+
+>>> print(choose(request))  # 4096x4096x4096 in bfloat16, half of a dropped in 128x128 blocks
+Choice(path='kernel', tile=0, swap=False, split_k=1,
+       reason='tile 128x256x64: 95 us expected, dense 213')
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from sparsedrop.select import cpu_costs, gpu_costs
+from sparsedrop.select.gpus import costs_of
+from sparsedrop.select.request import Choice, Request, describe, describe_blocks
+from sparsedrop.select.rules import refusal, why_dense
+
+SMALLER, SMALLER_BEYOND_CACHE = 0.03, 0.065
+"""By how much a tile of half the size has to be faster. It reads its operands more often, which the
+costs do not know, and which counts most where their live parts are more than stays in the cache."""
+
+
+MASKING_US = 12.0
+MASKED_BYTES_PER_US = 1.5e6
+"""What masking one matrix costs the dense path on a GPU: some four launches, and reading and
+writing it, each at 3 TB/s."""
+
+
+@functools.lru_cache(maxsize=4096)
+def choose(request: Request) -> Choice:
+    """The path, tile and orientation for a request. Pure."""
+    if request.device != "cuda":
+        return _choose_cpu(request)
+    why = why_dense(request)
+    if why is not None:
+        return Choice("dense", reason=why)
+    legal = [c for c in candidates(request) if refusal(request, c) is None]
+    if not legal:
+        return Choice("dense", reason="no tile divides the blocks: " + describe_blocks(request))
+    choice = best(request, legal)
+    ours, dense = expected_us(request, choice), dense_us(request)
+    reason = f"{describe(request, choice)}: {ours:.0f} us expected, dense {dense:.0f}"
+    return choice._replace(reason=reason) if ours < dense else Choice("dense", reason=reason)
+
+
+def best(request: Request, legal: list[Choice]) -> Choice:
+    """The one with the least expected time, smaller tiles at a handicap; the first of equals."""
+    largest = max(_area(request, choice) for choice in legal)
+    is_cached = sum(request.operand_bytes) <= gpu_costs.CACHE_BYTES
+    smaller = SMALLER if is_cached else SMALLER_BEYOND_CACHE
+
+    def cost(choice: Choice) -> float:
+        halvings = math.log2(largest / _area(request, choice))
+        return expected_us(request, choice) * (1 + smaller * halvings)
+
+    return min(legal, key=cost)
+
+
+def candidates(request: Request, split_k: int | None = None) -> list[Choice]:
+    """Every tile in both orientations, large tiles first, then by what the orientation wastes.
+
+    Whole, and where that may be faster split along k; or split into `split_k`.
+    """
+    choices = [
+        Choice("kernel", tile, swap, count)
+        for tile in range(len(request.tiles))
+        for swap in (False, True)
+        for count in (_splits(request, tile, swap) if split_k is None else (split_k,))
+    ]
+
+    def rank(choice: Choice) -> tuple[float, ...]:
+        return (-_area(request, choice), *_orientation_cost(request, choice))
+
+    return sorted(choices, key=rank)
+
+
+def _splits(request: Request, tile: int, swap: bool) -> tuple[int, ...]:
+    if request.activates or 0 in (request.m, request.n, request.k):
+        return (1,)
+    size = request.tiles[tile]
+    cost = costs_of(request.gpu)[size]
+    count = gpu_costs.best_split(_work(request, swap), size, cost, request.sms)
+    return (1, count) if count > 1 else (1,)
+
+
+def expected_us(request: Request, choice: Choice) -> float:
+    """Expected time of the kernels, in microseconds."""
+    tile, work = request.tiles[choice.tile], _work(request, choice.swap)
+    cost = costs_of(request.gpu)[tile]
+    return gpu_costs.expected_us(work, tile, cost, request.sms, choice.split_k)
+
+
+def dense_us(request: Request) -> float:
+    """Expected time of the dense path, in microseconds: matrices are masked, then multiplied."""
+    m, n, k = request.m, request.n, request.k
+    sizes = zip(request.blocks, (m * k, k * n, m * n), strict=True)
+    masked = [size for block, size in sizes if block is not None]
+    nbytes = request.dtype.itemsize * sum(masked)
+    masking = MASKING_US * len(masked) + nbytes / MASKED_BYTES_PER_US
+    return gpu_costs.dense_us(m, n, k, request.gpu, request.sms) + masking
+
+
+def _work(request: Request, swap: bool) -> gpu_costs.Work:
+    """The product as the kernels run it."""
+    run = request.turned() if swap else request
+    a_keep, b_keep, out_keep = run.keeps
+    k_block = max(
+        1 if run.a_block is None else run.a_block[1],
+        1 if run.b_block is None else run.b_block[0],
+    )
+    itemsize = run.dtype.itemsize
+    return gpu_costs.Work(
+        run.m,
+        run.n,
+        run.k,
+        a_keep * b_keep,
+        -(-run.k // k_block),
+        run.a_block is not None,
+        None if run.b_block is None else run.b_block[1],
+        out_keep,
+        run.out_block,
+        run.operand_bytes[0],
+        float(itemsize * run.k * run.n),
+        float(itemsize * run.m * run.n),
+    )
+
+
+def _choose_cpu(request: Request) -> Choice:
+    """Live parts only, unless blocks are so small that calls cost more than they save."""
+    if request.a_block is request.b_block is request.out_block is None:
+        return Choice("dense", reason="no mask")
+    if request.dtype not in cpu_costs.CALL:
+        return Choice("cpu", reason=f"torch's own product in {request.dtype} is no BLAS call")
+    extents = (request.m, request.n, request.k)
+    keeps = request.keeps
+    pays, reason = cpu_costs.live_parts_pay(request.dtype, extents, request.blocks, keeps)
+    return Choice("cpu" if pays else "dense", reason=reason)
+
+
+def _orientation_cost(request: Request, choice: Choice) -> tuple[float, ...]:
+    """Smaller is better: padding of the last tiles, unpaired slots, b playing a for nothing."""
+    tile = request.tiles[choice.tile]
+    run = request.turned() if choice.swap else request
+    waste = -(-run.m // tile.m) * tile.m * -(-run.n // tile.n) * tile.n
+    # Slots pair up along a line of blocks; an odd count of live ones leaves half a tile empty,
+    # which weighs less the more blocks there are in the line.
+    unpaired = 0.0
+    if run.out_block is not None and tile.n > tile.slot_n:
+        unpaired = 1.0 / -(-run.n // run.out_block[1])
+    masked = request.b_block is not None and request.a_block is None
+    return (waste, unpaired, choice.swap != masked)
+
+
+def _area(request: Request, choice: Choice) -> int:
+    tile = request.tiles[choice.tile]
+    return tile.m * tile.n

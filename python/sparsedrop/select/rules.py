@@ -1,0 +1,68 @@
+"""What the kernels can run, and where the dense path is the only one. Pure functions.
+
+The kernels have the last word: `refusal` in cpp/gemm/matmul.cu decides alike, and a test compares.
+"""
+
+from __future__ import annotations
+
+from sparsedrop.select.kernels import DTYPES, LIMITS, MAX_EXTENT
+from sparsedrop.select.request import Choice, Request, describe_blocks
+
+PADDING_PAYS = 2**30
+"""m * n * k above which copying operands to aligned ones costs less than it saves."""
+
+
+def refusal(request: Request, choice: Choice) -> str | None:
+    """Why the kernels cannot run the request that way; None where they can."""
+    if not 0 <= choice.tile < len(request.tiles):
+        return f"there are tiles 0 to {len(request.tiles) - 1}, not {choice.tile}"
+    tile = request.tiles[choice.tile]
+    limits = LIMITS[tile.architecture]
+    run = request.turned() if choice.swap else request
+    if not 1 <= choice.split_k <= limits.max_split_k:
+        return f"a tile is split into 1 to {limits.max_split_k} along k, not {choice.split_k}"
+    can_split = run.out_block is None and not run.activates and tile.n <= limits.max_split_n
+    if choice.split_k > 1 and not can_split:
+        return (
+            "tiles are split along k where the result has no mask and no activation, and up to "
+            f"{limits.max_split_n} columns wide"
+        )
+    slots = -(-run.m // tile.m) * -(-run.n // tile.slot_n) * choice.split_k
+    if choice.split_k > 1 and slots > limits.max_split_slots:
+        return f"{slots} slots of all splits are more than {limits.max_split_slots}"
+    # Inside a block the list of K tiles is one and the same, so a tile may not cross its border.
+    units = ((tile.m, tile.k), (tile.k, tile.n), (tile.m, tile.slot_n))
+    for name, block, unit in zip(("a", "b", "out"), run.blocks, units, strict=True):
+        if block is not None and (block[0] % unit[0] or block[1] % unit[1]):
+            role = f"{name} of the transposed problem" if choice.swap else name
+            return f"blocks of {role} are {block[0]}x{block[1]}, no multiple of {unit[0]}x{unit[1]}"
+    return None
+
+
+def why_no_kernel(request: Request) -> str | None:
+    """Why the kernels cannot run the request, whatever the tile."""
+    if not request.tiles:
+        return f"no kernels for compute capability {request.capability[0]}.{request.capability[1]}"
+    if request.dtype not in DTYPES:
+        return f"no kernels for {request.dtype}"
+    extents = (request.m, request.n, request.k)
+    if min(extents) == 0:
+        return f"nothing to multiply: m, n, k = {extents}"
+    blocks = request.blocks
+    if max(*extents, *(max(block) for block in blocks if block is not None)) > MAX_EXTENT:
+        return (
+            f"extents above {MAX_EXTENT}: m, n, k = {extents}, blocks of {describe_blocks(request)}"
+        )
+    return None
+
+
+def why_dense(request: Request) -> str | None:
+    """Why the dense path is the better one, or the only one."""
+    why = why_no_kernel(request)
+    if why is not None:
+        return why
+    if request.a_block is request.b_block is request.out_block is None:
+        return "no mask"
+    if not request.aligned and request.m * request.n * request.k < PADDING_PAYS:
+        return "operands would have to be padded, for a small product"
+    return None

@@ -1,0 +1,50 @@
+"""Options that several commands share: what they accept, and the sentence where they do not."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from sparsedrop import _native
+from sparsedrop.tools.cli import UserError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
+
+
+def rate(text: str) -> float:
+    """A drop probability below 1, at which something is left to multiply."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"is a drop probability in [0, 1), not {number}")
+    return number
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name in DEVICES; "auto" is a GPU where this build can use one.
+
+    Raises:
+        UserError: for "cuda" where there is no GPU, or no kernels for one.
+    """
+    usable = torch.cuda.is_available() and _native.C is not None
+    if name == "cuda" and not usable:
+        raise UserError(
+            "--device cuda needs a GPU that torch can use and a build of sparsedrop with CUDA "
+            "kernels: `sparsedrop info` says what there is"
+        )
+    if name == "cpu" or not usable:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def plural(number: int, noun: str) -> str:
+    """Such as "1 thread" and "2 threads"."""
+    return f"{number} {noun}{'s' * (number > 1)}"

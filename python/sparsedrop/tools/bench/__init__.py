@@ -1,0 +1,147 @@
+"""`sparsedrop bench`: the library's products and training steps, timed beside dense ones.
+
+    sparsedrop bench           products against cuBLAS, dense and shrunk
+    sparsedrop bench --step    training steps against nn.Dropout + nn.Linear
+    sparsedrop bench --tune    the constants of this GPU for the selection
+    sparsedrop bench --against OTHER/_C.so    products of this build against another's
+
+Y = (X ∘ M_X) Wᵀ ∘ M_Y with X [M, K] and W [N, K]; M_Y only in the products named "both":
+
+    forward  matmul(x, w.T, a_mask=m_x)                 both     ... and out_mask=m_y
+    dX       matmul(dy, w, out_mask=m_x)                both-dX  ... and a_mask=m_y
+    dW       matmul(dy.T, x, b_mask=m_x)                both-dW  ... and a_mask=m_y.T
+
+"Shrunk" is the dense problem that has only the live extent, rounded to a multiple of 128: the
+practical limit. "Of shrunk" compares rates: the library's live FLOPs per second over the FLOPs per
+second of the shrunk problem. Each figure is a median over several masks, and for each mask over
+laps in which the candidates take turns; it includes all that one call launches. A run of products
+fails where one of them is not the dense one of the masked operands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from sparsedrop.masks import SAMPLERS
+from sparsedrop.tools.arguments import DEVICES, count, pick_device, rate
+from sparsedrop.tools.bench import against, machine, step, sweep, tune
+from sparsedrop.tools.bench.measure import WrongProductError
+from sparsedrop.tools.bench.products import PRODUCTS, Extents
+from sparsedrop.tools.bench.settings import DTYPES, resolve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `sparsedrop bench`."""
+    parser.description = (
+        "Times the library's products beside dense ones of the whole and of the live extent, and "
+        "prints one table; the folder --out gets it as JSON, and as a picture."
+    )
+    add = parser.add_argument
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--step", action="store_true", help="time training steps instead")
+    kind.add_argument(
+        "--tune", action="store_true", help="measure the selection's constants instead"
+    )
+    kind.add_argument(
+        "--against",
+        type=Path,
+        metavar="SO",
+        help="time products against those of another build, whose extension _C this is, and fail "
+        "where they take longer than there",
+    )
+    add("--shapes", type=extents, nargs="+", metavar="MxNxK", help="default: ten, on a CPU two")
+    add("--rates", type=rate, nargs="+", metavar="P", help="default: 0.1 0.3 0.5 0.7")
+    names = list(PRODUCTS)
+    add("--products", choices=names, nargs="+", default=names[:3], help="default: forward dX dW")
+    dtype_help = "default: bfloat16 on a GPU, float32 on a CPU"
+    add("--dtype", choices=tuple(DTYPES), nargs="+", help=dtype_help)
+    block_help = "of the mask of X; default: 128x128"
+    add("--block", type=block, default=(128, 128), metavar="RxC", help=block_help)
+    add(
+        "--both-block",
+        type=block,
+        nargs="+",
+        default=[(128, 128), (128, 256)],
+        metavar="RxC",
+        help="of the mask of Y, for the products named both; default: 128x128 128x256",
+    )
+    add("--sampler", choices=SAMPLERS, default="bernoulli", help="default: bernoulli")
+    add("--masks", type=count, metavar="N", help="draws for each row; default: 4, on a CPU 2")
+    add("--device", choices=DEVICES, default="auto", help="default: auto")
+    add("--seed", type=int, default=0, help="of operands and masks; default: 0")
+    add("--quick", action="store_true", help="few shapes and rates")
+    add("--tiles", action="store_true", help="time every legal tile too, and name the best")
+    add(
+        "--peers",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="time torch BSR and STK too, where they are installed; default: no",
+    )
+    add("--compile", action="store_true", help="with --step: under torch.compile too")
+    out = Path("bench-results")
+    add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints the table, writes JSON and a picture.
+
+    1 where a product is wrong, or slower than that of the build it is measured against.
+    """
+    settings = resolve(args, pick_device(args.device))
+    kind = next((name for name in ("step", "tune", "against") if getattr(args, name)), "products")
+    facts = machine.facts(settings.device)
+    title = machine.title(facts)
+    print(title, flush=True)
+    torch.manual_seed(settings.seed)
+    try:
+        report = _MEASURE[kind](settings)
+    except WrongProductError as error:
+        print(f"sparsedrop bench: {error}", file=sys.stderr)
+        return 1
+
+    print(f"\n{report.text}\n")
+    print("\n".join([*report.sentences, *report.notes]))
+    args.out.mkdir(parents=True, exist_ok=True)
+    saved = [args.out / f"{kind}.json"]
+    results = {
+        "machine": facts,
+        "arguments": settings.as_json(),
+        **report.results,
+        "summary": report.sentences,
+        "notes": report.notes,
+    }
+    saved[0].write_text(json.dumps(results, indent=1) + "\n")
+    if report.panels and importlib.util.find_spec("matplotlib") is None:
+        print('no picture: it needs matplotlib, pip install "sparsedrop[bench]"')
+    elif report.panels:
+        from sparsedrop.tools.bench import plot
+
+        saved.append(args.out / f"{kind}.png")
+        plot.save(report.panels, title, report.y_label, saved[-1])
+    print("saved " + " and ".join(map(str, saved)))
+    return 1 if report.results.get("too_slow") else 0
+
+
+_MEASURE = {"products": sweep.run, "step": step.run, "tune": tune.run, "against": against.run}
+
+
+def extents(text: str) -> Extents:
+    """An argument such as 4096x4096x4096."""
+    try:
+        return Extents.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def block(text: str) -> tuple[int, int]:
+    """An argument such as 128x128."""
+    words = text.split("x")
+    if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"is two extents such as 128x128, not {text!r}")
+    return int(words[0]), int(words[1])

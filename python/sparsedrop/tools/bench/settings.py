@@ -1,0 +1,135 @@
+"""The arguments of a run with every default filled in."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sparsedrop.tools.bench.products import PRODUCTS, Extents, Product
+from sparsedrop.tools.cli import UserError
+from sparsedrop.tools.names import dtype_name
+
+DTYPES = {
+    dtype_name(dtype): dtype
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+}
+
+Block = tuple[int, int]
+
+
+class Defaults(NamedTuple):
+    """What depends on the kind of device."""
+
+    dtype: torch.dtype
+    masks: int
+    shapes: tuple[str, ...]
+    quick_shapes: tuple[str, ...]
+
+
+RATES = (0.1, 0.3, 0.5, 0.7)
+QUICK_RATES = (0.3, 0.5)
+DEFAULTS = {
+    "cuda": Defaults(
+        torch.bfloat16,
+        4,
+        (
+            *("1024x1024x1024", "2048x2048x2048", "4096x4096x4096", "8192x8192x8192"),
+            *("16384x4096x1024", "16384x1024x4096", "8192x4096x1024", "8192x1024x4096"),
+            *("12608x3072x768", "8192x11008x4096"),
+        ),
+        ("2048x2048x2048", "4096x4096x4096", "16384x4096x1024"),
+    ),
+    "cpu": Defaults(torch.float32, 2, ("1024x1024x1024", "2048x2048x2048"), ("1024x1024x1024",)),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows of a run share, and what they differ in."""
+
+    shapes: tuple[Extents, ...]
+    rates: tuple[float, ...]
+    products: tuple[Product, ...]
+    dtypes: tuple[torch.dtype, ...]
+    block: Block  # of the mask of X
+    both_blocks: tuple[Block, ...]  # of the mask of Y
+    sampler: str
+    masks: int
+    device: torch.device
+    seed: int
+    tiles: bool
+    peers: bool
+    compiled: bool
+    against: Path | None  # the extension of another build
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values, named like the options."""
+        return {
+            "shapes": list(map(str, self.shapes)),
+            "rates": list(self.rates),
+            "products": [product.name for product in self.products],
+            "dtype": list(map(dtype_name, self.dtypes)),
+            "block": block_name(self.block),
+            "both_block": list(map(block_name, self.both_blocks)),
+            "sampler": self.sampler,
+            "masks": self.masks,
+            "device": self.device.type,
+            "seed": self.seed,
+            "tiles": self.tiles,
+            "peers": self.peers,
+            "compile": self.compiled,
+            "against": None if self.against is None else str(self.against),
+        }
+
+
+def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
+    """The settings that the arguments ask for on that device.
+
+    Raises:
+        UserError: for options that go neither together nor with the device.
+    """
+    about_kernels = {"tune": args.tune, "tiles": args.tiles, "against": args.against is not None}
+    for option in (name for name, asked in about_kernels.items() if asked):
+        if device.type == "cpu":
+            raise UserError(f"--{option} is about the kernels, which a CPU has not: use a GPU")
+    kind = next((name for name in ("step", "tune", "against") if getattr(args, name)), None)
+    if kind is not None and (args.tiles or args.peers):
+        option = "tiles" if args.tiles else "peers"
+        raise UserError(f"--{option} is about products and dense ones: leave out --{kind}")
+    if args.against is not None and not args.against.is_file():
+        raise UserError(f"--against {args.against} is not a file")
+    if args.compile and not args.step:
+        raise UserError("--compile is about the training step: add --step")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is no folder")
+    defaults = DEFAULTS[device.type]
+    shapes = map(Extents.parse, defaults.quick_shapes if args.quick else defaults.shapes)
+    return Settings(
+        shapes=_distinct(args.shapes or shapes),
+        rates=_distinct(args.rates or (QUICK_RATES if args.quick else RATES)),
+        products=tuple(PRODUCTS[name] for name in _distinct(args.products)),
+        dtypes=tuple(DTYPES[name] for name in _distinct(args.dtype or ())) or (defaults.dtype,),
+        block=args.block,
+        both_blocks=_distinct(args.both_block),
+        sampler=args.sampler,
+        masks=args.masks or defaults.masks,
+        device=device,
+        seed=args.seed,
+        tiles=args.tiles,
+        peers=args.peers,
+        compiled=args.compile,
+        against=args.against,
+    )
+
+
+def block_name(block: Block) -> str:
+    """Such as "128x128"."""
+    return f"{block[0]}x{block[1]}"
+
+
+def _distinct(values: Any) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,74 @@
+"""`sparsedrop info`: what this build can run on this machine, and how."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+
+import sparsedrop
+from sparsedrop import _native, select
+from sparsedrop.operands import DTYPES
+from sparsedrop.tools.names import device_name, dtype_name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`sparsedrop info` has no options."""
+    parser.description = "Prints what this build of sparsedrop can run on this machine, and how."
+
+
+def run(args: argparse.Namespace) -> int:
+    """`sparsedrop info`: one aligned line per fact."""
+    facts = [*_build_facts(), ("paths", _TYPICAL), *_cpu_facts(), *_gpu_facts()]
+    width = max(len(name) for name, _ in facts)
+    for name, fact in facts:
+        print(f"{name:<{width}}  {fact}")
+    return 0
+
+
+_TYPICAL = "as chosen below for m, n, k = 4096, a in blocks of 128x128, p = 0.5"
+
+
+def _build_facts() -> Iterator[tuple[str, str]]:
+    yield "sparsedrop", sparsedrop.__version__
+    yield "torch", torch.__version__
+    if _native.C is None:
+        yield "CUDA kernels", "none: this is a CPU-only build"
+        return
+    yield "CUDA kernels", f"sm_{_native.C.CUDA_ARCHS}"
+    for family in _native.C.ARCHITECTURES:
+        tiles = ", ".join(f"{m}x{n}x{k}" for m, n, k, _ in family.tiles)
+        yield f"  tiles of {family.name}", f"{tiles} (m x n x k)"
+
+
+def _cpu_facts() -> Iterator[tuple[str, str]]:
+    threads = torch.get_num_threads()
+    yield "CPU", f"{device_name(torch.device('cpu'))}, {threads} thread{'s' * (threads > 1)}"
+    for dtype in DTYPES:
+        choice = select.choose(_typical_request("cpu", dtype))
+        yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
+
+
+def _gpu_facts() -> Iterator[tuple[str, str]]:
+    if not torch.cuda.is_available():
+        yield "GPU", "none that this torch can use"
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        major, minor = _native.capability(index)
+        yield f"GPU {index}", f"{device_name(device)}, compute capability {major}.{minor}"
+        try:
+            _native.require_build_for(device)
+        except RuntimeError as error:
+            yield "  unused", str(error)
+            continue
+        for dtype in DTYPES:
+            choice = select.choose(_typical_request("cuda", dtype, index))
+            yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
+
+
+def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.Request:
+    """The product that stands for its dtype, as `_TYPICAL` says."""
+    request = select.Request(device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5)
+    return request if device == "cpu" else request._replace(**select.gpu_facts(index))

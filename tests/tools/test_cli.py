@@ -1,0 +1,119 @@
+"""The command's frame, and `sparsedrop info`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import sparsedrop
+from sparsedrop import _native, select
+from sparsedrop.tools import cli, info
+
+EXTRAS = ("sklearn", "matplotlib", "tqdm")
+
+
+def info_lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    assert cli.main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    column = lines[0].index(sparsedrop.__version__)
+    assert all(line[column - 1] == " " and line[column] != " " for line in lines), "not aligned"
+    return {line[:column].rstrip(): line[column:] for line in lines}
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with one GPU, as far as `info` asks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    properties = SimpleNamespace(name="Some GPU", multi_processor_count=100)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    return monkeypatch
+
+
+def test_info_names_versions_and_the_cpu_path_of_every_dtype(capsys):
+    facts = info_lines(capsys)
+    assert facts["sparsedrop"] == sparsedrop.__version__
+    assert facts["torch"] == torch.__version__
+    assert "p = 0.5" in facts["paths"]
+    assert facts["CPU"].endswith("threads" if torch.get_num_threads() > 1 else "thread")
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        assert facts[f"  {dtype}"]
+
+
+def test_info_says_that_a_build_is_cpu_only(capsys, monkeypatch):
+    monkeypatch.setattr(_native, "C", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    facts = info_lines(capsys)
+    assert facts["CUDA kernels"] == "none: this is a CPU-only build"
+    assert facts["GPU"] == "none that this torch can use"
+
+
+def test_info_says_why_a_cpu_only_build_leaves_a_gpu_unused(capsys, a_gpu):
+    a_gpu.setattr(_native, "C", None)
+    a_gpu.setattr(_native, "capability", lambda _: (9, 0))
+    facts = info_lines(capsys)
+    assert facts["GPU 0"] == "Some GPU, compute capability 9.0"
+    assert "no CUDA kernels" in facts["  unused"]
+
+
+@pytest.mark.parametrize(("capability", "path"), [((9, 0), "kernel"), ((8, 0), "dense")])
+def test_info_names_the_path_of_every_dtype_on_a_gpu(capsys, a_gpu, capability, path):
+    family = SimpleNamespace(
+        name="sm90",
+        tiles=[(128, 256, 64, 128), (128, 128, 64, 64)],
+        runs_on=lambda major, minor: (major, minor) == (9, 0),
+    )
+    a_gpu.setattr(_native, "C", SimpleNamespace(CUDA_ARCHS="90a", ARCHITECTURES=[family]))
+    a_gpu.setattr(_native, "capability", lambda _: capability)
+    a_gpu.setattr(select, "gpu_facts", select.gpu_facts.__wrapped__)  # asked anew, not remembered
+    facts = info_lines(capsys)
+    assert facts["CUDA kernels"] == "sm_90a"
+    assert facts["  tiles of sm90"] == "128x256x64, 128x128x64 (m x n x k)"
+    # The GPU's lines come after the CPU's, so these are the ones that are left under each name.
+    assert facts["  bfloat16"].startswith(path)
+    assert facts["  float16"].startswith(path)
+    assert facts["  float32"].startswith("dense")
+    assert facts["  float64"].startswith("dense")
+
+
+def test_info_needs_no_extra():
+    block = "".join(f"sys.modules[{name!r}] = None; " for name in EXTRAS)
+    code = f"import sys; {block}from sparsedrop.tools.cli import main; sys.exit(main(['info']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "CUDA kernels" in done.stdout
+
+
+def test_the_module_is_the_command():
+    command = [sys.executable, "-m", "sparsedrop", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"sparsedrop {sparsedrop.__version__}"
+
+
+@pytest.mark.parametrize("argv", [[], ["infos"], ["info", "--nothing"]])
+def test_a_wrong_command_line_exits_with_2(capsys, argv):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(argv)
+    assert exit_info.value.code == 2
+    assert "usage: sparsedrop" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.COMMANDS)
+
+
+def test_what_the_user_can_put_right_is_one_sentence(capsys, monkeypatch):
+    def run(_: object) -> int:
+        raise cli.UserError("do it otherwise")
+
+    monkeypatch.setattr(info, "run", run)
+    assert cli.main(["info"]) == 2
+    assert capsys.readouterr().err == "sparsedrop info: do it otherwise\n"
