@@ -57,7 +57,7 @@ class OnDevice {
 };
 
 // A family of kernels as Python reads it.
-struct Kernels {
+struct BoundArchitecture {
   Architecture architecture;
 
   std::string name() const { return sparsedrop::name(architecture); }
@@ -75,8 +75,8 @@ struct Kernels {
   }
 };
 
-std::vector<Kernels> all_kernels() {
-  std::vector<Kernels> all;
+std::vector<BoundArchitecture> all_architectures() {
+  std::vector<BoundArchitecture> all;
   for (int i = 0; i < architecture_count(); ++i) {
     all.push_back({architecture(i)});
   }
@@ -84,9 +84,9 @@ std::vector<Kernels> all_kernels() {
 }
 
 Architecture find_architecture(std::string const& wanted) {
-  for (Kernels const& kernels : all_kernels()) {
-    if (kernels.name() == wanted) {
-      return kernels.architecture;
+  for (BoundArchitecture const& family : all_architectures()) {
+    if (family.name() == wanted) {
+      return family.architecture;
     }
   }
   throw std::invalid_argument("this build of sparsedrop has no kernels of architecture " + wanted);
@@ -190,6 +190,22 @@ class Launch {
 
   size_t workspace_bytes() const { return sparsedrop::workspace_bytes(problem_, choice_); }
 
+  // Why it cannot be launched, whatever the addresses; nothing where it can.
+  std::optional<std::string> refusal() const {
+    alignas(16) static char const aligned[16] = {};
+    auto const somewhere = reinterpret_cast<uintptr_t>(&aligned[0]);
+    Problem problem = problem_;
+    problem.a.data = problem.b.data = at<void const>(somewhere);
+    problem.d = at<void>(somewhere);
+    for (Mask* mask : {&problem.a_mask, &problem.b_mask, &problem.d_mask}) {
+      if (is_mask(*mask)) {
+        set_words(*mask, somewhere, somewhere);
+      }
+    }
+    char const* const reason = sparsedrop::refusal(problem, choice_);
+    return reason == nullptr ? std::nullopt : std::optional<std::string>(reason);
+  }
+
   void operator()(uintptr_t a, uintptr_t b, uintptr_t d, uintptr_t pre_activation,
                   uintptr_t a_row_words, uintptr_t a_col_words, uintptr_t b_row_words,
                   uintptr_t b_col_words, uintptr_t d_row_words, uintptr_t d_col_words, float alpha,
@@ -206,7 +222,7 @@ class Launch {
     problem.bias = at<void const>(bias);
     OnDevice const guard(device_);
     check(matmul(problem, choice_, at<void>(workspace), at<CUstream_st>(stream)), [&] {
-      char const* const reason = refusal(problem, choice_);
+      char const* const reason = sparsedrop::refusal(problem, choice_);
       return describe(problem, choice_) + (reason == nullptr ? "" : std::string(": ") + reason);
     });
   }
@@ -236,22 +252,24 @@ PYBIND11_MODULE(_C, module) {
   module.attr("CUDA_ARCHS") = SPARSEDROP_CUDA_ARCHS;
   module.attr("MASK_UNIT") = kMaskUnit;
   module.attr("MAX_SUM_COLUMNS") = kMaxSumColumns;
+  module.attr("MAX_EXTENT") = kMaxExtent;
   module.attr("DTYPES") = std::map<std::string, int>{{"bfloat16", int(DataType::bf16)},
                                                      {"float16", int(DataType::fp16)}};
   module.attr("ACTIVATIONS") = std::map<std::string, int>{{"none", int(Activation::none)},
                                                           {"relu", int(Activation::relu)},
                                                           {"gelu", int(Activation::gelu)},
                                                           {"silu", int(Activation::silu)}};
-  py::class_<Kernels>(module, "Architecture")
-      .def_property_readonly("name", &Kernels::name)
-      .def_property_readonly("tiles", &Kernels::tiles)
-      .def_property_readonly("max_split_k", [](Kernels const& k) { return k.limits().max_split_k; })
-      .def_property_readonly("max_split_n", [](Kernels const& k) { return k.limits().max_split_n; })
+  py::class_<BoundArchitecture>(module, "Architecture")
+      .def_property_readonly("name", &BoundArchitecture::name)
+      .def_property_readonly("tiles", &BoundArchitecture::tiles)
+      .def_property_readonly("max_split_k",
+                             [](BoundArchitecture const& a) { return a.limits().max_split_k; })
+      .def_property_readonly("max_split_n",
+                             [](BoundArchitecture const& a) { return a.limits().max_split_n; })
       .def_property_readonly("max_split_slots",
-                             [](Kernels const& k) { return k.limits().max_split_slots; })
-      .def_property_readonly("max_extent", [](Kernels const&) { return kMaxExtent; })
-      .def("runs_on", &Kernels::runs_on, py::arg("major"), py::arg("minor"));
-  module.attr("ARCHITECTURES") = all_kernels();
+                             [](BoundArchitecture const& a) { return a.limits().max_split_slots; })
+      .def("runs_on", &BoundArchitecture::runs_on, py::arg("major"), py::arg("minor"));
+  module.attr("ARCHITECTURES") = all_architectures();
   module.def("mask_words", &bind_mask_words);
   module.def("bernoulli_mask", &bind_bernoulli_mask);
   module.def("balanced_live", &bind_balanced_live);
@@ -266,6 +284,7 @@ PYBIND11_MODULE(_C, module) {
            py::arg("activation"), py::arg("architecture"), py::arg("tile"), py::arg("swap"),
            py::arg("split_k"), py::arg("device"))
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
+      .def_property_readonly("refusal", &Launch::refusal)
       .def("__call__", &Launch::operator());
 }
 

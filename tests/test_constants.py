@@ -62,18 +62,18 @@ def test_tiles_are_those_of_the_kernels():
 
 
 def test_16_bytes_are_8_elements_of_what_the_kernels_take():
-    assert all(UNIT * dtype.itemsize == 16 for dtype in kernels.DTYPES)
+    assert all(UNIT * dtype.itemsize == 16 for dtype in kernels.KERNEL_DTYPES)
 
 
 @pytest.mark.skipif(_native.C is None, reason="a CPU-only build")
 def test_the_build_says_what_the_sources_say():
     assert _native.C.MASK_UNIT == MASK_UNIT
-    assert set(_native.C.DTYPES) == {str(d).removeprefix("torch.") for d in kernels.DTYPES}
+    assert _native.C.MAX_EXTENT == MAX_EXTENT + UNIT
+    assert set(_native.C.DTYPES) == {str(d).removeprefix("torch.") for d in kernels.KERNEL_DTYPES}
     assert set(_native.C.ACTIVATIONS) == {name or "none" for name in ACTIVATIONS}
     assert [family.name for family in _native.C.ARCHITECTURES] == list(LIMITS)
     for family in _native.C.ARCHITECTURES:
         limits = (family.max_split_k, family.max_split_n, family.max_split_slots)
         assert limits == LIMITS[family.name]
-        assert family.max_extent == MAX_EXTENT + UNIT
     assert kernels.tiles_on(9, 0) == TILES
     assert kernels.tiles_on(8, 0) == ()

@@ -1,5 +1,6 @@
 // Launches whose first instructions may run under the end of the launch before them in the stream:
-// from compute capability 9.0 on. Elsewhere the same kernels are launched one after the other.
+// of kernels whose code is of compute capability 9.0 or later. Others are launched one after the
+// other.
 
 #pragma once
 
@@ -16,7 +17,7 @@ struct LaunchShape {
   unsigned threads;
   size_t shared_bytes;
   cudaStream_t stream;
-  bool overlaps;  // the GPU can, and the kernel calls wait_for_launch_before()
+  bool overlaps;  // the code is of 9.0 or later, and the kernel calls wait_for_launch_before()
 };
 
 template <class Params>

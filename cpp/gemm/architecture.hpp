@@ -1,4 +1,4 @@
-// What each family of kernels says of itself. matmul.cu knows no more of it than this.
+// What each family of kernels says of itself. matmul.cpp knows no more of it than this.
 
 #pragma once
 
@@ -9,14 +9,14 @@ namespace sparsedrop {
 
 struct KernelTile {
   Tile tile;
-  bool has_parallel_slots;  // different warp groups multiply its slots at the same time
+  bool has_parallel_slots;  // see ScheduleRequest
 };
 
 struct Kernels {
   Architecture architecture;
   char const* name;
   bool (*runs_on)(int major, int minor);  // compute capability
-  bool overlaps;                          // see LaunchShape
+  bool overlaps;                          // see common/overlap.hpp
   int32_t warp_groups;                    // that leave partial sums, each for itself
   Limits limits;
   KernelTile const* tiles;

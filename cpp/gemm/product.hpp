@@ -35,7 +35,7 @@ struct Product {
 
 Product orient(Problem const& problem, bool swap);
 
-// Of A, B, D and the bias.
+// Size of an element of A, B, D and the bias.
 constexpr int32_t element_bytes(DataType) { return 2; }
 
 }  // namespace sparsedrop

@@ -1,8 +1,9 @@
 // Random keys -> a grid in which every line keeps the same number of blocks.
 
-#include "sparsedrop/sparsedrop.h"
-
 #include <numeric>
+
+#include "common/host_device.hpp"
+#include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
 namespace {
@@ -47,7 +48,7 @@ cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_c
     return cudaErrorInvalidValue;
   }
   int64_t const rows_per_band = grid_cols / std::gcd(count, grid_cols);
-  int64_t const bands = (grid_rows + rows_per_band - 1) / rows_per_band;
+  int64_t const bands = ceil_div(grid_rows, rows_per_band);
   if (bands == 0) {
     return cudaSuccess;
   }

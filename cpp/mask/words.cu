@@ -2,14 +2,13 @@
 
 #include <cmath>
 
-#include "common/bits.hpp"
+#include "common/host_device.hpp"
 #include "mask/philox.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kWarpsPerCta = 8;
 
 struct WordsOf {

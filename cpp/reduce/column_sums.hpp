@@ -10,10 +10,11 @@
 #include <cstdint>
 
 #include "common/bits.hpp"
+#include "common/host_device.hpp"
 #include "mask/lines.hpp"
 #include "sparsedrop/sparsedrop.h"
 
-namespace sparsedrop::sums {
+namespace sparsedrop::column_sum {
 
 namespace cg = cooperative_groups;
 
@@ -142,6 +143,8 @@ __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args)
                         [&](int other) { return cluster.map_shared_rank(found, other); });
   }
   cluster.sync();  // a CTA's shared memory may not go away under a CTA that reads it
+#else
+  __trap();  // column_sums() does not launch it
 #endif
 }
 
@@ -156,4 +159,4 @@ __global__ void __launch_bounds__(kThreads) single_kernel(Arguments const args) 
   add_shares<Element>(args, first_col, [&](int share) { return found[share]; });
 }
 
-}  // namespace sparsedrop::sums
+}  // namespace sparsedrop::column_sum

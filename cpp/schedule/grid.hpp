@@ -1,17 +1,19 @@
-// All tiles of a product without a mask on D: every line has the same ones. And the walk over them:
-// the order in which neighbouring CTAs take them.
+// The grid of a product's tiles, as if nothing of D were dropped: every line has the same ones. And
+// the walk over it: the order in which neighbouring CTAs take tiles.
 
 #pragma once
 
 #include <cassert>
 #include <cstdint>
 
+#include "common/divisor.hpp"
+#include "common/host_device.hpp"
 #include "schedule/records.hpp"
 
 namespace sparsedrop {
 
 // Lines that walk along n together are a group. Consecutive tiles run on neighbouring SMs, sixteen
-// of which reach the L2 cache by one way: few lines, many tiles of each, share more of A, of which
+// of which share one path to the L2 cache: few lines, many tiles of each, share more of A, of which
 // they need the same K tiles. Where B is more than stays in the cache, many lines read it less
 // often. The bounds are measured on an H200 (2048^3 to 16384x4096x1024, groups of 2 to 16); a wide
 // tile reads less, and gains less. One lane of a warp sums up a group.
@@ -38,13 +40,13 @@ struct Place {
 };
 
 struct Grid {
-  int32_t lines;           // of tiles, along m
-  int32_t slots;           // along n
-  int32_t slots_per_tile;  // 2 or 3
-  int32_t slots_per_list;  // neighbours that share one list of K tiles; 0: all slots of a line
-  int32_t k_tiles;         // of the problem
-  int32_t tiles_per_line;  // whole ones
-  int32_t shift;           // there are 1 << shift lines in a group
+  int32_t lines;             // of tiles, along m
+  int32_t slots;             // along n
+  int32_t slots_per_tile;    // 2 or 3
+  int32_t slots_per_k_list;  // neighbours that share one list of K tiles; 0: all slots of a line
+  int32_t k_tiles;           // of the problem
+  int32_t tiles_per_line;    // whole ones
+  int32_t shift;             // there are 1 << shift lines in a group
   Divisor tiles_per_group;
 
   SPARSEDROP_HOST_DEVICE Grid(int32_t line_count, int32_t slot_count, int32_t per_tile,
@@ -52,7 +54,7 @@ struct Grid {
       : lines(line_count),
         slots(slot_count),
         slots_per_tile(per_tile),
-        slots_per_list(per_list),
+        slots_per_k_list(per_list),
         k_tiles(k_tile_count),
         tiles_per_line(whole_tiles(slot_count, per_tile)),
         shift(group_shift),
@@ -64,12 +66,16 @@ struct Grid {
   // tile then share one list of K tiles. A rest starts where a whole tile would, and is shorter; a
   // single slot always shares one.
   SPARSEDROP_HOST_DEVICE bool can_be_cut_into(int32_t slots_of_tile) const {
-    return slots_per_list % slots_of_tile == 0;
+    return slots_per_k_list % slots_of_tile == 0;
+  }
+
+  SPARSEDROP_HOST_DEVICE int32_t slots_in_k_list() const {
+    return slots_per_k_list > 0 ? slots_per_k_list : slots;
   }
 
   // The same of another count of lines.
   SPARSEDROP_HOST_DEVICE Grid of_lines(int32_t count) const {
-    return Grid(count, slots, slots_per_tile, slots_per_list, k_tiles, shift);
+    return Grid(count, slots, slots_per_tile, slots_per_k_list, k_tiles, shift);
   }
 
   SPARSEDROP_HOST_DEVICE Records records(Divisor const& ctas) const {
@@ -99,7 +105,7 @@ constexpr int32_t kNarrowOneIn = 4;
 struct NarrowLines {
   int32_t lines = 0;
   int32_t tiles_per_line = 0;
-  Divisor in_step;  // the lines
+  Divisor in_step;  // divides by `lines`
 
   NarrowLines() = default;
 

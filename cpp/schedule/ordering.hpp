@@ -3,9 +3,14 @@
 
 #pragma once
 
+#include <cassert>
+
 #include "mask/k_tiles.hpp"
+#include "mask/lines.hpp"
 #include "mask/slots.hpp"
+#include "schedule/grid.hpp"
 #include "schedule/schedule.hpp"
+#include "schedule/tile_record.hpp"
 
 namespace sparsedrop {
 
@@ -46,6 +51,9 @@ struct Ordering {
     ScheduleRequest const& request = schedule.request;
     Grid const grid = grid_of(request);
     bool const splits = request.split_k > 1;
+    // A split takes whatever stands at its CTA's index for a tile, and counts its K tiles: an end
+    // marker would be overwritten.
+    assert(!splits || schedule.ctas == schedule.sums.tiles * schedule.sums.split_k);
     bool const one_wave =
         splits || (schedule.list.records == nullptr && has_one_wave(request, grid, schedule.ctas));
     NarrowLines narrow;
@@ -92,7 +100,7 @@ struct Ordering {
   }
 
   // The tile of a CTA that has one at most, if it is live; its K tiles are not counted. With a mask
-  // on D, which has at most two slots for each CTA then, only live slots are left of it.
+  // on D, which leaves each CTA at most two slots then, only the live ones stay.
   SPARSEDROP_HOST_DEVICE TileRecord only_tile(Span const& span) const {
     TileRecord const tile = tile_of(span, span.position);
     if (d_lines.words == nullptr || tile.k_tiles == kNoMoreTiles) {
@@ -124,7 +132,7 @@ struct Ordering {
   }
 
  private:
-  // With a mask on D, a CTA's one tile is its part of the grid, live or dropped: one slot, or two
+  // With a mask on D, a CTA's one tile is its share of the grid, live or dropped: one slot, or two
   // that are multiplied at once.
   static bool has_one_wave(ScheduleRequest const& request, Grid const& grid, int32_t ctas) {
     bool const by_record = !request.d.exists() || request.has_parallel_slots;

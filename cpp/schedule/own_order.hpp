@@ -13,6 +13,7 @@ namespace sparsedrop {
 static_assert(kMaxGroups <= 32, "one lane of a warp sums up a group");
 static_assert(kMaxGroups << kMaxGroupShift == kMaxOwnLines, "every line is in a group");
 
+// The CTA has at least kMaxOwnLines threads: each stands for a line or a seat.
 class OwnOrder {
  public:
   static constexpr int kScratchBytes = kMaxOwnLines * int(sizeof(uint32_t));
@@ -95,7 +96,6 @@ class OwnOrder {
   }
 
  private:
-  static constexpr int32_t kWarp = 32;
   static constexpr int32_t kGroupLines = 1 << kMaxGroupShift;
 
   struct Sums {
@@ -176,9 +176,9 @@ class OwnOrder {
     return tile;
   }
 
-  // Where lines differ: by line, the live K tiles of A,
+  // Where lines differ: the live K tiles of A, by line.
   uint16_t live_[kMaxOwnLines];
-  // and by position the lines, those with the most live K tiles first.
+  // Where lines differ: the lines by position, those with the most live K tiles first.
   uint16_t order_[kMaxOwnLines];
   // With a mask on D, by seat: tiles of live slots only, and whether live slots are left over.
   alignas(sizeof(GroupCounts)) uint16_t whole_[kMaxOwnLines];

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/divisor.hpp"
+#include "common/host_device.hpp"
 
 namespace sparsedrop {
 
@@ -73,11 +74,11 @@ struct Records {
     if (without_rests == 0 || turn < full_waves) {
       return turn * ctas + (turn % 2 == 0 ? cta : ctas - 1 - cta);
     }
-    int32_t const seat = full_waves % 2 == 0 ? cta : ctas - 1 - cta;
-    if (seat < without_rests) {
-      return turn == full_waves ? turn * ctas + seat : count();
+    int32_t const in_wave = full_waves % 2 == 0 ? cta : ctas - 1 - cta;
+    if (in_wave < without_rests) {
+      return turn == full_waves ? turn * ctas + in_wave : count();
     }
-    return kept_whole + (turn - full_waves) * (ctas - without_rests) + seat - without_rests;
+    return kept_whole + (turn - full_waves) * (ctas - without_rests) + in_wave - without_rests;
   }
 
   // Number of the record that holds slot `slot` of whole tile `tile`.

@@ -1,5 +1,8 @@
 #include "schedule/schedule.hpp"
 
+#include <cstdint>
+
+#include "common/host_device.hpp"
 #include "common/workspace.hpp"
 #include "schedule/ordering.hpp"
 
@@ -10,7 +13,7 @@ bool is_aligned(void const* workspace) {
   return workspace != nullptr && reinterpret_cast<uintptr_t>(workspace) % 16 == 0;
 }
 
-// One CTA for each split of each tile, none of which is cut into slots.
+// A CTA for each split of each tile; tiles stay whole.
 PartialSums lay_out_sums(ScheduleRequest const& request, int32_t warp_groups, Carver& carver) {
   Tile const& tile = request.tile;
   PartialSums sums;
@@ -27,10 +30,10 @@ PartialSums lay_out_sums(ScheduleRequest const& request, int32_t warp_groups, Ca
 Grid grid_of(ScheduleRequest const& request) {
   Tile const& tile = request.tile;
   auto const lines = int32_t(ceil_div(request.m, tile.m));
-  int32_t const slots_per_list = request.b.exists() ? request.b.block.value() / tile.slot_n : 0;
+  int32_t const slots_per_k_list = request.b.exists() ? request.b.block.value() / tile.slot_n : 0;
   int64_t const b_bytes = request.element_bytes * request.n * request.k;
   return Grid(lines, int32_t(ceil_div(request.n, tile.slot_n)), tile.n / tile.slot_n,
-              slots_per_list, int32_t(ceil_div(request.k, tile.k)),
+              slots_per_k_list, int32_t(ceil_div(request.k, tile.k)),
               group_shift(lines, tile.n, b_bytes));
 }
 

@@ -24,7 +24,7 @@ struct ScheduleRequest {
   MaskLines b;
   MaskLines d;
   Tile tile;
-  bool has_parallel_slots;  // see KernelTile
+  bool has_parallel_slots;  // different warp groups multiply a tile's slots at the same time
   int32_t split_k;
 };
 
@@ -56,13 +56,13 @@ size_t schedule_bytes(ScheduleRequest const& request, int32_t warp_groups);
 struct Resources {
   int32_t sms;
   int32_t warp_groups;  // that leave partial sums, each for itself
-  bool overlaps;        // see LaunchShape
+  bool overlaps;        // see common/overlap.hpp
   void* workspace;      // of schedule_bytes()
   cudaStream_t stream;
 };
 
-// Makes the list where the kernel needs one, in one launch; cudaErrorInvalidValue where it needs a
-// workspace, and has none that is aligned.
+// Makes the list where the kernel needs one, in one launch; cudaErrorInvalidValue where a needed
+// workspace is missing or unaligned.
 cudaError_t make_schedule(ScheduleRequest const& request, Resources const& resources,
                           Schedule* schedule);
 

@@ -16,7 +16,6 @@ namespace sparsedrop {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kBins = kThreads;   // of K tile counts, one a thread
 constexpr int kFastLines = 1024;  // as many keep their scratch values in shared memory
@@ -24,7 +23,6 @@ constexpr int kFastLines = 1024;  // as many keep their scratch values in shared
 struct Arguments {
   TileListRequest request;
   TileList list;
-  int32_t slots_per_list;  // neighbours that share one list of K tiles
   SlotBits slot_bits;
 };
 
@@ -138,8 +136,8 @@ __device__ int32_t write_all_live(Arguments const& args, Scratch const& scratch)
   return records.count();
 }
 
-// Writes what slot `slot`, at place `at` of a tile of `slots`, contributes to its record: a part
-// that no other slot writes.
+// Writes what slot `slot`, the `at`-th of a tile of `slots`, contributes to its record, and what no
+// other slot writes.
 __device__ void write_slot(TileRecord& out, int32_t line, int32_t slot, int32_t at, int32_t slots,
                            int32_t k_tiles) {
   out.slot[at] = slot;
@@ -162,8 +160,8 @@ __device__ void count_by_mask(Arguments const& args, Scratch const& scratch) {
     int32_t whole = 0;
     int32_t rests = 0;
 #pragma unroll 1
-    for (int32_t first = 0; first < grid.slots; first += args.slots_per_list) {
-      int32_t const last = min(first + args.slots_per_list, grid.slots);
+    for (int32_t first = 0; first < grid.slots; first += grid.slots_in_k_list()) {
+      int32_t const last = min(first + grid.slots_in_k_list(), grid.slots);
       Gathering const tiles(args.slot_bits.count(d_line, first, last), grid.slots_per_tile);
       whole += tiles.whole;
       rests += tiles.rest != 0;
@@ -184,8 +182,8 @@ __device__ void write_line(Arguments const& args, Scratch const& scratch, Record
   int32_t whole_before = 0;  // of the lists before
   int32_t rests_before = 0;
 #pragma unroll 1
-  for (int32_t first = 0; first < grid.slots; first += args.slots_per_list) {
-    int32_t const last = min(first + args.slots_per_list, grid.slots);
+  for (int32_t first = 0; first < grid.slots; first += grid.slots_in_k_list()) {
+    int32_t const last = min(first + grid.slots_in_k_list(), grid.slots);
     Gathering const tiles(args.slot_bits.count(d_line, first, last), per_tile);
 #pragma unroll 1
     for (int32_t slot = first + lane_id(); slot < last; slot += kWarp) {
@@ -252,9 +250,7 @@ TileList lay_out_list(Grid const& grid, int64_t max_records, Carver& carver) {
 
 cudaError_t make_tile_list(TileListRequest const& request, TileList const& list, bool overlaps,
                            cudaStream_t stream) {
-  Grid const& grid = request.grid;
-  Arguments const args{request, list, grid.slots_per_list > 0 ? grid.slots_per_list : grid.slots,
-                       SlotBits::of(request.slot_n, kMaskUnit)};
+  Arguments const args{request, list, SlotBits::of(request.slot_n, kMaskUnit)};
   return launch(tile_list_kernel, {1, kThreads, 0, stream, overlaps}, args);
 }
 

@@ -12,6 +12,9 @@ MASK_UNIT: int
 MAX_SUM_COLUMNS: int
 """The most columns that `column_sums` takes."""
 
+MAX_EXTENT: int
+"""The largest extent of a product."""
+
 DTYPES: dict[str, int]
 """What the kernels call a dtype, by its name in torch."""
 
@@ -32,8 +35,6 @@ class Architecture:
     def max_split_n(self) -> int: ...
     @property
     def max_split_slots(self) -> int: ...
-    @property
-    def max_extent(self) -> int: ...
     def runs_on(self, major: int, minor: int) -> bool:
         """Whether a GPU of that compute capability runs its kernels."""
 
@@ -113,6 +114,9 @@ class Launch:
     ) -> None: ...
     @property
     def workspace_bytes(self) -> int: ...
+    @property
+    def refusal(self) -> str | None:
+        """Why it cannot be launched, whatever the addresses; None where it can."""
     def __call__(
         self,
         a: int,

@@ -31,6 +31,9 @@ def _private(owner: Any, name: str) -> Any:
 _dispatch_modes: Callable[[], int] = _private(_C, "_len_torch_dispatch_stack")
 _transforms_are_active: Callable[[], bool] = _private(_C, "_are_functorch_transforms_active")
 _private(forward_ad, "_current_level")
+_raw_stream: Callable[[int], int] | None = (
+    _private(_C, "_cuda_getCurrentRawStream") if torch.version.cuda else None
+)
 
 _PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 
@@ -38,14 +41,16 @@ _PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 def raw_stream(index: int) -> int:
     """Address of torch's current stream on GPU `index`.
 
-    The address alone: torch.cuda.current_stream() makes a Stream object around it. A torch without
-    CUDA has no such function, and no stream.
+    The address alone: torch.cuda.current_stream() makes a Stream object around it.
     """
-    return _C._cuda_getCurrentRawStream(index)
+    assert _raw_stream is not None, "a torch without CUDA has no streams"
+    return _raw_stream(index)
 
 
 def is_watched(*tensors: Tensor) -> bool:
-    """False in eager mode where nobody watches: an op's implementation may then be called itself.
+    """True where torch.compile, a mode, a transform or a subclass has to see an op.
+
+    Elsewhere the op's implementation may be called itself.
 
     The dispatcher and its lists cost the host as much as a launch, and they are there for
     torch.compile, dispatch modes, functorch's transforms, tensor subclasses and views that are

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop import _native, operands
-from sparsedrop.masks import BlockMask, check_block_shape, check_p, check_sampler, draw
+from sparsedrop.masks import BlockMask, check_block_shape, check_p, check_sampler, draw, scale
 from sparsedrop.ops import How, Product, multiply
 
 
@@ -88,7 +88,7 @@ def linear(
     (n, k), rows = weight.shape, operands.rows_of(x)
     names, masks = ("x_mask", "weight_mask", "out_mask"), (x_mask, weight_mask, out_mask)
     operands.check_masks(names, masks, ((rows, k), (n, k), (rows, n)), x.device)
-    how = How(*masks, operands.check_number("alpha", alpha), activation, b_turned=True)
+    how = How(*masks, operands.check_number("alpha", alpha), activation, False, True)
     return _linear(x, weight, bias, dtype, how)
 
 
@@ -128,9 +128,7 @@ def dropout_linear(
     device = x.device
     _native.require_build_for(device)
     mask = draw(sampler, (operands.rows_of(x), x.shape[-1]), p, block_shape, device)
-    # At p = 1 nothing is left to scale.
-    alpha = 1.0 / (1.0 - p) if p < 1.0 else 1.0
-    return _linear(x, weight, bias, dtype, How(mask, alpha=alpha, b_turned=True))
+    return _linear(x, weight, bias, dtype, How(mask, None, None, scale(p), None, False, True))
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, how: How) -> Tensor:

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 import sparsedrop
 from cases import CASES, CountProducts, build, normal, random_mask, value_and_grads
 from sparsedrop import reference, select
+from sparsedrop.ops import How, Product, multiply
 
 SMALL = [case for case in CASES if max(case.m, case.n, case.k) < 128]
 
@@ -88,6 +89,41 @@ def test_no_second_derivative_is_lost_in_silence(activation, device):
     # Differentiates the backward pass by the upstream gradient.
     with pytest.raises(RuntimeError, match="differentiated once, not twice"):
         torch.autograd.functional.jvp(layer, (x, weight), (x.detach(), weight.detach()))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_no_second_derivative_by_the_bias_is_lost(activation, device):
+    x, weight = torch.randn(64, 32, device=device), torch.randn(48, 32, device=device)
+    bias = torch.randn(48, device=device, requires_grad=True)
+    mask = random_mask((64, 32), (32, 16), device)
+    out = sparsedrop.linear(x, weight, bias, x_mask=mask, activation=activation)
+    (grad,) = torch.autograd.grad(out.sum(), bias, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
+        (out.sum() + grad.square().sum()).backward()
+
+
+@pytest.mark.parametrize("a_turned", [False, True])
+@pytest.mark.parametrize("b_turned", [False, True])
+def test_gradients_of_turned_operands(a_turned, b_turned, device):
+    """Each is that of the matrix as it was given, under the mask that it was given with."""
+    a, b = normal(*(70, 90)[:: 1 if a_turned else -1]), normal(*(110, 70)[:: 1 if b_turned else -1])
+    a, b, upstream = a.to(device), b.to(device), normal(90, 110).to(device)
+    a_mask, b_mask = (random_mask(tuple(x.shape), (20, 30), device) for x in (a, b))
+    out_mask = random_mask((90, 110), (40, 20), device)
+    how = How(a_mask, b_mask, out_mask, 1.3, "gelu", a_turned, b_turned)
+    masks = {
+        "a_mask": a_mask.T if a_turned else a_mask,
+        "b_mask": b_mask.T if b_turned else b_mask,
+        "out_mask": out_mask,
+    }
+
+    def truth(a, b):
+        a, b = a.t() if a_turned else a, b.t() if b_turned else b
+        return reference.matmul(a, b, alpha=1.3, activation="gelu", **masks)
+
+    ours = value_and_grads(lambda a, b: multiply(Product(a, b, None, how)), [a, b], upstream)
+    for own, expected in zip(ours, value_and_grads(truth, [a, b], upstream), strict=True):
+        torch.testing.assert_close(own, expected)
 
 
 def test_forward_mode_and_transforms_raise(device):

@@ -69,7 +69,7 @@ def test_many_lines_of_tiles(blocks, extents):
 
 
 def _check_every_way(case, dtype):
-    # Kernels with an activation are others, and do not split tiles; 7 parts are more than K tiles.
+    # Kernels with an activation are others, and do not split tiles; some have fewer K tiles than 7.
     ways = {None: legal_ways(case, (1, 2, 7)), "relu": legal_ways(case)}
     assert ways["relu"]
     is_small = case.m * case.n < 2**20
@@ -131,8 +131,8 @@ def test_tiles_split_along_k(blocks, order):
         assert_accurate([first], [exact], [torchs])
 
 
-def test_more_parts_than_sms_and_a_busy_gpu():
-    """The last part waits for the others, which started before it."""
+def test_more_splits_than_sms_and_a_busy_gpu():
+    """The last split waits for the others, which started before it."""
     case = Case(2048, 1024, 4096, None, (128, 128))
     problem = build(case, signs, torch.bfloat16, GPU)
     truth = oracle(problem)[0]
@@ -152,7 +152,7 @@ def test_more_parts_than_sms_and_a_busy_gpu():
 def test_split_products_scale_and_add_a_bias_once():
     case = Case(200, 264, 8192, (128, 128))
     problem = build(case, signs, torch.bfloat16, GPU)
-    problem.masks["a_mask"].live[0] = False  # lines with fewer live K tiles than parts
+    problem.masks["a_mask"].live[0] = False  # lines with fewer live K tiles than splits
     mask = BlockMask.from_live(
         problem.masks["a_mask"].live, (case.m, case.k), block_shape=(128, 128)
     )

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from random_cases import Case, Way, draw_case, tile_of
 from random_rule import faults
+from random_run import exact_sums, faults_of, line_of, measure
 from random_source import Seeded
 from torch import Tensor
 
-from random_products import exact_sums, faults_of, line_of, measure
-
 CHUNK = 256
-MOST_FAILURES = 20
+MAX_FAILURES = 20
 
 _Waiting = list[tuple[Case, dict[str, Tensor]]]
 
@@ -44,7 +43,7 @@ class Tally:
     def fail(self, case: Case, lines: list[str]) -> None:
         self.failed += 1
         self.failed_ways.update(set(map(name_of, ways_used(case))))
-        if len(self.failures) < MOST_FAILURES:
+        if len(self.failures) < MAX_FAILURES:
             self.failures.append("\n    ".join([line_of(case, self.device), *lines]))
 
     def summary(self) -> str:
@@ -120,7 +119,7 @@ def _judge(tally: Tally, waiting: _Waiting) -> None:
 
 def _alone(case: Case, tally: Tally) -> list[str]:
     """What a failing case does when it is run again."""
-    if tally.failed >= MOST_FAILURES:
+    if tally.failed >= MAX_FAILURES:
         return []
     try:
         return [] if faults_of(case, tally.device) else ["Run again alone it passes."]

@@ -11,11 +11,11 @@ import torch
 from hypothesis import strategies as st
 from random_cases import SPLITS, Case, Operand, draw_case, kernel_ways, products_of, tile_of
 from random_loop import run_many, ways_used
+from random_run import run
 from random_source import Seeded, Source
 
 import cases
 import sparsedrop
-from random_products import run
 from sparsedrop.select import kernels
 
 CPU = torch.device("cpu")
@@ -214,14 +214,14 @@ def test_the_loop_reports_what_is_broken(monkeypatch):
     monkeypatch.setattr(sparsedrop, "matmul", broken)
     tally = run_many(CPU, 0, most=400)
     assert tally.cases == 400
-    assert len(tally.failures) == random_loop.MOST_FAILURES
+    assert len(tally.failures) == random_loop.MAX_FAILURES
     assert tally.failed > 100
     text = str(tally)
     assert "--random-seed 0: 400 cases" in text
     assert "ValueError: 128 rows" in text
     assert "result: " in text
     lines = [line for line in text.splitlines() if line.startswith("run(Case(")]
-    assert len(lines) == random_loop.MOST_FAILURES
+    assert len(lines) == random_loop.MAX_FAILURES
     case = eval(
         lines[0].removeprefix("run(").rpartition(", ")[0], {"Case": Case, "Operand": Operand}
     )

@@ -1,5 +1,8 @@
 """Products of two builds beside each other: the gate for changes to the kernels."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -15,7 +18,7 @@ CASE = Case(PRODUCTS["dX"], Extents(512, 256, 128), 0.5, torch.bfloat16, (128, 1
 
 
 def _rows(*ratios):
-    return [against.Row(CASE, 100.0, 100.0 * ratio, 101.0) for ratio in ratios]
+    return [against.Row(CASE, 100.0, 100.0 * ratio, 100.0) for ratio in ratios]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,21 @@ def test_the_other_build_is_used_inside_only():
         assert _native.C is other
         assert plan.plan_for.cache_info().currsize == 0
     assert _native.C is before
+
+
+@pytest.mark.skipif(_native.C is None, reason="a CPU-only build")
+def test_a_build_is_loaded_beside_itself():
+    other = against.load(Path(_native.C.__file__))
+    assert other.Launch is not _native.C.Launch
+
+
+@pytest.mark.skipif(_native.C is None, reason="a CPU-only build")
+def test_a_build_with_other_tiles_is_refused(monkeypatch):
+    family = SimpleNamespace(name="sm90", tiles=[(1, 2, 3, 4)])
+    path = Path(_native.C.__file__)
+    monkeypatch.setattr(_native, "C", SimpleNamespace(ARCHITECTURES=[family]))
+    with pytest.raises(UserError, match=r"has the tiles .* and this build has .*\(1, 2, 3, 4\)"):
+        against.load(path)
 
 
 @pytest.mark.gpu

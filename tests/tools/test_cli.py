@@ -73,7 +73,7 @@ def test_info_names_the_path_of_every_dtype_on_a_gpu(capsys, a_gpu, capability, 
     a_gpu.setattr(select, "gpu_facts", select.gpu_facts.__wrapped__)  # asked anew, not remembered
     facts = info_lines(capsys)
     assert facts["CUDA kernels"] == "sm_90a"
-    assert facts["  tiles of sm90"] == "128x256x64, 128x128x64 (m x n x k)"
+    assert facts["tiles of sm90"] == "128x256x64, 128x128x64 (m x n x k)"
     # The GPU's lines come after the CPU's, so these are the ones that are left under each name.
     assert facts["  bfloat16"].startswith(path)
     assert facts["  float16"].startswith(path)

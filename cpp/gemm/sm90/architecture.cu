@@ -48,14 +48,8 @@ cudaError_t dispatch(int tile, Product const& product, Schedule const& schedule,
 
 }  // namespace
 
-Kernels const kKernels{Architecture::sm90,
-                       "sm90",
-                       &runs_on,
-                       /*overlaps=*/true,
-                       kConsumerWarpGroups,
-                       kLimits,
-                       kTileList.data(),
-                       kTiles,
-                       &dispatch};
+constexpr Kernels kKernels{
+    Architecture::sm90, "sm90", &runs_on, kOverlaps, kConsumerWarpGroups, kLimits,
+    kTileList.data(),   kTiles, &dispatch};
 
 }  // namespace sparsedrop::sm90

@@ -25,16 +25,19 @@ using cute::GMMA::Major;
 // bf16 and fp16: of other types wgmma takes K-major operands only.
 constexpr int kElementBytes = 2;
 
+// Beyond, there are tiles enough, and their sums would fill 256 MB.
 constexpr Limits kLimits{/*max_split_k=*/8, /*max_split_n=*/128, /*max_split_slots=*/8192};
+
+constexpr bool kOverlaps = true;  // see common/overlap.hpp
 
 // Two warp groups multiply, 64 rows each, one wgmma instruction high: the halves of a tile of 128
 // rows, or the two slots of a tile of 64 rows.
 constexpr int kConsumerWarpGroups = 2;
-constexpr int kGroupRows = 64;
+constexpr int kWarpGroupRows = 64;
 
 // The shared memory that a CTA may have, and what barriers and the order of tiles take of it.
 constexpr int kSharedBytes = 227 * 1024;
-constexpr int kKeptBytes = 3 * 1024;
+constexpr int kReservedBytes = 3 * 1024;
 
 template <int M, int N, int SlotN, int Stages>
 struct TileConfig {
@@ -49,38 +52,39 @@ struct TileConfig {
   // Squares of 64x64 in which a warp group stores a tile: one is filled while one is stored, where
   // there is room.
   static constexpr int kStageBytes = kElementBytes * (kM + kN) * kK;
-  static constexpr int kSquareBytes = kElementBytes * kGroupRows * kGroupRows;
+  static constexpr int kSquareBytes = kElementBytes * kWarpGroupRows * kWarpGroupRows;
   static constexpr int kStoreBuffers =
-      kStages * kStageBytes + 2 * kConsumerWarpGroups * kSquareBytes + kKeptBytes <= kSharedBytes
+      kStages * kStageBytes + 2 * kConsumerWarpGroups * kSquareBytes + kReservedBytes <=
+              kSharedBytes
           ? 2
           : 1;
 
   // What one warp group multiplies of a tile.
-  static constexpr int kRowGroups = kM / kGroupRows;
-  static constexpr int kGroupSlots = kSlots * kRowGroups / kConsumerWarpGroups;
-  static constexpr int kGroupN = kGroupSlots * kSlotN;
-  static_assert(kRowGroups * kGroupRows == kM &&
-                    kGroupSlots * kConsumerWarpGroups == kSlots * kRowGroups,
+  static constexpr int kRowGroups = kM / kWarpGroupRows;
+  static constexpr int kWarpGroupSlots = kSlots * kRowGroups / kConsumerWarpGroups;
+  static constexpr int kWarpGroupN = kWarpGroupSlots * kSlotN;
+  static_assert(kRowGroups * kWarpGroupRows == kM &&
+                    kWarpGroupSlots * kConsumerWarpGroups == kSlots * kRowGroups,
                 "the warp groups share a tile evenly");
-  static_assert(kGroupSlots == kSlots || kSlots == 2,
+  static_assert(kWarpGroupSlots == kSlots || kSlots == 2,
                 "Ordering::only_tile() gives a CTA one slot or two that are multiplied at once");
-  static constexpr bool kHasParallelSlots = kGroupSlots < kSlots;
+  static constexpr bool kHasParallelSlots = kWarpGroupSlots < kSlots;
 
-  static constexpr int kGroupSums = kGroupRows * kGroupN;  // accumulators
+  static constexpr int kWarpGroupSums = kWarpGroupRows * kWarpGroupN;  // accumulators
   static constexpr bool kCanSplit = kN <= kLimits.max_split_n;
 
   SPARSEDROP_HOST_DEVICE static int row_group(int warp_group) {
     return kRowGroups == 1 ? 0 : warp_group;
   }
   SPARSEDROP_HOST_DEVICE static int first_slot(int warp_group) {
-    return kGroupSlots == kSlots ? 0 : warp_group;
+    return kWarpGroupSlots == kSlots ? 0 : warp_group;
   }
   // Registers have no index at run time: `s` is a constant, `warp_group` is not.
   SPARSEDROP_HOST_DEVICE static int32_t slot_of(TileRecord const& record, int warp_group, int s) {
-    if constexpr (kGroupSlots == kSlots) {
+    if constexpr (kWarpGroupSlots == kSlots) {
       return record.slot[s];
     } else {
-      return warp_group == 0 ? record.slot[s] : record.slot[kGroupSlots + s];
+      return warp_group == 0 ? record.slot[s] : record.slot[kWarpGroupSlots + s];
     }
   }
 
@@ -131,8 +135,8 @@ struct Traits {
       cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<TileM, Columns, TileK>,
                                  Layouts::kA, Layouts::kB>(),
       cute::Layout<cute::Shape<cute::Int<Config::kRowGroups>, cute::_1, cute::_1>>{}));
-  using GroupN = cute::Int<Config::kGroupN>;
-  using GroupMma = Mma<GroupN>;
+  using WarpGroupN = cute::Int<Config::kWarpGroupN>;
+  using WarpGroupMma = Mma<WarpGroupN>;
   // Where a tile has fewer slots than it could have, and they are not shared out
   using RestN = cute::Int<(Config::kSlots - 1) * Config::kSlotN>;
   using RestMma = Mma<RestN>;

@@ -51,7 +51,7 @@ struct Epilogue {
     Element const* bias;
     float alpha;
     Activation activation;
-    bool keeps_pre_activation;
+    bool has_pre_activation;
     TmaD tma_pre_activation;
   };
 
@@ -70,18 +70,18 @@ struct Epilogue {
 
   CUTLASS_DEVICE static void prefetch(Params const& params) {
     cute::prefetch_tma_descriptor(params.tma_d.get_tma_descriptor());
-    if (Traits::kActivates && params.keeps_pre_activation) {
+    if (Traits::kActivates && params.has_pre_activation) {
       cute::prefetch_tma_descriptor(params.tma_pre_activation.get_tma_descriptor());
     }
   }
 
-  static constexpr int kSquares = Config::kGroupN / kStore;
+  static constexpr int kSquares = Config::kWarpGroupN / kStore;
 
-  // A thread's part of a finished tile.
+  // What one thread holds of a finished tile.
   struct Finished {
     Square squares[kSquares];
     int32_t m = 0;  // first row of the warp group
-    int32_t slot[Config::kGroupSlots] = {};
+    int32_t slot[Config::kWarpGroupSlots] = {};
     int next = kSquares;  // the first square that is not stored yet
     int buffer = 0;       // goes round: a store may still read the one that was filled last
   };
@@ -97,9 +97,9 @@ struct Epilogue {
                                          Accumulator& acc, int warp_group, SharedStorage& shared,
                                          Finished& finished) {
     finished.next = 0;
-    finished.m = record.m * Config::kM + Config::row_group(warp_group) * kGroupRows;
+    finished.m = record.m * Config::kM + Config::row_group(warp_group) * kWarpGroupRows;
     CUTLASS_PRAGMA_UNROLL
-    for (int s = 0; s < Config::kGroupSlots; ++s) {
+    for (int s = 0; s < Config::kWarpGroupSlots; ++s) {
       finished.slot[s] = Config::slot_of(record, warp_group, s);
     }
     CUTLASS_PRAGMA_UNROLL
@@ -110,7 +110,7 @@ struct Epilogue {
       add_bias(params, finished, acc);
     }
     if constexpr (Traits::kActivates) {
-      if (params.keeps_pre_activation) {
+      if (params.has_pre_activation) {
         store_pre_activation(params, acc, warp_group, shared, finished);
       }
       activate(params.activation, acc);
@@ -154,7 +154,7 @@ struct Epilogue {
       // The other warp group may still read the last stages.
       meet_all_consumers();
     }
-    auto place = [&](int square) {
+    auto address = [&](int square) {
       return kFitsBuffers ? buffer(shared, warp_group, square)
                           : stages_of_a + (square * Config::kRowGroups + warp_group) * kSquareSize;
     };
@@ -165,8 +165,8 @@ struct Epilogue {
     CUTLASS_PRAGMA_UNROLL
     for (int square = 0; square < kSquares; ++square) {
       if (slot_of(finished, square) != kNoSlot) {
-        Squares::write(finished.squares[square], place(square));
-        send(params.tma_d, params, square, finished, place(square), warp_group);
+        Squares::write(finished.squares[square], address(square));
+        send(params.tma_d, params, square, finished, address(square), warp_group);
       }
     }
     finished.next = kSquares;
@@ -245,14 +245,14 @@ struct Epilogue {
   CUTLASS_DEVICE static void add_bias(Params const& params, Finished const& finished,
                                       Accumulator& acc) {
     using namespace cute;
-    Tensor place = Squares::places();
+    Tensor coordinates = Squares::coordinates();
     if constexpr (Layouts::kD == Major::K) {
       using Pair = cutlass::AlignedArray<Element, 2>;
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < size(acc); i += 4) {
         int const square = i / kValues;
         int32_t const slot = slot_of(finished, square);
-        int32_t const column = column_of(slot, square) + int(get<1>(place(i % kValues)));
+        int32_t const column = column_of(slot, square) + int(get<1>(coordinates(i % kValues)));
         if (slot != kNoSlot && column < params.n) {
           Pair const pair = *reinterpret_cast<Pair const*>(params.bias + column);
           CUTLASS_PRAGMA_UNROLL
@@ -265,7 +265,7 @@ struct Epilogue {
       float of_row[2] = {};
       CUTLASS_PRAGMA_UNROLL
       for (int r = 0; r < 2; ++r) {
-        int32_t const row = finished.m + int(get<0>(place(2 * r)));
+        int32_t const row = finished.m + int(get<0>(coordinates(2 * r)));
         of_row[r] = row < params.m ? float(params.bias[row]) : 0.0f;
       }
       CUTLASS_PRAGMA_UNROLL

@@ -47,6 +47,7 @@ struct Kernel {
   static_assert(sizeof(SharedStorage) <= kSharedBytes, "a CTA has no more shared memory");
   static_assert(sizeof(typename Epilogue::SharedStorage) >= OwnOrder::kScratchBytes,
                 "lines are sorted in what the epilogue uses once a tile is multiplied");
+  static_assert(Traits::kThreads >= kMaxOwnLines, "a thread for each line that is sorted");
 
   // Of the 64 K registers of an SM; ptxas gives every thread 168 at entry.
   static constexpr int kProducerRegisters = 40;
@@ -62,8 +63,8 @@ struct Kernel {
       write = Mainloop::load(params.mainloop, tile, scheduler.k_tiles(tile), pipeline, write,
                              shared.operands, begun);
     }
-    // Not earlier, or the next launch's CTAs would be scattered: where CTAs have several tiles,
-    // neighbours in the order of tiles belong on neighbouring SMs (see group_shift).
+    // With several tiles for each CTA this waits for consume(): the next launch's CTAs would be
+    // scattered, and neighbours in the order of tiles belong on neighbouring SMs (see group_shift).
     if (scheduler.has_only_tile()) {
       let_next_launch_start();
     }
@@ -78,8 +79,8 @@ struct Kernel {
     using namespace cute;
     typename Mainloop::State read;
     Tensor acc = partition_fragment_C(
-        typename Traits::GroupMma{},
-        Shape<typename Traits::TileM, typename Traits::GroupN>{});  // (MMA,MMA_M,MMA_N)
+        typename Traits::WarpGroupMma{},
+        Shape<typename Traits::TileM, typename Traits::WarpGroupN>{});  // (MMA,MMA_M,MMA_N)
     typename Epilogue::Finished finished;
     auto store_next = [&] {
       Epilogue::store_next(params.epilogue, finished, warp_group, shared.epilogue);
@@ -135,7 +136,7 @@ struct Kernel {
         load(params, scheduler, pipeline, shared);
       } else if (warp == 1) {
         scheduler.hand_out();
-      } else if (warp >= 2) {
+      } else if (warp >= ZeroFill::kFirstWarp) {
         ZeroFill::run(params.zero_fill, params.scheduler.ordering, shared.zero_fill);
       }
     } else {

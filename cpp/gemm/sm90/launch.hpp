@@ -4,9 +4,9 @@
 
 #include "gemm/sm90/kernel.hpp"
 
-#include <atomic>
 #include <type_traits>
 
+#include "common/device_bits.hpp"
 #include "gemm/sm90/instance.hpp"
 
 namespace sparsedrop::sm90 {
@@ -58,15 +58,16 @@ constexpr size_t kStorageBytes = sizeof(typename Kernel<Traits>::SharedStorage);
 // reports an error.
 template <class Traits>
 cudaError_t allow_shared_memory() {
-  static std::atomic<uint64_t> told{0};
+  static DeviceBits told;
   int device = 0;
   cudaError_t status = cudaGetDevice(&device);
-  uint64_t const bit = device < 64 ? uint64_t(1) << device : 0;
-  if (status == cudaSuccess && (told.load(std::memory_order_relaxed) & bit) == 0) {
+  if (status == cudaSuccess && !told.has(device)) {
     status = cudaFuncSetAttribute(reinterpret_cast<void const*>(&matmul_kernel<Traits>),
                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   int(kStorageBytes<Traits>));
-    told.fetch_or(status == cudaSuccess ? bit : 0, std::memory_order_relaxed);
+    if (status == cudaSuccess) {
+      told.add(device);
+    }
   }
   return status;
 }
@@ -81,7 +82,7 @@ cudaError_t launch_kernel(Product const& product, Schedule const& schedule, cuda
     return status;
   }
   LaunchShape const shape{unsigned(schedule.ctas), Traits::kThreads, kStorageBytes<Traits>, stream,
-                          /*overlaps=*/true};
+                          kOverlaps};
   return launch(&matmul_kernel<Traits>, shape, make_params<Traits>(product, schedule));
 }
 

@@ -120,14 +120,14 @@ struct Mainloop {
     return write;
   }
 
-  // A consumer warp group adds up its part of one output tile, from the first registers of `acc`
+  // A consumer warp group adds up its share of one output tile, from the first registers of `acc`
   // on. While a K tile is multiplied, `meanwhile()` is called.
   template <class Accumulator, class Work>
   CUTLASS_DEVICE static State mma(TileRecord const& record, Pipeline& pipeline, State read,
                                   Accumulator& acc, int warp_group, SharedStorage& shared,
                                   Work const& meanwhile) {
     using namespace cute;
-    using GroupMma = typename Traits::GroupMma;
+    using WarpGroupMma = typename Traits::WarpGroupMma;
     Tensor sA = make_tensor(make_smem_ptr(shared.a.data()), typename Traits::SmemA{});
     // With zeros to start from, an output tile without live K tiles needs no case of its own.
     clear(acc);
@@ -136,13 +136,14 @@ struct Mainloop {
         return pass_by(record.k_tiles, pipeline, read);
       }
       Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemBSlots{});
-      return multiply<GroupMma>(record.k_tiles, pipeline, read, sA, sB, typename Traits::Slots{},
-                                Config::first_slot(warp_group), acc, warp_group, meanwhile);
+      return multiply<WarpGroupMma>(record.k_tiles, pipeline, read, sA, sB,
+                                    typename Traits::Slots{}, Config::first_slot(warp_group), acc,
+                                    warp_group, meanwhile);
     } else {
       Tensor sB = make_tensor(make_smem_ptr(shared.b.data()), typename Traits::SmemB{});
       if (record.slot[Config::kSlots - 1] != kNoSlot) {
-        return multiply<GroupMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{}, 0, acc,
-                                  warp_group, meanwhile);
+        return multiply<WarpGroupMma>(record.k_tiles, pipeline, read, sA, sB, Int<1>{}, 0, acc,
+                                      warp_group, meanwhile);
       }
       using RestMma = typename Traits::RestMma;
       using RestN = typename Traits::RestN;

@@ -36,10 +36,10 @@ struct Partials {
   // has this value with a probability of 2^-64.
   static constexpr unsigned long long kLeft = 0x9d1f3b5c7a6e4802ull;
 
-  static constexpr int kVectors = Traits::Config::kGroupSums / kThreads / 4;
+  static constexpr int kVectors = Traits::Config::kWarpGroupSums / kThreads / 4;
 
   // A warp group's accumulators as they lie in registers, vector by vector for all its threads.
-  CUTLASS_DEVICE static float4* place_of(PartialSums const& sums, int32_t cta, int warp_group) {
+  CUTLASS_DEVICE static float4* address_of(PartialSums const& sums, int32_t cta, int warp_group) {
     return reinterpret_cast<float4*>(sums.data) +
            (int64_t(cta) * kConsumerWarpGroups + warp_group) * kVectors * kThreads +
            threadIdx.x % kThreads;
@@ -62,7 +62,7 @@ struct Partials {
   template <class Accumulator>
   CUTLASS_DEVICE static void leave(PartialSums const& sums, int32_t cta, Accumulator const& acc,
                                    int warp_group) {
-    float4* const out = place_of(sums, cta, warp_group);
+    float4* const out = address_of(sums, cta, warp_group);
     CUTLASS_PRAGMA_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       __stcg(out + v * kThreads,
@@ -89,7 +89,7 @@ struct Partials {
       *flag = 0;
     }
     meet(warp_group);
-    float4 const* const in = place_of(sums, cta, warp_group);
+    float4 const* const in = address_of(sums, cta, warp_group);
     CUTLASS_PRAGMA_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       float4 const value = load(in + v * kThreads);

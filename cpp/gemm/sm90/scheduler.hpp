@@ -6,8 +6,6 @@
 
 #include "gemm/sm90/config.hpp"
 
-#include <cassert>
-
 #include "gemm/sm90/barriers.hpp"
 #include "schedule/own_order.hpp"
 
@@ -25,9 +23,6 @@ class TileScheduler {
   };
 
   static Params to_underlying_arguments(Arguments const& schedule) {
-    // first_split() counts the K tiles of whatever stands at a CTA's index, an end marker too.
-    assert(!Traits::kSplits || schedule.ctas == schedule.sums.tiles * schedule.sums.split_k);
-    assert(schedule.request.has_parallel_slots == Traits::Config::kHasParallelSlots);
     return {Ordering::of(schedule), schedule.list, schedule.sums};
   }
 
@@ -103,7 +98,8 @@ class TileScheduler {
   }
 
   // By the one thread that loads: the first tile is known to it, the others are in the queue, from
-  // the second record on. An only tile's queue it leaves to the others: two records do not fill it.
+  // the second record on. If the CTA has only one tile, the loader never pops: two records do not
+  // fill the queue.
   CUTLASS_DEVICE TileRecord first() {
     if (has_list()) {
       return claim(int32_t(blockIdx.x));

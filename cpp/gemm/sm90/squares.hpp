@@ -18,7 +18,7 @@ struct Squares {
   static constexpr int kSize = kStore * kStore;
   static constexpr int kValues = kSize / cutlass::NumThreadsPerWarpGroup;
 
-  using Square = cutlass::Array<Element, kValues>;  // a thread's values of one
+  using Square = cutlass::Array<Element, kValues>;  // one thread's values
 
   static auto make_tma(Element* d, int32_t m, int32_t n, StrideD stride) {
     return cute::make_tma_copy(
@@ -45,7 +45,7 @@ struct Squares {
     copy(copy_to_smem, thread_copy.retile_S(values), thread_copy.partition_D(in_smem(at)));
   }
 
-  // Of D, and where the square stands in it.
+  // The extents of D, and where the square stands in it.
   struct Corner {
     int32_t m;
     int32_t n;
@@ -70,7 +70,7 @@ struct Squares {
   }
 
   // Row and column within the square of each of a thread's values.
-  CUTLASS_DEVICE static auto places() {
+  CUTLASS_DEVICE static auto coordinates() {
     using namespace cute;
     return square_mma()
         .get_slice(threadIdx.x % cutlass::NumThreadsPerWarpGroup)

@@ -54,8 +54,8 @@ cudaError_t mask_words(uint8_t const* live, Blocking const& blocking, uint32_t* 
                        uint32_t* col_words, cudaStream_t stream);
 
 // One draw of a whole grid: `keep` is each block's probability to be live, `seed` and `offset` are
-// the state of a Philox4x32-10 generator as torch's GPU generators have it. It advances offset
-// by 4.
+// the state of a Philox4x32-10 generator as torch's GPU generators have it. The draw uses 4 of the
+// offset, which the caller advances.
 struct BernoulliDraw {
   double keep;
   uint64_t seed;
@@ -140,8 +140,8 @@ char const* name(Architecture architecture);
 // Whether a GPU of that compute capability runs its kernels.
 bool runs_on(Architecture architecture, int major, int minor);
 
-// The work of one CTA. A tile is n / slot_n slots side by side; the slots of one tile may lie
-// anywhere along n as long as they share their list of live K tiles.
+// The work of one CTA: n / slot_n slots, which are multiplied side by side and may lie anywhere
+// along n as long as they share their list of live K tiles.
 struct Tile {
   int32_t m;
   int32_t n;
@@ -157,8 +157,7 @@ Tile tile(Architecture architecture, int id);
 // Split-K: where there are few tiles and k is long, each may be split along its live K tiles into
 // up to max_split_k, which are multiplied side by side and added up in one order: without a mask on
 // D and an activation, for tiles of max_split_n columns at most, and where the splits of all tiles
-// have no more than max_split_slots slots. Beyond, there are tiles enough, and their sums would
-// fill 256 MB.
+// have no more than max_split_slots slots.
 struct Limits {
   int32_t max_split_k;
   int32_t max_split_n;
@@ -184,7 +183,8 @@ char const* refusal(Problem const& problem, Choice choice);
 // blocks only: addresses may still be null. 0 where the problem cannot be run this way.
 size_t workspace_bytes(Problem const& problem, Choice choice);
 
-// Launches the product. `workspace` is 16-byte aligned, comes with anything in it, belongs to one
+// Launches the product on the current device, which runs the choice's architecture (runs_on), or
+// the launch fails. `workspace` is 16-byte aligned, comes with anything in it, belongs to one
 // launch at a time and is free to reuse once the stream has passed. cudaErrorInvalidValue where
 // refusal() has a reason, or a workspace is needed and missing or not aligned.
 cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaStream_t stream);

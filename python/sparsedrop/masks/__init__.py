@@ -1,6 +1,6 @@
 """What is dropped: masks of blocks, and how they are drawn."""
 
-from sparsedrop.masks.block_mask import BlockMask, Masks, draw, expand_live
+from sparsedrop.masks.block_mask import BlockMask, Masks, draw, expand_live, scale
 from sparsedrop.masks.checks import SAMPLERS, check_block_shape, check_p, check_sampler
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "check_sampler",
     "draw",
     "expand_live",
+    "scale",
 ]

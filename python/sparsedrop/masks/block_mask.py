@@ -206,6 +206,14 @@ def draw(
     return BlockMask(shape, block_shape, 1.0 - p, tensors)
 
 
+def scale(p: float) -> float:
+    """What live elements are multiplied by, so that they keep their expectation.
+
+    At p = 1 nothing is left to scale.
+    """
+    return 1.0 / (1.0 - p) if p < 1.0 else 1.0
+
+
 def _of_grid(
     live: Tensor, shape: tuple[int, int], block_shape: tuple[int, int], keep: float | None
 ) -> BlockMask:

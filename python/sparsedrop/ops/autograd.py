@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsedrop._torch import apply_eagerly, is_transformed
 from sparsedrop.masks import BlockMask
 from sparsedrop.ops.backend import Backend, backend_for
-from sparsedrop.ops.product import How, Product, transposed
+from sparsedrop.ops.product import How, Product
 
 _aten = torch.ops.aten
 
@@ -29,12 +29,14 @@ def multiply(p: Product) -> Tensor:
             "a sparsedrop product has neither forward-mode derivatives nor rules for torch.func's "
             "transforms: compute what needs them with sparsedrop.reference"
         )
-    how = _without_full_masks(how)
+    live = _without_full_masks(how)
+    if live is not how:
+        how, p = live, Product(a, b, bias, live)
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
         apply = _Multiply.apply if is_compiling else _apply_eagerly
         return apply(a, b, bias, how)
-    return _backend_of(a, b, bias).product(Product(a, b, bias, how))
+    return _backend_of(a, b, bias).product(p)
 
 
 def _without_full_masks(how: How) -> How:
@@ -67,10 +69,11 @@ class _Multiply(torch.autograd.Function):
         else:
             out, kept = backend.product_and_pre_activation(p)
         need_a, need_b, _, _ = ctx.needs_input_grad
-        # An activation's gradient depends on both, which `_Once` must know.
+        # An activation's gradient depends on a, b and bias, which `_Once` must know.
         ctx.save_for_backward(
             a if need_b or activation is not None else None,
             b if need_a or activation is not None else None,
+            bias if activation is not None else None,
             None if activation is None else kept,
         )
         # Masks are constants, and small: they need no saving.
@@ -80,7 +83,7 @@ class _Multiply(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        a, b, kept = ctx.saved_tensors
+        a, b, bias, kept = ctx.saved_tensors
         if not torch.is_grad_enabled():
             return _gradients(ctx, upstream, a, b, kept)
         with torch.no_grad():
@@ -88,7 +91,7 @@ class _Multiply(torch.autograd.Function):
         if torch.compiler.is_compiling():
             return grads
         # Under create_graph: what these gradients depend on is not recorded, and says so.
-        return _Once.apply(upstream, a, b, *grads)
+        return _Once.apply(upstream, a, b, bias, *grads)
 
 
 _apply_eagerly = apply_eagerly(_Multiply)
@@ -109,30 +112,46 @@ def _gradients(
     grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, kept)
     backend = backend_for(grad, grad if a is None else a, grad if b is None else b)
     grad_a = grad_b = grad_bias = None
+    upstream_side = grad, out_mask, False
     if need_a:
-        p = Product(grad, b, None, How(out_mask, how.b_mask, alpha=alpha, b_turned=not b_turned))
-        grad_a = _gradient(backend, p, how.a_mask, a_turned, a_column_major)
+        left, right = upstream_side, (b, how.b_mask, not b_turned)
+        grad_a = _gradient(backend, left, right, alpha, how.a_mask, a_turned, a_column_major)
     if need_b:
-        p = Product(a, grad, None, How(how.a_mask, out_mask, alpha=alpha, a_turned=not a_turned))
-        grad_b = _gradient(backend, p, how.b_mask, b_turned, b_column_major)
+        left, right = (a, how.a_mask, not a_turned), upstream_side
+        grad_b = _gradient(backend, left, right, alpha, how.b_mask, b_turned, b_column_major)
     if need_bias:
         grad_bias = backend.column_sums(grad, out_mask)
     return grad_a, grad_b, grad_bias, None
 
 
+_Side = tuple[Tensor, "BlockMask | None", bool]
+"""A factor: its matrix, the matrix's mask, and whether the two are used transposed."""
+
+
 def _gradient(
-    backend: Backend, p: Product, mask: BlockMask | None, turned: bool, column_major: bool
+    backend: Backend,
+    left: _Side,
+    right: _Side,
+    alpha: float,
+    mask: BlockMask | None,
+    turned: bool,
+    column_major: bool,
 ) -> Tensor:
     """The gradient of an operand as it was given, under its mask, lying as it does, with no copy.
 
-    `p` is the gradient of the operand as it plays, without a mask. A product's result is row-major:
-    that of a column-major operand is the transposed one, turned.
+    left times right is that of the operand as it is used, so transposed where it is `turned`. A
+    product's result is row-major: that of a column-major operand is the transposed one, turned.
     """
     if (not turned) if column_major else turned:
-        p = transposed(p)
-    if mask is not None:
-        p = p._replace(how=p.how._replace(out_mask=mask.T if column_major else mask))
-    return backend.product(p).t() if column_major else backend.product(p)
+        left, right = right, left
+        a_turned, b_turned = not left[2], not right[2]
+    else:
+        a_turned, b_turned = left[2], right[2]
+    if column_major and mask is not None:
+        mask = mask.T
+    how = How(left[1], right[1], mask, alpha, None, a_turned, b_turned)
+    result = backend.product(Product(left[0], right[0], None, how))
+    return result.t() if column_major else result
 
 
 class _Once(torch.autograd.Function):
@@ -140,7 +159,12 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, upstream: Tensor, a: Tensor | None, b: Tensor | None, *grads: Tensor | None
+        ctx: Any,
+        upstream: Tensor,
+        a: Tensor | None,
+        b: Tensor | None,
+        bias: Tensor | None,
+        *grads: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         return grads
 

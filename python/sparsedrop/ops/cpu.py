@@ -7,9 +7,10 @@ one on the output runs of live blocks. A rectangle sums a product for each run o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ class Rectangle(NamedTuple):
 def product(p: Product) -> Tensor:
     """See `backend.Backend`."""
     a, b, masks = straight(p)
-    choice = select.decide(request_for(a, b, masks))
+    key = _key(a, b, masks)
+    choice = _choose(key) if select.is_free() else select.decide(select.Request(*key))
     if choice.path == "dense":
         return dense.product(p)
     if a.dtype == torch.float16:
@@ -60,14 +62,28 @@ def product_and_pre_activation(p: Product) -> tuple[Tensor, Tensor]:
     return dense.in_two_steps(product, p)
 
 
-def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
-    """What `select` is asked for the product of a [m, k] and b [k, n] on the CPU."""
-    a_block, b_block, out_block = (None if mask is None else mask.block_shape for mask in masks)
-    a_keep, b_keep, out_keep = (None if mask is None else mask.keep for mask in masks)
-    m, n, k = a.shape[0], b.shape[1], a.shape[1]
-    return select.Request(
-        "cpu", a.dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep
-    )
+def request_for(p: Product) -> select.Request:
+    """What `select` is asked for a product on the CPU."""
+    return select.Request(*_key(*straight(p)))
+
+
+def _key(a: Tensor, b: Tensor, masks: Masks) -> tuple[Any, ...]:
+    """The fields of a request, as a plain tuple: it is looked up for every product."""
+    a_mask, b_mask, out_mask = masks
+    return (
+        "cpu", a.dtype, a.shape[0], b.shape[1], a.shape[1],
+        None if a_mask is None else a_mask.block_shape,
+        None if b_mask is None else b_mask.block_shape,
+        None if out_mask is None else out_mask.block_shape,
+        None if a_mask is None else a_mask.keep,
+        None if b_mask is None else b_mask.keep,
+        None if out_mask is None else out_mask.keep,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def _choose(key: tuple[Any, ...]) -> select.Choice:
+    return select.choose(select.Request(*key))
 
 
 def _compute(rectangle: Rectangle, a: Tensor, b: Tensor, p: Product, out: Tensor) -> None:

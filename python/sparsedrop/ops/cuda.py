@@ -5,16 +5,22 @@ Nothing here waits for the GPU: sizes and choices come from what the host knows.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
 from sparsedrop.masks import BlockMask
 from sparsedrop.ops import dense
-from sparsedrop.ops.plan import ALIGNMENT_BITS, UNIT, Key, blocks_of, fitted, make_plan, plan_for
-from sparsedrop.ops.plan import request_for as request_for_key
+from sparsedrop.ops.plan import (
+    ALIGNMENT_BITS,
+    UNIT,
+    Key,
+    fitted,
+    key_of,
+    make_plan,
+    plan_for,
+    request_of,
+)
 from sparsedrop.ops.product import Product
 from sparsedrop.select import kernels
 
@@ -37,23 +43,10 @@ def product_and_pre_activation(p: Product) -> tuple[Tensor, Tensor]:
     return out, before
 
 
-def _key(p: Product) -> tuple[Any, ...]:
-    """A `Key`, as plain tuples: it is looked up for every product."""
-    a, b, _, (a_mask, b_mask, out_mask, _, activation, a_turned, b_turned) = p
-    return (
-        activation, a.dtype, a.get_device(),
-        (a.shape, a.stride(), not a.data_ptr() & ALIGNMENT_BITS, a_turned),
-        (b.shape, b.stride(), not b.data_ptr() & ALIGNMENT_BITS, b_turned),
-        None if a_mask is None else blocks_of(a_mask),
-        None if b_mask is None else blocks_of(b_mask),
-        None if out_mask is None else blocks_of(out_mask),
-    )  # fmt: skip
-
-
 def _launch(p: Product, *, keeps_before: bool) -> tuple[Tensor, Tensor | None] | None:
     """The result, and with `keeps_before` what went into the activation; None: to run densely."""
     a, b, bias, (a_mask, b_mask, out_mask, alpha, _, a_turned, b_turned) = p
-    key = _key(p)
+    key = key_of(p)
     plan = plan_for(key) if select.is_free() else make_plan(key)
     if plan is None:
         return None
@@ -100,7 +93,7 @@ def sums_by_kernel(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
     (m, n), (ld, step), at = matrix.shape, matrix.stride(), matrix.data_ptr()
     index = matrix.get_device()
     if (
-        matrix.dtype not in select.DTYPES
+        matrix.dtype not in select.KERNEL_DTYPES
         or not kernels.gpu_facts(index)["tiles"]
         or step != 1
         or at & ALIGNMENT_BITS
@@ -125,4 +118,4 @@ def sums_by_kernel(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
 
 def request_for(p: Product) -> select.Request:
     """What `select` is asked for a product on a GPU."""
-    return request_for_key(Key(*_key(p)))
+    return request_of(Key(*key_of(p)))

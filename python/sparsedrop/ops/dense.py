@@ -1,6 +1,7 @@
 """A product by dense ones of the masked operands: what runs where nothing faster can.
 
-A dropped block is taken out by `where` and not by a product, since 0 * NaN is NaN.
+A dropped block is taken out by `where` and not by a product, since 0 * NaN is NaN. `reference` says
+the same in its own words: it judges this file, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop.masks import BlockMask, expand_live
-from sparsedrop.ops.product import Product, straight
+from sparsedrop.ops.product import Product
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda x: x,
@@ -23,13 +24,20 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 
 def product(p: Product) -> Tensor:
     """See `backend.Backend`."""
-    a, b, (a_mask, b_mask, out_mask) = straight(p)
-    # The dtypes are settled: autocast around a backward pass may not change them again.
-    with torch.autocast(a.device.type, enabled=False):
-        a, b = _keep_live(a, a_mask), _keep_live(b, b_mask)
-        start, beta = (a.new_zeros(()), 0) if p.bias is None else (p.bias, 1)
-        out = torch.addmm(start, a, b, beta=beta, alpha=p.how.alpha)
-        return _keep_live(ACTIVATIONS[p.how.activation](out), out_mask)
+    kind = p.a.device.type
+    # Asking about a device that has no autocast, such as meta, is an error.
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        # The dtypes are settled: autocast around a backward pass may not change them again.
+        with torch.autocast(kind, enabled=False):
+            return product(p)
+    a, b, bias, (a_mask, b_mask, out_mask, alpha, activation, a_turned, b_turned) = p
+    a, b = _keep_live(a, a_mask), _keep_live(b, b_mask)
+    a, b = a.t() if a_turned else a, b.t() if b_turned else b
+    if bias is None:
+        out = torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=alpha)
+    else:
+        out = torch.addmm(bias, a, b, alpha=alpha)
+    return _keep_live(ACTIVATIONS[activation](out), out_mask)
 
 
 def in_two_steps(run: Callable[[Product], Tensor], p: Product) -> tuple[Tensor, Tensor]:

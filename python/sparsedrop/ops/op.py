@@ -27,7 +27,10 @@ def product_and_pre_activation(p: Product) -> tuple[Tensor, Tensor]:
 
 
 def _pack(masks: Masks) -> tuple[list[Tensor], list[int], list[float]]:
-    """Masks as the op takes them, three tensors each; blocks of 0: none, a keep of -1: unknown."""
+    """Masks as the op takes them, three tensors each.
+
+    Blocks of 0 mean that there is no mask, a keep of -1 that it is unknown.
+    """
     tensors: list[Tensor] = []
     blocks: list[int] = []
     keeps: list[float] = []

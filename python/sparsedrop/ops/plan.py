@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparsedrop import _native, select
 from sparsedrop.masks import BlockMask
+from sparsedrop.ops.product import Product
 from sparsedrop.select import kernels
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Blocks = tuple[tuple[int, int], "int | None"]
 """A mask as a choice sees it: its blocks, and its share in whole percent."""
 
 
-class Layout(NamedTuple):
+class Lies(NamedTuple):
     """How a matrix lies in memory. `in_place`: the kernels can read it as it is."""
 
     row_major: bool
@@ -39,7 +40,7 @@ class Layout(NamedTuple):
 class Fit(NamedTuple):
     """How an operand lies, and the extents to which it is copied where it cannot be read so."""
 
-    lies: Layout
+    lies: Lies
     rows: int
     cols: int
 
@@ -55,20 +56,13 @@ class Plan(NamedTuple):
     fits: tuple[Fit, Fit] | None
 
 
-def blocks_of(mask: BlockMask) -> Blocks:
-    """The share is coarse, since a rate may change a little with every step."""
-    keep = mask.keep
-    # round(keep, 2) goes by way of text: it takes the host four times as long.
-    return mask.block_shape, None if keep is None else round(100 * keep)
-
-
 class Key(NamedTuple):
-    """All that the way of a product depends on."""
+    """All that decides how a product is run."""
 
     activation: str | None
     dtype: torch.dtype
     device: int
-    # Shape, strides, whether it is aligned, and whether it plays transposed.
+    # Shape, strides, whether it is aligned, and whether it is used transposed.
     a: tuple[Any, ...]
     b: tuple[Any, ...]
     a_mask: Blocks | None
@@ -76,17 +70,37 @@ class Key(NamedTuple):
     out_mask: Blocks | None
 
 
-def request_for(key: Key) -> select.Request:
+def key_of(p: Product) -> tuple[Any, ...]:
+    """A `Key`, in plain tuples: it is looked up for every product."""
+    a, b, _, (a_mask, b_mask, out_mask, _, activation, a_turned, b_turned) = p
+    return (
+        activation, a.dtype, a.get_device(),
+        (a.shape, a.stride(), not a.data_ptr() & ALIGNMENT_BITS, a_turned),
+        (b.shape, b.stride(), not b.data_ptr() & ALIGNMENT_BITS, b_turned),
+        None if a_mask is None else _blocks_of(a_mask),
+        None if b_mask is None else _blocks_of(b_mask),
+        None if out_mask is None else _blocks_of(out_mask),
+    )  # fmt: skip
+
+
+def _blocks_of(mask: BlockMask) -> Blocks:
+    """The share is coarse, since a rate may change a little with every step."""
+    keep = mask.keep
+    # round(keep, 2) goes by way of text: it takes the host four times as long.
+    return mask.block_shape, None if keep is None else round(100 * keep)
+
+
+def request_of(key: Key) -> select.Request:
     """What `select` is asked for the products of a key."""
     a_shape, *a_memory, a_turned = key.a
     b_shape, *b_memory, b_turned = key.b
     m, k = a_shape[::-1] if a_turned else a_shape
     n = b_shape[not b_turned]
-    a_lies, b_lies = describe(a_shape, *a_memory), describe(b_shape, *b_memory)
+    a_lies, b_lies = lies_of(a_shape, *a_memory), lies_of(b_shape, *b_memory)
     (a_block, a_keep), (b_block, b_keep), (out_block, out_keep) = (
-        _as_it_plays(key.a_mask, a_turned),
-        _as_it_plays(key.b_mask, b_turned),
-        _as_it_plays(key.out_mask, False),
+        _as_used(key.a_mask, a_turned),
+        _as_used(key.b_mask, b_turned),
+        _as_used(key.out_mask, False),
     )
     return select.Request(
         "cuda", key.dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep,
@@ -101,7 +115,7 @@ def request_for(key: Key) -> select.Request:
 def make_plan(key: tuple[Any, ...]) -> Plan | None:
     """The plan for a Key, which may be a plain tuple; None for the dense path."""
     of = Key(*key)
-    request = request_for(of)
+    request = request_of(of)
     choice = select.decide(request)
     if choice.path != "kernel":
         return None
@@ -140,7 +154,7 @@ def make_plan(key: tuple[Any, ...]) -> Plan | None:
 plan_for = functools.lru_cache(maxsize=4096)(make_plan)
 
 
-def describe(shape: tuple[int, int], strides: tuple[int, int], aligned: bool) -> Layout:
+def lies_of(shape: tuple[int, int], strides: tuple[int, int], aligned: bool) -> Lies:
     """The layout of a 2-D tensor, whose address is `aligned` or not."""
     (rows, cols), (row_stride, col_stride) = shape, strides
     if col_stride == 1 and (row_stride >= cols or rows == 1):
@@ -148,11 +162,11 @@ def describe(shape: tuple[int, int], strides: tuple[int, int], aligned: bool) ->
     elif row_stride == 1 and (col_stride >= rows or cols == 1):
         row_major, extent, ld = False, rows, col_stride if cols > 1 else rows
     else:
-        return Layout(True, cols, False)
-    return Layout(row_major, ld, extent % UNIT == 0 and ld % UNIT == 0 and aligned)
+        return Lies(True, cols, False)
+    return Lies(row_major, ld, extent % UNIT == 0 and ld % UNIT == 0 and aligned)
 
 
-def _as_it_plays(mask: Blocks | None, turned: bool) -> tuple[tuple[int, int] | None, float | None]:
+def _as_used(mask: Blocks | None, turned: bool) -> tuple[tuple[int, int] | None, float | None]:
     """Blocks and keep of a mask, or of its transpose."""
     if mask is None:
         return None, None
@@ -162,14 +176,14 @@ def _as_it_plays(mask: Blocks | None, turned: bool) -> tuple[tuple[int, int] | N
 
 
 def _fit_for(operand: tuple[Any, ...], played: tuple[int, int]) -> Fit:
-    """How an operand, described as in a `Key`, is made one of the extents that it plays."""
+    """How an operand, described as in a `Key`, is given the extents that it is used with."""
     shape, strides, aligned, turned = operand
     wanted = played[::-1] if turned else played
-    lies = describe(shape, strides, aligned)
+    lies = lies_of(shape, strides, aligned)
     if lies.in_place and tuple(shape) == wanted:
         return Fit(lies, *wanted)
     # Until it is copied it is not in place; its leading dimension is the copy's already.
-    return Fit(Layout(lies.row_major, wanted[1] if lies.row_major else wanted[0], False), *wanted)
+    return Fit(Lies(lies.row_major, wanted[1] if lies.row_major else wanted[0], False), *wanted)
 
 
 def fitted(matrix: Tensor, fit: Fit) -> Tensor:

@@ -15,8 +15,8 @@ from sparsedrop.masks import BlockMask, Masks
 class How(NamedTuple):
     """A product without its tensors: what the backward pass may hold on to.
 
-    A mask is that of its matrix as it is given; with `a_turned` or `b_turned` the two play
-    transposed. out is never turned.
+    A mask is that of its matrix as it is given; with `a_turned` or `b_turned` the matrix and its
+    mask are used transposed. out is never turned.
     """
 
     a_mask: BlockMask | None = None
@@ -29,7 +29,7 @@ class How(NamedTuple):
 
 
 class Product(NamedTuple):
-    """a plays [m, k] and b [k, n]; bias is [n]."""
+    """a is used as [m, k], b as [k, n]; bias is [n]."""
 
     a: Tensor
     b: Tensor
@@ -42,23 +42,8 @@ class Product(NamedTuple):
         return self.a.shape[self.how.a_turned], self.b.shape[not self.how.b_turned]
 
 
-def transposed(product: Product) -> Product:
-    """The product whose result is that of this one, transposed; with neither bias nor out_mask."""
-    a, b, _, how = product
-    turned = How(
-        how.b_mask,
-        how.a_mask,
-        None,
-        how.alpha,
-        how.activation,
-        not how.b_turned,
-        not how.a_turned,
-    )
-    return Product(b, a, None, turned)
-
-
 def straight(product: Product) -> tuple[Tensor, Tensor, Masks]:
-    """a, b and the masks as they play, in views."""
+    """a, b and the masks as they are used, in views."""
     a, b, _, how = product
     a_mask, b_mask = how.a_mask, how.b_mask
     if how.a_turned:

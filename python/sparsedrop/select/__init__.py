@@ -6,13 +6,13 @@ SPARSEDROP_SELECT.
 """
 
 from sparsedrop.select.choosing import candidates, choose, dense_us, expected_us
-from sparsedrop.select.kernels import DTYPES, LIMITS, MAX_EXTENT, Tile, gpu_facts
+from sparsedrop.select.kernels import KERNEL_DTYPES, LIMITS, MAX_EXTENT, Tile, gpu_facts
 from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
 from sparsedrop.select.request import Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
 
 __all__ = [
-    "DTYPES",
+    "KERNEL_DTYPES",
     "LIMITS",
     "MAX_EXTENT",
     "PADDING_PAYS",

@@ -53,9 +53,9 @@ LEAVING_US, ADDING_US = 2.0, 0.9
 with which the times of split products in h200_small_layers_tiles.json are met to 6 % in the mean,
 the worst, 64x128 split into four, to 27 %."""
 
-CUBLAS_SPLITTING_US, CUBLAS_LEAST_K_TILES = 3.0, 8
-"""How much longer cuBLAS takes where it splits a product along k, and the least it leaves to one
-split: estimates."""
+CUBLAS_MAX_SPLIT, CUBLAS_SPLITTING_US, CUBLAS_MIN_K_TILES = 8, 3.0, 8
+"""Into how many cuBLAS splits a product along k at most, how much longer it then takes, and how few
+K tiles it leaves to one split: estimates."""
 
 MAX_OWN_LINES = 256
 LIST_US, LIST_SLOT_US = 8.0, 0.5
@@ -184,11 +184,11 @@ def _soft_maximum(one: float, other: float) -> float:
 
 def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
     """Expected time of the dense product by cuBLAS, in microseconds."""
-    cost, max_split_k = costs_of(gpu)[CUBLAS], LIMITS["sm90"].max_split_k
+    cost = costs_of(gpu)[CUBLAS]
 
     def time(columns: int) -> float:
         tiles, k_tiles = -(-m // CUBLAS_TILE.m) * -(-n // columns), -(-k // CUBLAS_TILE.k)
-        split_k = max(1, min(max_split_k, sms // tiles, k_tiles // CUBLAS_LEAST_K_TILES))
+        split_k = max(1, min(CUBLAS_MAX_SPLIT, sms // tiles, k_tiles // CUBLAS_MIN_K_TILES))
         share = columns / CUBLAS_TILE.n
         whole = cost.us(math.ceil(tiles / sms) * share, k_tiles)
         split = cost.us(share, k_tiles / split_k) + CUBLAS_SPLITTING_US

@@ -9,7 +9,7 @@ import torch
 
 from sparsedrop import _native
 
-DTYPES = (torch.bfloat16, torch.float16)
+KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
 MAX_EXTENT = 2**31 - 1 - 256 - 8
 """The largest extent: the kernels count to 2**31 - 1 in whole tiles, of 256 at most, and operands

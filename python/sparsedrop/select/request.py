@@ -61,7 +61,7 @@ class Request(NamedTuple):
 
     @property
     def operand_bytes(self) -> tuple[float, float]:
-        """Of the live parts of a and b."""
+        """Sizes of the live parts of a and b."""
         a_keep, b_keep, _ = self.keeps
         line = self.dtype.itemsize * self.k
         return line * self.m * a_keep, line * self.n * b_keep
@@ -79,6 +79,8 @@ class Request(NamedTuple):
             out_block=out_block,
             a_keep=self.b_keep,
             b_keep=self.a_keep,
+            a_k_major=self.b_k_major,
+            b_k_major=self.a_k_major,
         )
 
 

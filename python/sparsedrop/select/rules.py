@@ -1,11 +1,12 @@
 """What the kernels can run, and where the dense path is the only one. Pure functions.
 
-The kernels have the last word: `refusal` in cpp/gemm/matmul.cu decides alike, and a test compares.
+The kernels have the last word: `refusal` in cpp/gemm/matmul.cpp decides alike, and a test compares
+the two on every build with kernels.
 """
 
 from __future__ import annotations
 
-from sparsedrop.select.kernels import DTYPES, LIMITS, MAX_EXTENT
+from sparsedrop.select.kernels import KERNEL_DTYPES, LIMITS, MAX_EXTENT
 from sparsedrop.select.request import Choice, Request, describe_blocks
 
 PADDING_PAYS = 2**30
@@ -43,7 +44,7 @@ def why_no_kernel(request: Request) -> str | None:
     """Why the kernels cannot run the request, whatever the tile."""
     if not request.tiles:
         return f"no kernels for compute capability {request.capability[0]}.{request.capability[1]}"
-    if request.dtype not in DTYPES:
+    if request.dtype not in KERNEL_DTYPES:
         return f"no kernels for {request.dtype}"
     extents = (request.m, request.n, request.k)
     if min(extents) == 0:

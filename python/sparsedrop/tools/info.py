@@ -39,7 +39,7 @@ def _build_facts() -> Iterator[tuple[str, str]]:
     yield "CUDA kernels", f"sm_{_native.C.CUDA_ARCHS}"
     for family in _native.C.ARCHITECTURES:
         tiles = ", ".join(f"{m}x{n}x{k}" for m, n, k, _ in family.tiles)
-        yield f"  tiles of {family.name}", f"{tiles} (m x n x k)"
+        yield f"tiles of {family.name}", f"{tiles} (m x n x k)"
 
 
 def _cpu_facts() -> Iterator[tuple[str, str]]:

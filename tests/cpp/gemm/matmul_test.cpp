@@ -163,6 +163,12 @@ TEST(Workspace, IsEmptyForWhatIsRefused) {
   p.b_mask = p.d_mask = {nullptr, nullptr, 128, 128};
   EXPECT_EQ(workspace_bytes(p, {0, false}), 0u);
   EXPECT_GT(workspace_bytes(p, {1, false}), 0u);
+  p.b_mask = {nullptr, nullptr, 64, 0};
+  EXPECT_EQ(workspace_bytes(p, {1, false}), 0u);
+  p.a_mask = {nullptr, nullptr, 128, 100};
+  p.b_mask = {nullptr, nullptr, 100, 128};
+  EXPECT_EQ(workspace_bytes(p, {1, false}), 0u);
+  EXPECT_EQ(workspace_bytes(problem(128 * 257, int64_t(1) << 41, 64), {1, false}), 0u);
 }
 
 TEST(Orient, SwapTransposesTheProblem) {

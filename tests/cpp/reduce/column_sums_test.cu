@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -36,20 +37,21 @@ void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows) {
   if (block_rows > 0) {
     by_col = {to_device(words), mask_line_words(rows), kMaskUnit};
   }
-  sums::Arguments args{to_device(matrix), rows, cols, cols, by_col, outs[0]};
-  auto const stripes = unsigned(ceil_div(cols, sums::kStripe));
-  sums::single_kernel<__nv_bfloat16><<<dim3(1, stripes), sums::kThreads>>>(args);
+  column_sum::Arguments args{to_device(matrix), rows, cols, cols, by_col, outs[0]};
+  auto const stripes = unsigned(ceil_div(cols, column_sum::kStripe));
+  column_sum::single_kernel<__nv_bfloat16><<<dim3(1, stripes), column_sum::kThreads>>>(args);
 
   args.out = outs[1];
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {sums::kShares, 1, 1};
+  cluster.val.clusterDim = {column_sum::kShares, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(sums::kShares, stripes);
-  config.blockDim = dim3(sums::kThreads);
+  config.gridDim = dim3(column_sum::kShares, stripes);
+  config.blockDim = dim3(column_sum::kThreads);
   config.attrs = &cluster;
   config.numAttrs = 1;
-  ASSERT_EQ(cudaLaunchKernelEx(&config, sums::cluster_kernel<__nv_bfloat16>, args), cudaSuccess);
+  ASSERT_EQ(cudaLaunchKernelEx(&config, column_sum::cluster_kernel<__nv_bfloat16>, args),
+            cudaSuccess);
   std::vector<__nv_bfloat16> found[2] = {nothing, nothing};
   for (int i = 0; i < 2; ++i) {
     ASSERT_EQ(cudaMemcpy(found[i].data(), outs[i], sizeof(__nv_bfloat16) * size_t(cols),

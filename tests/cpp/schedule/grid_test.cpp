@@ -43,8 +43,8 @@ TEST(Grid, RecordsGiveOutEverySlotOnce) {
 }
 
 NarrowLines narrow_lines(int32_t lines, int32_t slots, int32_t slots_per_tile, int32_t ctas,
-                         int32_t slots_per_list = 0) {
-  return NarrowLines(Grid(lines, slots, slots_per_tile, slots_per_list, 64, 1), ctas);
+                         int32_t slots_per_k_list = 0) {
+  return NarrowLines(Grid(lines, slots, slots_per_tile, slots_per_k_list, 64, 1), ctas);
 }
 
 TEST(NarrowLines, CoverTheirLinesInWhatIsIdle) {

@@ -21,15 +21,12 @@ struct Launch {
   explicit Launch(ScheduleRequest const& wanted)
       : request(wanted), schedule(make(wanted)), by(Ordering::of(schedule)) {}
 
+  // Launches nothing, since no list is needed.
   static Schedule make(ScheduleRequest const& request) {
-    Schedule schedule{request, 0, {}, {}};
-    auto const records = int32_t(max_records(request.m, request.n, request.tile));
-    schedule.ctas = std::min(kSms, records);
-    if (request.split_k > 1) {
-      schedule.sums.tiles = grid_of(request).records(1).count();
-      schedule.sums.split_k = request.split_k;
-      schedule.ctas = schedule.sums.tiles * request.split_k;
-    }
+    alignas(16) static char workspace[16];
+    Schedule schedule;
+    EXPECT_TRUE(Ordering::suits(request));
+    EXPECT_EQ(make_schedule(request, {kSms, 2, true, workspace, nullptr}, &schedule), cudaSuccess);
     return schedule;
   }
 

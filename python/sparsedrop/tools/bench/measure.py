@@ -31,7 +31,7 @@ TOLERANCES = {
     torch.float64: 1e-13,
 }
 
-MOST_SETS = 32
+MAX_SETS = 32
 
 
 class Case(NamedTuple):
@@ -98,7 +98,7 @@ def operand_sets(extents: Extents, dtype: torch.dtype, device: torch.device) -> 
     if device.type == "cuda":
         cache = torch.cuda.get_device_properties(device).L2_cache_size
     working_set = (m * k + n * k + m * n) * dtype.itemsize
-    sets = min(MOST_SETS, max(1, math.ceil(2 * cache / working_set)))
+    sets = min(MAX_SETS, max(1, math.ceil(2 * cache / working_set)))
     return [Operands.random(extents, dtype, device) for _ in range(sets)]
 
 
@@ -185,14 +185,13 @@ def relative_error(ours: Tensor, expected: Tensor) -> float:
 
 def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
     """What the library asks its selection for this product."""
-    if a.is_cuda:
-        return cuda.request_for(Product(a, b, None, How(*masks)))
-    return cpu.request_for(a, b, masks)
+    product = Product(a, b, None, How(*masks))
+    return cuda.request_for(product) if a.is_cuda else cpu.request_for(product)
 
 
 def _legal(request: select.Request) -> Iterator[select.Choice]:
     """Every tile in each orientation that can run the request."""
-    if request.dtype not in select.DTYPES:
+    if request.dtype not in select.KERNEL_DTYPES:
         return
     for choice in select.candidates(request):
         if select.refusal(request, choice) is None:

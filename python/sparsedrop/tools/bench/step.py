@@ -27,7 +27,7 @@ COMPILED = " compiled"
 STEPS = 50
 """Between two waits for the GPU, as in a training loop."""
 
-MOST_ROUNDS = 21
+MAX_ROUNDS = 21
 
 HOST_EXTENTS = Extents(1024, 1024, 1024)
 """A problem that a GPU has done before the host has launched the next one."""
@@ -161,7 +161,7 @@ def _walls_ms(layers: Layers, device: torch.device) -> dict[str, float]:
     budget = timing.BUDGETS[device.type]
     steps = STEPS if device.type == "cuda" else 1
     wanted = int(5 * budget.ms / (estimate_ms * steps))
-    rounds = min(MOST_ROUNDS, max(budget.least_rounds, wanted))
+    rounds = min(MAX_ROUNDS, max(budget.min_rounds, wanted))
     times: dict[str, list[float]] = {name: [] for name in layers.modules}
     for _ in range(rounds):
         for name in layers.modules:
@@ -190,7 +190,7 @@ def _hosts(dtype: torch.dtype, settings: Settings) -> Iterator[Host]:
         calls[name, "forward"] = functools.partial(module, layers.x)
         calls[name, "step"] = functools.partial(layers.step, name)
     laps: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         for key, call in calls.items():
             laps[key].append(wall_ms(call, settings.device, HOST_CALLS, wait=False))
     us = {key: statistics.median(ms) * 1e3 / HOST_CALLS for key, ms in laps.items()}

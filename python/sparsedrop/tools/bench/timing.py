@@ -17,10 +17,10 @@ import torch
 
 from sparsedrop.tools.clock import Clock
 
-LEAST_LAP_US = 200.0
+MIN_LAP_US = 200.0
 """Shorter calls are repeated within a lap: what it costs to launch a graph should not show."""
 
-MOST_ROUNDS = 50
+MAX_ROUNDS = 50
 
 Call = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
@@ -30,7 +30,7 @@ class Budget(NamedTuple):
     """How long to measure: `ms` for all candidates together, but at least so many rounds."""
 
     ms: float
-    least_rounds: int
+    min_rounds: int
 
 
 BUDGETS = {"cuda": Budget(80.0, 10), "cpu": Budget(500.0, 3)}
@@ -57,13 +57,13 @@ class Turns:
             self._stream = torch.cuda.Stream(device)
 
     def prepare(self, calls: Sequence[Call]) -> Candidate:
-        """A candidate whose lap is `calls`, repeated as often as LEAST_LAP_US asks for.
+        """A candidate whose lap is `calls`, repeated as often as MIN_LAP_US asks for.
 
         Different calls read different inputs, so that no candidate finds its own in the L2 cache.
         """
         launch = self._record(calls)
         lap_us = self._lap_us(launch)
-        repeats = max(1, math.ceil(LEAST_LAP_US / lap_us))
+        repeats = max(1, math.ceil(MIN_LAP_US / lap_us))
         if repeats > 1:
             launch = self._record([*calls] * repeats)
         return Candidate(launch, len(calls) * repeats, lap_us * repeats, calls)
@@ -72,7 +72,7 @@ class Turns:
         """Median time of one call of each candidate, in microseconds."""
         budget = BUDGETS[self._device.type]
         round_ms = sum(candidate.lap_us for candidate in candidates.values()) / 1e3
-        rounds = min(MOST_ROUNDS, max(budget.least_rounds, int(budget.ms / max(round_ms, 1e-3))))
+        rounds = min(MAX_ROUNDS, max(budget.min_rounds, int(budget.ms / max(round_ms, 1e-3))))
         clocks = {key: Clock(self._device) for key in candidates}
         for candidate in candidates.values():
             candidate.launch()

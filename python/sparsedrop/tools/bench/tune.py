@@ -91,7 +91,7 @@ def run(settings: Settings) -> Report:
     """Measures every tile that is compiled in, and cuBLAS, in the first dtype of the settings."""
     device, dtype = settings.device, settings.dtypes[0]
     sms = torch.cuda.get_device_properties(device).multi_processor_count
-    kernels = select.gpu_facts(device.index)["tiles"] if dtype in select.DTYPES else ()
+    kernels = select.gpu_facts(device.index)["tiles"] if dtype in select.KERNEL_DTYPES else ()
     tiles: dict[str, Tile] = {f"#{index} {tile}": tile for index, tile in enumerate(kernels)}
     tiles[CUBLAS] = CUBLAS_TILE
     samples: dict[str, list[Sample]] = {}
