@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop.masks import BlockMask, expand_live
-from sparsedrop.ops.product import Product
+from sparsedrop.ops.product import Product, straight
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda x: x,
@@ -30,14 +30,14 @@ def product(p: Product) -> Tensor:
         # The dtypes are settled: autocast around a backward pass may not change them again.
         with torch.autocast(kind, enabled=False):
             return product(p)
-    a, b, bias, (a_mask, b_mask, out_mask, alpha, activation, a_turned, b_turned) = p
+    # Masked as they are used: BLAS then reads what it would read of dense operands.
+    a, b, (a_mask, b_mask, out_mask) = straight(p)
     a, b = _keep_live(a, a_mask), _keep_live(b, b_mask)
-    a, b = a.t() if a_turned else a, b.t() if b_turned else b
-    if bias is None:
-        out = torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=alpha)
+    if p.bias is None:
+        out = torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=p.how.alpha)
     else:
-        out = torch.addmm(bias, a, b, alpha=alpha)
-    return _keep_live(ACTIVATIONS[activation](out), out_mask)
+        out = torch.addmm(p.bias, a, b, alpha=p.how.alpha)
+    return _keep_live(ACTIVATIONS[p.how.activation](out), out_mask)
 
 
 def in_two_steps(run: Callable[[Product], Tensor], p: Product) -> tuple[Tensor, Tensor]:
