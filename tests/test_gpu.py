@@ -1,5 +1,7 @@
 """What only a GPU can show: no host waits, graphs, streams, size, launches that fail."""
 
+import threading
+
 import pytest
 import torch
 
@@ -129,6 +131,30 @@ def test_a_side_stream():
     for result in results:
         for own, truth in zip(result, expected, strict=True):
             assert torch.equal(own, truth)
+
+
+@pytest.mark.parametrize("blocks", [((128, 64), None), (None, (128, 128))], ids=str)
+def test_a_product_is_the_first_that_a_thread_does_on_the_gpu(blocks):
+    """The thread has no CUDA context before: tensor maps are encoded for the current one.
+
+    A backward pass runs on threads of torch's, and its first work may be ours.
+    """
+    case = Case(1024, 1024, 512, blocks[0], None, blocks[1])
+    problem = build(case, signs, torch.bfloat16, GPU)
+    found = []
+
+    def multiply():
+        with select.override(path="kernel"):
+            found.append(sparsedrop.matmul(problem.a, problem.b, **problem.masks))
+
+    for _ in range(2):  # the first tells the driver about the kernel, and binds the context
+        multiply()
+    threads = [threading.Thread(target=multiply) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert len(found) == 5
+    assert all(torch.equal(out, found[0]) for out in found)
 
 
 def test_a_second_device():

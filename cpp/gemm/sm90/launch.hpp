@@ -57,33 +57,42 @@ constexpr size_t kStorageBytes = sizeof(typename Kernel<Traits>::SharedStorage);
 // Each GPU is told once, if it is one of the first 64. Where a reset has made it forget, the launch
 // reports an error.
 template <class Traits>
-cudaError_t allow_shared_memory() {
+cudaError_t allow_shared_memory(int device) {
   static DeviceBits told;
-  int device = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess && !told.has(device)) {
-    status = cudaFuncSetAttribute(reinterpret_cast<void const*>(&matmul_kernel<Traits>),
-                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  int(kStorageBytes<Traits>));
-    if (status == cudaSuccess) {
-      told.add(device);
-    }
+  if (told.has(device)) {
+    return cudaSuccess;
+  }
+  cudaError_t const status =
+      cudaFuncSetAttribute(reinterpret_cast<void const*>(&matmul_kernel<Traits>),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, int(kStorageBytes<Traits>));
+  if (status == cudaSuccess) {
+    told.add(device);
   }
   return status;
 }
 
 template <class Traits>
 cudaError_t launch_kernel(Product const& product, Schedule const& schedule, cudaStream_t stream) {
-  if (find_encode_tiled() == nullptr) {
-    return cudaErrorNotSupported;
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess) {
+    status = bind_context(device);
   }
-  cudaError_t const status = allow_shared_memory<Traits>();
+  if (status == cudaSuccess) {
+    status = allow_shared_memory<Traits>(device);
+  }
   if (status != cudaSuccess) {
     return status;
   }
+  encoding_status() = CUDA_SUCCESS;
+  KernelParams<Traits> const params = make_params<Traits>(product, schedule);
+  if (encoding_status() != CUDA_SUCCESS) {
+    return encoding_status() == CUDA_ERROR_NOT_FOUND ? cudaErrorNotSupported
+                                                     : cudaErrorInvalidValue;
+  }
   LaunchShape const shape{unsigned(schedule.ctas), Traits::kThreads, kStorageBytes<Traits>, stream,
                           kOverlaps};
-  return launch(&matmul_kernel<Traits>, shape, make_params<Traits>(product, schedule));
+  return launch(&matmul_kernel<Traits>, shape, params);
 }
 
 template <Variant kVariant>

@@ -82,7 +82,7 @@ class Settings:
             "tiles": self.tiles,
             "peers": self.peers,
             "compile": self.compiled,
-            "against": None if self.against is None else str(self.against),
+            "against": None if self.against is None else self.against.name,
         }
 
 
