@@ -114,7 +114,10 @@ def test_private_names_of_torch_are_in_one_file():
             assert not private.search(code), f"{name}: {private.search(code)[0]}"
 
 
-@pytest.mark.parametrize("path", sorted(_modules().values()), ids=lambda path: path.name)
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*sorted(_modules().values()), *TESTS], ids=lambda path: path.name)
 def test_files_and_functions_are_short(path):
     text = path.read_text()
     assert len(text.splitlines()) <= MAX_LINES
