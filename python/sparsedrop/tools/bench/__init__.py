@@ -2,6 +2,7 @@
 
     sparsedrop bench           products against cuBLAS, dense and shrunk
     sparsedrop bench --step    training steps against nn.Dropout + nn.Linear
+    sparsedrop bench --network mlp vit gpt    training steps of whole networks, in every mode
     sparsedrop bench --tune    the constants of this GPU for the selection
     sparsedrop bench --against OTHER/_C.so    products of this build against another's
 
@@ -30,10 +31,11 @@ import torch
 
 from sparsedrop.masks import SAMPLERS
 from sparsedrop.tools.arguments import DEVICES, count, pick_device, rate
-from sparsedrop.tools.bench import against, machine, step, sweep, tune
+from sparsedrop.tools.bench import against, machine, network, step, sweep, tune
 from sparsedrop.tools.bench.measure import WrongProductError
+from sparsedrop.tools.bench.networks import NETWORKS, PRECISIONS
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
-from sparsedrop.tools.bench.settings import DTYPES, resolve
+from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--step", action="store_true", help="time training steps instead")
     kind.add_argument(
         "--tune", action="store_true", help="measure the selection's constants instead"
+    )
+    kind.add_argument(
+        "--network", choices=tuple(NETWORKS), nargs="+", help="time steps of whole networks instead"
     )
     kind.add_argument(
         "--against",
@@ -84,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time torch BSR and STK too, where they are installed; default: no",
     )
     add("--compile", action="store_true", help="with --step: under torch.compile too")
+    add("--modes", choices=MODES, nargs="+", help="with --network; default: all of the device")
+    add(
+        "--precision", choices=PRECISIONS, nargs="+", default=["amp"], help="likewise; default: amp"
+    )
+    add("--batch", type=count, metavar="N", help="likewise: samples; default: the network's own")
+    add("--whole-step", action="store_true", help="likewise: the optimiser's step too")
     out = Path("bench-results")
     add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
 
@@ -94,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     1 where a product is wrong, or slower than that of the build it is measured against.
     """
     settings = resolve(args, pick_device(args.device))
-    kind = next((name for name in ("step", "tune", "against") if getattr(args, name)), "products")
+    kind = next((name for name in KINDS if getattr(args, name)), "products")
     facts = machine.facts(settings.device)
     title = machine.title(facts)
     print(title, flush=True)
@@ -128,7 +139,13 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.results.get("too_slow") else 0
 
 
-_MEASURE = {"products": sweep.run, "step": step.run, "tune": tune.run, "against": against.run}
+_MEASURE = {
+    "products": sweep.run,
+    "step": step.run,
+    "network": network.run,
+    "tune": tune.run,
+    "against": against.run,
+}
 
 
 def extents(text: str) -> Extents:

@@ -32,6 +32,14 @@ class Defaults(NamedTuple):
 
 RATES = (0.1, 0.3, 0.5, 0.7)
 QUICK_RATES = (0.3, 0.5)
+NETWORK_RATES = (0.5,)
+KINDS = ("step", "tune", "against", "network")
+"""What is measured instead of products, by the option that asks for it."""
+
+CPU_MODES = ("eager", "compile")
+MODES = ("eager", "graph", "compile", "reduce-overhead")
+"""How a network's step is run."""
+
 DEFAULTS = {
     "cuda": Defaults(
         torch.bfloat16,
@@ -65,6 +73,11 @@ class Settings:
     peers: bool
     compiled: bool
     against: Path | None  # the extension of another build
+    networks: tuple[str, ...]
+    modes: tuple[str, ...]
+    precisions: tuple[str, ...]
+    whole_step: bool
+    batch: int | None
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, named like the options."""
@@ -82,6 +95,11 @@ class Settings:
             "tiles": self.tiles,
             "peers": self.peers,
             "compile": self.compiled,
+            "network": list(self.networks),
+            "modes": list(self.modes),
+            "precision": list(self.precisions),
+            "whole_step": self.whole_step,
+            "batch": self.batch,
             "against": None if self.against is None else self.against.name,
         }
 
@@ -96,7 +114,7 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
     for option in (name for name, asked in about_kernels.items() if asked):
         if device.type == "cpu":
             raise UserError(f"--{option} is about the kernels, which a CPU has not: use a GPU")
-    kind = next((name for name in ("step", "tune", "against") if getattr(args, name)), None)
+    kind = next((name for name in KINDS if getattr(args, name)), None)
     if kind is not None and (args.tiles or args.peers):
         option = "tiles" if args.tiles else "peers"
         raise UserError(f"--{option} is about products and dense ones: leave out --{kind}")
@@ -110,7 +128,7 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
     shapes = map(Extents.parse, defaults.quick_shapes if args.quick else defaults.shapes)
     return Settings(
         shapes=_distinct(args.shapes or shapes),
-        rates=_distinct(args.rates or (QUICK_RATES if args.quick else RATES)),
+        rates=_distinct(args.rates or _rates(args)),
         products=tuple(PRODUCTS[name] for name in _distinct(args.products)),
         dtypes=tuple(DTYPES[name] for name in _distinct(args.dtype or ())) or (defaults.dtype,),
         block=args.block,
@@ -123,7 +141,26 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
         peers=args.peers,
         compiled=args.compile,
         against=args.against,
+        networks=_distinct(args.network or ()),
+        modes=_modes(args, device),
+        precisions=_distinct(args.precision),
+        whole_step=args.whole_step,
+        batch=args.batch,
     )
+
+
+def _rates(args: argparse.Namespace) -> tuple[float, ...]:
+    return NETWORK_RATES if args.network else QUICK_RATES if args.quick else RATES
+
+
+def _modes(args: argparse.Namespace, device: torch.device) -> tuple[str, ...]:
+    """Those that the arguments name, or all that the device has; captured ones need a GPU."""
+    if device.type == "cuda":
+        return _distinct(args.modes or MODES)
+    captured = [mode for mode in args.modes or () if mode not in CPU_MODES]
+    if captured:
+        raise UserError(f"--modes {captured[0]} needs a GPU, whose work it captures")
+    return _distinct(args.modes or CPU_MODES)
 
 
 def block_name(block: Block) -> str:

@@ -1,0 +1,174 @@
+"""Training steps of whole networks, in the ways that people run them.
+
+Forward and backward, or with --whole-step the optimiser too, of each network without dropout, with
+nn.Dropout and with this library, which take turns. Wall time has the host's work in it; a captured
+step ("graph") has none, and so is the GPU's own time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from sparsedrop.tools import markdown
+from sparsedrop.tools.bench import timing
+from sparsedrop.tools.bench.networks import DROPOUT, KINDS, NETWORKS, SPARSEDROP, Drop, loss_of
+from sparsedrop.tools.bench.report import Report
+from sparsedrop.tools.bench.settings import Settings
+from sparsedrop.tools.clock import wait_for, wall_ms
+
+STEPS = 20
+"""Between two waits for the GPU, as in a training loop."""
+
+MAX_ROUNDS = 15
+WARM_UP = 3
+
+HEADER = ["network", "precision", "p", "mode", *(f"{kind} ms" for kind in KINDS), "× nn.Dropout"]
+
+
+class Figures(NamedTuple):
+    wall_ms: float
+    peak_mb: float | None  # above what stands before the step; None on a CPU
+
+
+class Row(NamedTuple):
+    network: str
+    precision: str
+    p: float
+    mode: str
+    figures: dict[str, Figures]  # by kind
+
+    @property
+    def speedup(self) -> float:
+        """Over nn.Dropout in the same mode, by wall time."""
+        return self.figures[DROPOUT].wall_ms / self.figures[SPARSEDROP].wall_ms
+
+
+class Training:
+    """A network with its batch, and a step of it in one mode. All kinds have the same weights."""
+
+    def __init__(
+        self, name: str, drop: Drop, precision: str, mode: str, settings: Settings
+    ) -> None:
+        network, device = NETWORKS[name], settings.device
+        batch = settings.batch or network.batch
+        torch.manual_seed(settings.seed)
+        self.model = network.build(drop).to(device)
+        self.inputs, self.targets = network.inputs(batch, device), network.targets(batch, device)
+        self._is_amp = precision == "amp"
+        if not self._is_amp:
+            dtype = getattr(torch, precision)
+            self.model = self.model.to(dtype)
+            if self.inputs.is_floating_point():
+                self.inputs = self.inputs.to(dtype)
+        self._optimizer = None
+        if settings.whole_step:
+            is_captured = device.type == "cuda"
+            self._optimizer = torch.optim.AdamW(
+                self.model.parameters(), lr=1e-4, fused=True, capturable=is_captured
+            )
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = self.model
+        self._marks_steps = mode == "reduce-overhead"
+        if mode in ("compile", "reduce-overhead"):
+            how = "default" if mode == "compile" else mode
+            self._forward = torch.compile(self.model, dynamic=False, mode=how)
+        for _ in range(WARM_UP):
+            self._step()
+        self.step = self._captured(device) if mode == "graph" else self._step
+
+    def _step(self) -> None:
+        if self._marks_steps:
+            torch.compiler.cudagraph_mark_step_begin()
+        self.model.zero_grad(set_to_none=True)
+        with torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self._is_amp):
+            logits = self._forward(self.inputs)
+        loss_of(logits, self.targets).backward()
+        if self._optimizer is not None:
+            self._optimizer.step()
+
+    def _captured(self, device: torch.device) -> Callable[[], None]:
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            self._step()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph.replay
+
+
+def run(settings: Settings) -> Report:
+    """Measures, with a line of progress to stderr for each row that is done."""
+    rows: list[Row] = []
+    for name in settings.networks:
+        for precision in settings.precisions:
+            for p in settings.rates:
+                for mode in settings.modes:
+                    rows.append(_measure(name, precision, p, mode, settings))
+                    line = f"{name}, {precision}, p = {p:g}, {mode}: {rows[-1].speedup:.2f}"
+                    print(line, file=sys.stderr, flush=True)
+    cells = [_cells(row) for row in rows]
+    results = {"rows": [_as_json(row) for row in rows]}
+    return Report(
+        markdown.table(HEADER, cells, left=4), list(_sentences(rows)), [], results, [], ""
+    )
+
+
+def _measure(name: str, precision: str, p: float, mode: str, settings: Settings) -> Row:
+    torch.compiler.reset()
+    trainings = {kind: Training(name, Drop(kind, p), precision, mode, settings) for kind in KINDS}
+    device = settings.device
+    peaks = {kind: _peak_mb(training.step, device) for kind, training in trainings.items()}
+    budget = timing.BUDGETS[device.type]
+    steps = STEPS if device.type == "cuda" else 1
+    round_ms = sum(wall_ms(training.step, device, steps) for training in trainings.values())
+    rounds = min(MAX_ROUNDS, max(budget.min_rounds, int(10 * budget.ms / round_ms)))
+    laps: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    order = list(trainings.items())
+    for _ in range(rounds):
+        for kind, training in order:
+            laps[kind].append(wall_ms(training.step, device, steps) / steps)
+        order.reverse()
+    return Row(
+        name,
+        precision,
+        p,
+        mode,
+        {kind: Figures(statistics.median(laps[kind]), peaks[kind]) for kind in KINDS},
+    )
+
+
+def _peak_mb(step: Callable[[], object], device: torch.device) -> float | None:
+    """The most that a step allocates; of a captured one, what its graph holds does not show."""
+    if device.type != "cuda":
+        return None
+    wait_for(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    wait_for(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+
+
+def _sentences(rows: list[Row]) -> Iterator[str]:
+    yield "Wall time of a step; × nn.Dropout: its time over sparsedrop's, in the same mode."
+    worst = min(rows, key=lambda row: row.speedup)
+    yield (
+        f"Least: {worst.speedup:.2f} × nn.Dropout ({worst.network}, {worst.precision}, "
+        f"p = {worst.p:g}, {worst.mode})."
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    times = [f"{row.figures[kind].wall_ms:.3f}" for kind in KINDS]
+    return [row.network, row.precision, f"{row.p:g}", row.mode, *times, f"{row.speedup:.2f}"]
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    figures = {kind: figure._asdict() for kind, figure in row.figures.items()}
+    return {**row._asdict(), "figures": figures, "speedup": row.speedup}
