@@ -142,6 +142,11 @@ class _Plain:
         self.a, self.b, self.up = (
             x.clean.to(dtype) for x in (problem.a, problem.b, problem.upstream)
         )
+        # The same as they were given: what torch makes of these layouts.
+        self._lying = {
+            name: x.given if x.live is None else torch.where(x.live, x.given, 0)
+            for name, x in (("a", problem.a), ("b", problem.b), ("up", problem.upstream))
+        }
         self._alpha, self._live = case.alpha, problem.upstream.live
         self._bias = None if problem.bias is None else problem.bias.to(dtype)
         self._activate = ACTIVATIONS[case.activation]
@@ -164,16 +169,24 @@ class _Plain:
         return self._product(*((self.grad, self.b.t()) if name == "a" else (self.a.t(), self.grad)))
 
     def asked_otherwise(self, name: str) -> list[Tensor]:
-        """The same result, asked for in other ways.
+        """The same result, asked for in other ways, in the dtype of the operands.
 
-        It depends on these, and on the layouts, whether cuBLAS rounds a product before it adds the
-        bias: it then errs by half as much again, in torch's calls as in ours.
+        Which of its kernels BLAS takes depends on how operands lie, and with that how much it errs;
+        and whether cuBLAS rounds a product before it adds the bias, which errs by half as much
+        again: in torch's calls as in ours.
         """
-        if name != "out" or self._bias is None:
+        a, b, up = (self._lying[x] for x in ("a", "b", "up"))
+        grad = up if self.grad is self.up else self.grad
+        if name == "bias":
             return []
-        whole = self._bias.expand_as(self.before).contiguous()
-        ways = (self._bias, self.b.contiguous()), (whole, self.b)
-        return [self._activate(self._product(self.a, b, bias)) for bias, b in ways]
+        if name != "out":
+            return [self._product(grad, b.t()) if name == "a" else self._product(a.t(), grad)]
+        found = [self._product(a, b, self._bias)]
+        if self._bias is not None:
+            whole = self._bias.expand_as(self.before).contiguous()
+            found.append(self._product(self.a, self.b.contiguous(), self._bias))
+            found.append(self._product(self.a, self.b, whole))
+        return [self._activate(x) for x in found]
 
 
 def _measure(case: Case, problem: Problem, results: dict[str, Tensor]) -> dict[str, Tensor]:
