@@ -6,19 +6,11 @@
 #include <random>
 #include <vector>
 
+#include "device_memory.hpp"
 #include "reduce/column_sums.hpp"
 
 namespace sparsedrop {
 namespace {
-
-template <class T>
-T* to_device(std::vector<T> const& values) {
-  void* data = nullptr;
-  EXPECT_EQ(cudaMalloc(&data, sizeof(T) * values.size()), cudaSuccess);
-  EXPECT_EQ(cudaMemcpy(data, values.data(), sizeof(T) * values.size(), cudaMemcpyHostToDevice),
-            cudaSuccess);
-  return static_cast<T*>(data);
-}
 
 void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows) {
   std::mt19937 engine(11);
@@ -52,12 +44,8 @@ void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows) {
   config.numAttrs = 1;
   ASSERT_EQ(cudaLaunchKernelEx(&config, column_sum::cluster_kernel<__nv_bfloat16>, args),
             cudaSuccess);
-  std::vector<__nv_bfloat16> found[2] = {nothing, nothing};
-  for (int i = 0; i < 2; ++i) {
-    ASSERT_EQ(cudaMemcpy(found[i].data(), outs[i], sizeof(__nv_bfloat16) * size_t(cols),
-                         cudaMemcpyDeviceToHost),
-              cudaSuccess);
-  }
+  std::vector<__nv_bfloat16> const found[] = {to_host(outs[0], size_t(cols)),
+                                              to_host(outs[1], size_t(cols))};
   for (size_t col = 0; col < size_t(cols); ++col) {
     ASSERT_EQ(__bfloat162float(found[0][col]), __bfloat162float(found[1][col])) << "column " << col;
     double truth = 0.0;

@@ -7,29 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "device_memory.hpp"
 #include "mask/k_tiles.hpp"
 #include "schedule/tile_list.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
 namespace {
-
-template <class T>
-T* to_device(std::vector<T> const& values) {
-  void* data = nullptr;
-  EXPECT_EQ(cudaMalloc(&data, sizeof(T) * values.size()), cudaSuccess);
-  EXPECT_EQ(cudaMemcpy(data, values.data(), sizeof(T) * values.size(), cudaMemcpyHostToDevice),
-            cudaSuccess);
-  return static_cast<T*>(data);
-}
-
-template <class T>
-std::vector<T> to_host(T const* data, size_t count) {
-  std::vector<T> values(count);
-  EXPECT_EQ(cudaMemcpy(values.data(), data, sizeof(T) * count, cudaMemcpyDeviceToHost),
-            cudaSuccess);
-  return values;
-}
 
 struct Shape {
   int32_t lines;
