@@ -50,11 +50,8 @@ def raw_stream(index: int) -> int:
 def is_watched(*tensors: Tensor) -> bool:
     """True where torch.compile, a mode, a transform or a subclass has to see an op.
 
-    Elsewhere the op's implementation may be called itself.
-
-    The dispatcher and its lists cost the host as much as a launch, and they are there for
-    torch.compile, dispatch modes, functorch's transforms, tensor subclasses and views that are
-    negated only when they are read.
+    Elsewhere the op's implementation may be called itself: the dispatcher and its lists cost the
+    host as much as a launch. Views that are negated only when they are read need them, too.
     """
     if torch.compiler.is_compiling() or _dispatch_modes() or _transforms_are_active():
         return True

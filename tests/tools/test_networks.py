@@ -90,3 +90,9 @@ def test_a_captured_step_needs_a_gpu(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", "--network", "mlp", "--modes", "graph"]) == 2
     assert "--modes graph needs a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--modes", "eager"], ["--batch", "8"], ["--whole-step"]])
+def test_options_of_networks_need_one(capsys, option):
+    assert cli.main(["bench", "--device", "cpu", *option]) == 2
+    assert f"{option[0]} is about whole networks" in capsys.readouterr().err

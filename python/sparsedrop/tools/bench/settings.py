@@ -122,6 +122,10 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
         raise UserError(f"--against {args.against} is not a file")
     if args.compile and not args.step:
         raise UserError("--compile is about the training step: add --step")
+    for option in ("modes", "batch", "whole_step"):
+        if getattr(args, option) and not args.network:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} is about whole networks: add --network")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is no folder")
     defaults = DEFAULTS[device.type]
