@@ -1,6 +1,7 @@
 """The networks of the SparseDrop paper (Lo 2024, section 4), with one kind of dropout each.
 
-Dropout stands in front of the MLP's second and last linear layer, and in a transformer's block in
+"layers" is none of the paper's: twelve linear layers of 1024 units, each behind its dropout, where a
+step is little but their launches. Dropout stands in front of the MLP's second and last linear layer, and in a transformer's block in
 front of the attention's projection and between the two layers of the feed-forward part.
 """
 
@@ -103,6 +104,10 @@ def _mlp(drop: Drop) -> nn.Module:
     )
 
 
+def _layers(drop: Drop) -> nn.Module:
+    return nn.Sequential(*(drop.linear(WIDTH, WIDTH) for _ in range(12)))
+
+
 class Network(NamedTuple):
     """A network, and what one batch of it is; `batch` samples by default."""
 
@@ -130,6 +135,12 @@ NETWORKS = {
         64,
         lambda batch, device: torch.randint(CHARACTERS, (batch, CONTEXT), device=device),
         lambda batch, device: torch.randint(CHARACTERS, (batch, CONTEXT), device=device),
+    ),
+    "layers": Network(
+        _layers,
+        2048,
+        lambda batch, device: torch.randn(batch, WIDTH, device=device),
+        lambda batch, device: torch.randint(WIDTH, (batch,), device=device),
     ),
 }
 
