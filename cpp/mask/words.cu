@@ -79,6 +79,32 @@ __global__ void words_kernel(Blocks blocks, WordsOf rows, WordsOf cols) {
   }
 }
 
+// The grid alone: a thread a block.
+__global__ void grid_kernel(DrawnBlocks blocks, int64_t count) {
+  int64_t const step = int64_t(gridDim.x) * kWarp * kWarpsPerCta;
+  for (int64_t i = int64_t(blockIdx.x) * kWarp * kWarpsPerCta + threadIdx.x; i < count; i += step) {
+    blocks.is_live(i, true, true);
+  }
+}
+
+// A few thousand CTAs fill any GPU; larger grids of blocks loop.
+unsigned ctas_for(int64_t items, int64_t per_cta) {
+  return unsigned(ceil_div(items, per_cta) < 4096 ? ceil_div(items, per_cta) : 4096);
+}
+
+cudaError_t launch_grid(DrawnBlocks const& blocks, Blocking const& of, cudaStream_t stream) {
+  if (of.block_rows <= 0 || of.block_cols <= 0) {
+    return cudaErrorInvalidValue;
+  }
+  int64_t const count = ceil_div(of.rows, of.block_rows) * ceil_div(of.cols, of.block_cols);
+  if (count == 0) {
+    return cudaSuccess;
+  }
+  constexpr int kThreads = kWarp * kWarpsPerCta;
+  grid_kernel<<<ctas_for(count, kThreads), kThreads, 0, stream>>>(blocks, count);
+  return cudaGetLastError();
+}
+
 template <class Blocks>
 cudaError_t launch(Blocks const& blocks, Blocking const& of, uint32_t* row_words,
                    uint32_t* col_words, cudaStream_t stream) {
@@ -106,10 +132,8 @@ cudaError_t launch(Blocks const& blocks, Blocking const& of, uint32_t* row_words
   if (words == 0) {
     return cudaSuccess;
   }
-  // A few thousand CTAs fill any GPU; larger grids of blocks loop.
-  auto const ctas =
-      unsigned(ceil_div(words, kWarpsPerCta) < 4096 ? ceil_div(words, kWarpsPerCta) : 4096);
-  words_kernel<<<ctas, kWarp * kWarpsPerCta, 0, stream>>>(blocks, by_row, by_col);
+  words_kernel<<<ctas_for(words, kWarpsPerCta), kWarp * kWarpsPerCta, 0, stream>>>(blocks, by_row,
+                                                                                   by_col);
   return cudaGetLastError();
 }
 
@@ -126,8 +150,10 @@ cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, 
     return cudaErrorInvalidValue;
   }
   auto const live_below = uint64_t(std::llround(std::ldexp(draw.keep, 32)));
-  return launch(DrawnBlocks{draw.seed, draw.offset / 4, live_below, live}, blocking, row_words,
-                col_words, stream);
+  DrawnBlocks const blocks{draw.seed, draw.offset / 4, live_below, live};
+  return row_words == nullptr && col_words == nullptr
+             ? launch_grid(blocks, blocking, stream)
+             : launch(blocks, blocking, row_words, col_words, stream);
 }
 
 }  // namespace sparsedrop

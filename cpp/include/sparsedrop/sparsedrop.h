@@ -62,9 +62,9 @@ struct BernoulliDraw {
   uint64_t offset;  // a multiple of 4
 };
 
-// Draws a grid whose blocks are live independently of each other, and builds both orientations.
-// Block i of the row-major grid is live where the first number of subsequence i is below
-// keep * 2^32. One launch.
+// Draws a grid whose blocks are live independently of each other, and builds both orientations; or
+// the grid alone, in blocks of any extents, if the words are null. Block i of the row-major grid is
+// live where the first number of subsequence i is below keep * 2^32. One launch.
 cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, uint8_t* live,
                            uint32_t* row_words, uint32_t* col_words, cudaStream_t stream);
 
@@ -76,7 +76,39 @@ cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, 
 cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t count,
                           uint8_t* live, cudaStream_t stream);
 
-enum class DataType { bf16 = 0, fp16 = 1 };
+// Products are of bf16 and fp16; fp32 and fp64 are for what goes element by element.
+enum class DataType { bf16 = 0, fp16 = 1, fp32 = 2, fp64 = 3 };
+
+// out = factor · in where a block is live, 0 where it is dropped and nothing is read: row-major
+// matrices, which may be one and the same. `live` holds one byte a block, in any strides. Of one
+// dtype, or fp32 on one side and 16 bits on the other. Extents are at most 2^31 - 1. One launch.
+struct MaskedCopy {
+  DataType in_dtype;
+  DataType out_dtype;
+  void const* in;
+  int64_t in_ld;
+  void* out;
+  int64_t out_ld;
+  Blocking blocking;
+  uint8_t const* live;
+  int64_t live_row_stride;
+  int64_t live_col_stride;
+  double factor;
+};
+
+cudaError_t masked_copy(MaskedCopy const& copy, cudaStream_t stream);
+
+// An array of fp32, 16-byte aligned, and where it goes in 16 bits, 8-byte aligned.
+struct Rounding {
+  float const* from;
+  void* to;
+  int64_t count;
+};
+
+constexpr int kMaxRoundings = 3;
+
+// Rounds arrays to bf16 or fp16, kMaxRoundings at most. One launch.
+cudaError_t round_to(DataType dtype, Rounding const* arrays, int count, cudaStream_t stream);
 
 enum class Activation { none = 0, relu = 1, gelu = 2, silu = 3 };
 

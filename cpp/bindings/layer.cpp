@@ -1,0 +1,139 @@
+#include "bindings/layer.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "bindings/call.hpp"
+
+namespace sparsedrop {
+namespace {
+
+std::string describe(char const* what, Blocking const& of) {
+  return std::string("sparsedrop.") + what + " for a [" + std::to_string(of.rows) + ", " +
+         std::to_string(of.cols) + "] matrix in blocks of " + std::to_string(of.block_rows) + "x" +
+         std::to_string(of.block_cols);
+}
+
+struct Grid {
+  uint8_t* live;
+  uint32_t* row_words;
+  uint32_t* col_words;
+};
+
+void draw_grid(Draw const& draw, Blocking const& blocking, Grid const& grid, cudaStream_t stream) {
+  if (draw.offset >= 0) {
+    check(bernoulli_mask({draw.keep, draw.seed, uint64_t(draw.offset)}, blocking, grid.live,
+                         grid.row_words, grid.col_words, stream),
+          [&] { return describe("bernoulli_mask", blocking); });
+  }
+}
+
+// Collects what has to be rounded, and rounds it in one launch.
+class Roundings {
+ public:
+  void add(void const* from, void* to, int64_t count) {
+    if (to != nullptr) {
+      arrays_[count_++] = {static_cast<float const*>(from), to, count};
+    }
+  }
+  void run(DataType dtype, cudaStream_t stream) const {
+    if (count_ > 0) {
+      check(round_to(dtype, arrays_, count_, stream),
+            [&] { return "sparsedrop.round_to for " + std::to_string(count_) + " arrays"; });
+    }
+  }
+
+ private:
+  Rounding arrays_[kMaxRoundings] = {};
+  int count_ = 0;
+};
+
+void const* either(void const* rounded, void const* given) {
+  return rounded != nullptr ? rounded : given;
+}
+
+}  // namespace
+
+Launch::Words Layer::words(char const* mask) const {
+  return {reinterpret_cast<uint32_t const*>(mask),
+          reinterpret_cast<uint32_t const*>(mask + facts_.col_words_at)};
+}
+
+size_t Layer::backward_workspace_bytes() const {
+  size_t const of_x = grad_x_ ? grad_x_->workspace_bytes() : 0;
+  return std::max(of_x, grad_weight_.workspace_bytes());
+}
+
+void Layer::forward(Forward const& call) const {
+  OnDevice const guard(forward_.device());
+  Blocking const& blocking = facts_.blocking;
+  Problem const& product = forward_.problem();
+  char* const mask = call.mask;
+  draw_grid(call.draw, blocking,
+            {reinterpret_cast<uint8_t*>(mask + facts_.live_at), reinterpret_cast<uint32_t*>(mask),
+             reinterpret_cast<uint32_t*>(mask + facts_.col_words_at)},
+            call.stream);
+  Roundings roundings;
+  roundings.add(call.x, call.rounded.x, blocking.rows * blocking.cols);
+  roundings.add(call.weight, call.rounded.weight, product.n * product.k);
+  roundings.add(call.bias, call.rounded.bias, product.n);
+  roundings.run(product.dtype, call.stream);
+  Launch::Call launch;
+  launch.a = either(call.rounded.x, call.x);
+  launch.b = either(call.rounded.weight, call.weight);
+  launch.d = call.out;
+  launch.a_words = words(mask);
+  launch.alpha = call.alpha;
+  launch.bias = either(call.rounded.bias, call.bias);
+  launch.workspace = call.workspace;
+  launch.stream = call.stream;
+  forward_.run(launch);
+}
+
+void Layer::backward(Backward const& call) const {
+  OnDevice const guard(forward_.device());
+  Problem const& product = forward_.problem();
+  Launch::Call launch;
+  launch.alpha = call.alpha;
+  launch.workspace = call.workspace;
+  launch.stream = call.stream;
+  if (call.grad_x != nullptr && grad_x_) {
+    launch.a = call.grad;
+    launch.b = call.weight;
+    launch.d = call.grad_x;
+    launch.d_words = words(call.mask);
+    grad_x_->run(launch);
+    launch.d_words = {};
+  }
+  if (call.grad_weight != nullptr) {
+    launch.a = call.grad;
+    launch.b = call.x;
+    launch.d = call.grad_weight;
+    launch.b_words = words(call.mask);
+    grad_weight_.run(launch);
+  }
+  if (call.grad_bias != nullptr) {
+    Matrix const grad{call.grad, product.n, Order::row_major};
+    check(column_sums(product.dtype, grad, product.m, product.n, {}, call.grad_bias, call.stream),
+          [&] {
+            return "sparsedrop.column_sums for a [" + std::to_string(product.m) + ", " +
+                   std::to_string(product.n) + "] matrix";
+          });
+  }
+}
+
+void DenseLayer::prepare(Call const& call) const {
+  OnDevice const guard(device);
+  draw_grid(call.draw, blocking, {call.live, nullptr, nullptr}, call.stream);
+  int64_t const grid_cols = (blocking.cols + blocking.block_cols - 1) / blocking.block_cols;
+  MaskedCopy const copy{x_dtype,       dtype,    call.x,    blocking.cols, call.masked_x,
+                        blocking.cols, blocking, call.live, grid_cols,     1,
+                        call.alpha};
+  check(masked_copy(copy, call.stream), [&] { return describe("masked_copy", blocking); });
+  Roundings roundings;
+  roundings.add(call.weight, call.rounded.weight, outputs * blocking.cols);
+  roundings.add(call.bias, call.rounded.bias, outputs);
+  roundings.run(dtype, call.stream);
+}
+
+}  // namespace sparsedrop

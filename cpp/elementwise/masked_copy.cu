@@ -1,0 +1,178 @@
+// A matrix with its dropped blocks 0 and its live ones scaled: read once, written once.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/divisor.hpp"
+#include "elementwise/elements.hpp"
+#include "sparsedrop/sparsedrop.h"
+
+namespace sparsedrop {
+namespace {
+
+constexpr int kRowsAtOnce = 8;     // by one CTA, a warp each
+constexpr int kRowsPerThread = 4;  // whose loads are under way together
+constexpr unsigned kMaxGridRows = 65535;
+
+template <class In, class Out>
+struct Params {
+  In const* in;
+  int64_t in_ld;
+  Out* out;
+  int64_t out_ld;
+  int32_t rows;
+  int32_t cols;
+  Divisor block_rows;
+  Divisor block_cols;
+  uint8_t const* live;
+  int64_t live_row_stride;
+  int64_t live_col_stride;
+  Accumulator<In> factor;
+};
+
+// Which elements of a vector are live, as bits. With `kWhole` a vector lies in one block.
+template <int kVector, bool kWhole, class P>
+__device__ uint32_t live_bits(P const& p, int32_t row, int32_t col) {
+  constexpr uint32_t kAll = (1u << kVector) - 1;
+  uint8_t const* const line = p.live + row / p.block_rows * p.live_row_stride;
+  if constexpr (kWhole) {
+    return line[col / p.block_cols * p.live_col_stride] != 0 ? kAll : 0;
+  } else {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      bits |= uint32_t(line[(col + v) / p.block_cols * p.live_col_stride] != 0) << v;
+    }
+    return bits;
+  }
+}
+
+template <class In, class Out, int kVector, bool kWhole>
+__global__ void __launch_bounds__(kWarp* kRowsAtOnce) masked_copy_kernel(Params<In, Out> const p) {
+  int64_t const first_col = (int64_t(blockIdx.x) * kWarp + threadIdx.x) * kVector;
+  if (first_col >= p.cols) {
+    return;
+  }
+  auto const col = int32_t(first_col);
+  constexpr int64_t kStep = kRowsAtOnce * kRowsPerThread;
+  for (int64_t top = blockIdx.y * kStep + threadIdx.y; top < p.rows; top += gridDim.y * kStep) {
+    Vector<In, kVector> read[kRowsPerThread] = {};
+    uint32_t live[kRowsPerThread] = {};
+#pragma unroll
+    for (int i = 0; i < kRowsPerThread; ++i) {
+      int64_t const row = top + i * kRowsAtOnce;
+      live[i] = row < p.rows ? live_bits<kVector, kWhole>(p, int32_t(row), col) : 0;
+      if (live[i] != 0) {
+        read[i] = *reinterpret_cast<Vector<In, kVector> const*>(p.in + row * p.in_ld + col);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsPerThread; ++i) {
+      int64_t const row = top + i * kRowsAtOnce;
+      if (row < p.rows) {
+        Vector<Out, kVector> written;
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) {
+          // Chosen and not multiplied: what stands in a dropped block may be NaN.
+          Accumulator<In> const value =
+              (live[i] >> v & 1u) != 0 ? widened(read[i].element[v]) * p.factor : 0;
+          written.element[v] = rounded<Out>(value);
+        }
+        *reinterpret_cast<Vector<Out, kVector>*>(p.out + row * p.out_ld + col) = written;
+      }
+    }
+  }
+}
+
+template <class In, class Out, int kVector, bool kWhole>
+cudaError_t launch(Params<In, Out> const& params, cudaStream_t stream) {
+  auto const across = unsigned(ceil_div(params.cols, kWarp * kVector));
+  auto const down = unsigned(
+      std::min<int64_t>(ceil_div(params.rows, kRowsAtOnce * kRowsPerThread), kMaxGridRows));
+  masked_copy_kernel<In, Out, kVector, kWhole>
+      <<<dim3(across, down), dim3(kWarp, kRowsAtOnce), 0, stream>>>(params);
+  return cudaGetLastError();
+}
+
+template <class In, class Out>
+cudaError_t run(MaskedCopy const& copy, cudaStream_t stream) {
+  Params<In, Out> const params{static_cast<In const*>(copy.in),
+                               copy.in_ld,
+                               static_cast<Out*>(copy.out),
+                               copy.out_ld,
+                               int32_t(copy.blocking.rows),
+                               int32_t(copy.blocking.cols),
+                               copy.blocking.block_rows,
+                               copy.blocking.block_cols,
+                               copy.live,
+                               copy.live_row_stride,
+                               copy.live_col_stride,
+                               Accumulator<In>(copy.factor)};
+  // 16 bytes of the wider type, where both matrices lie so that every row is whole vectors.
+  constexpr int kVector = 16 / std::max(sizeof(In), sizeof(Out));
+  auto const fits = [](void const* data, size_t element, int64_t ld) {
+    return reinterpret_cast<uintptr_t>(data) % (element * kVector) == 0 && ld % kVector == 0;
+  };
+  bool const is_aligned = fits(copy.in, sizeof(In), copy.in_ld) &&
+                          fits(copy.out, sizeof(Out), copy.out_ld) &&
+                          copy.blocking.cols % kVector == 0;
+  if (!is_aligned) {
+    return launch<In, Out, 1, true>(params, stream);
+  }
+  return copy.blocking.block_cols % kVector == 0 ? launch<In, Out, kVector, true>(params, stream)
+                                                 : launch<In, Out, kVector, false>(params, stream);
+}
+
+template <class Narrow>
+cudaError_t run_narrow(MaskedCopy const& copy, cudaStream_t stream) {
+  return copy.out_dtype == DataType::fp32  ? run<Narrow, float>(copy, stream)
+         : copy.out_dtype == copy.in_dtype ? run<Narrow, Narrow>(copy, stream)
+                                           : cudaErrorInvalidValue;
+}
+
+cudaError_t run_float(MaskedCopy const& copy, cudaStream_t stream) {
+  switch (copy.out_dtype) {
+    case DataType::bf16:
+      return run<float, __nv_bfloat16>(copy, stream);
+    case DataType::fp16:
+      return run<float, __half>(copy, stream);
+    case DataType::fp32:
+      return run<float, float>(copy, stream);
+    case DataType::fp64:
+      break;
+  }
+  return cudaErrorInvalidValue;
+}
+
+bool is_legal(MaskedCopy const& copy) {
+  Blocking const& blocking = copy.blocking;
+  bool const extents_fit = blocking.rows >= 0 && blocking.rows <= INT32_MAX && blocking.cols >= 0 &&
+                           blocking.cols <= INT32_MAX && blocking.block_rows > 0 &&
+                           blocking.block_cols > 0;
+  return extents_fit && copy.in_ld >= blocking.cols && copy.out_ld >= blocking.cols;
+}
+
+}  // namespace
+
+cudaError_t masked_copy(MaskedCopy const& copy, cudaStream_t stream) {
+  if (!is_legal(copy)) {
+    return cudaErrorInvalidValue;
+  }
+  if (copy.blocking.rows == 0 || copy.blocking.cols == 0) {
+    return cudaSuccess;
+  }
+  switch (copy.in_dtype) {
+    case DataType::bf16:
+      return run_narrow<__nv_bfloat16>(copy, stream);
+    case DataType::fp16:
+      return run_narrow<__half>(copy, stream);
+    case DataType::fp32:
+      return run_float(copy, stream);
+    case DataType::fp64:
+      return copy.out_dtype == DataType::fp64 ? run<double, double>(copy, stream)
+                                              : cudaErrorInvalidValue;
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace sparsedrop
