@@ -82,6 +82,27 @@ def column_sums(
     block_rows: int,
     block_cols: int,
     out: int,
+    out_dtype: int,
+    accumulates: bool,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
+def masked_copy(
+    in_dtype: int,
+    in_: int,
+    in_ld: int,
+    out_dtype: int,
+    out: int,
+    out_ld: int,
+    rows: int,
+    cols: int,
+    block_rows: int,
+    block_cols: int,
+    live: int,
+    live_row_stride: int,
+    live_col_stride: int,
+    factor: float,
     device: int,
     stream: int,
     /,
@@ -106,6 +127,8 @@ class Launch:
         b_block: tuple[int, int] | None,
         d_block: tuple[int, int] | None,
         activation: int,
+        d_is_fp32: bool,
+        accumulates: bool,
         architecture: str,
         tile: int,
         swap: bool,
@@ -139,3 +162,97 @@ class Launch:
 
         `pre_activation` and `bias` are 0 where there is none.
         """
+
+class Layer:
+    """Dropout and the linear layer behind it by the kernels: each way is one call.
+
+    `forward`, `grad_x` and `grad_weight` are the products of [m, k] in blocks of `block`. The mask
+    is one buffer: words of the block rows, of the block columns and the grid, at those bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        forward: Launch,
+        grad_x: Launch | None,
+        grad_weight: Launch,
+        block: tuple[int, int],
+        col_words_at: int,
+        live_at: int,
+        bias_dtype: int,
+    ) -> None: ...
+    @property
+    def forward_workspace_bytes(self) -> int: ...
+    @property
+    def backward_workspace_bytes(self) -> int: ...
+    def forward(
+        self,
+        x: int,
+        weight: int,
+        bias: int,
+        rounded_x: int,
+        rounded_weight: int,
+        rounded_bias: int,
+        out: int,
+        mask: int,
+        workspace: int,
+        keep: float,
+        seed: int,
+        offset: int,
+        alpha: float,
+        stream: int,
+        /,
+    ) -> None:
+        """Draws the mask, unless `offset` is below 0, rounds float32 operands, and multiplies.
+
+        What is rounded has somewhere to be rounded to, else 0.
+        """
+    def backward(
+        self,
+        grad: int,
+        x: int,
+        weight: int,
+        mask: int,
+        grad_x: int,
+        grad_weight: int,
+        grad_bias: int,
+        workspace: int,
+        alpha: float,
+        accumulates_weight: bool,
+        accumulates_bias: bool,
+        stream: int,
+        /,
+    ) -> None:
+        """The gradients whose address is not 0, added to what is there if asked for."""
+
+class DenseLayer:
+    """What comes before the dense products of such a layer."""
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        cols: int,
+        outputs: int,
+        block: tuple[int, int],
+        x_dtype: int,
+        dtype: int,
+        device: int,
+    ) -> None: ...
+    def prepare(
+        self,
+        x: int,
+        masked_x: int,
+        weight: int,
+        bias: int,
+        rounded_weight: int,
+        rounded_bias: int,
+        live: int,
+        keep: float,
+        seed: int,
+        offset: int,
+        alpha: float,
+        stream: int,
+        /,
+    ) -> None:
+        """Draws the grid, unless `offset` is below 0; masks, scales and rounds x; rounds others."""

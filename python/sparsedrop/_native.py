@@ -51,6 +51,16 @@ def has_kernels(major: int, minor: int) -> bool:
     return C is not None and any(family.runs_on(major, minor) for family in C.ARCHITECTURES)
 
 
+PORTABLE_FROM = (8, 0)
+"""The compute capability from which a GPU runs what is not of one architecture: draws, masked
+copies, roundings and sums."""
+
+
+def runs_portable(device: torch.device) -> bool:
+    """True where this build's portable kernels run on that device. It must have its index."""
+    return C is not None and device.type == "cuda" and capability(device.index) >= PORTABLE_FROM
+
+
 @functools.cache
 def dtype_code(dtype: torch.dtype) -> int:
     """What the kernels call that dtype; KeyError for others than theirs."""

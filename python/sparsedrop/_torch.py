@@ -79,3 +79,8 @@ def apply_eagerly(function: type[torch.autograd.Function]) -> Callable[..., Any]
     """
     of_functions: Any = super(torch.autograd.Function, function)
     return of_functions.apply
+
+
+def has_forward_tangents() -> bool:
+    """True where tensors may have forward tangents: within a level of forward-mode AD."""
+    return forward_ad._current_level >= 0

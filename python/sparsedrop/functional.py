@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop import _native, operands
-from sparsedrop.masks import BlockMask, check_block_shape, check_p, check_sampler, draw, scale
+from sparsedrop.masks import BlockMask, check_block_shape, check_p, check_sampler, draw
 from sparsedrop.ops import How, Product, multiply
+from sparsedrop.ops import layer as layers
+from sparsedrop.ops.layer import Options
 
 
 def matmul(
@@ -101,6 +103,7 @@ def dropout_linear(
     training: bool = True,
     block_shape: tuple[int, int] = (128, 128),
     sampler: str = "bernoulli",
+    fuse_wgrad_accumulation: bool = False,
 ) -> Tensor:
     """`F.linear(dropout(x, p), weight, bias)`, where blocks of x are dropped and skipped (Lo 2024).
 
@@ -117,18 +120,42 @@ def dropout_linear(
         block_shape: rows and columns of a block. On a GPU the kernels skip multiples of 64 rows
             and columns, those of 128 fastest; blocks of other shapes are right, and save nothing.
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
+        fuse_wgrad_accumulation: add the gradients of weight and bias in place to their `main_grad`,
+            or to a `.grad` that is there already, and hand none to autograd: hooks that wait for a
+            gradient, such as those of DDP, do not see it. A float32 buffer is added to by the
+            kernels themselves. Not under torch.compile.
 
     Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid.
     """
-    p, block_shape = check_p(p), check_block_shape(block_shape)
-    check_sampler(sampler)
-    dtype = operands.check_linear(x, weight, bias)
-    if not training or p == 0.0:
+    options = Options(
+        check_p(p), check_block_shape(block_shape), check_sampler(sampler), fuse_wgrad_accumulation
+    )
+    return dropped_linear(x, weight, bias, options, training)
+
+
+def dropped_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, training: bool
+) -> Tensor:
+    """`dropout_linear`, where what is dropped has been checked."""
+    if not training or options.p == 0.0:
         return nn.functional.linear(x, weight, bias)
+    if not torch.compiler.is_compiling():
+        layer = layers.layer_of(x, weight, bias, options)
+        if layer is not None:
+            return layers.dropout_linear(x, weight, bias, options, layer)
+    dtype = operands.check_linear(x, weight, bias)
     device = x.device
     _native.require_build_for(device)
-    mask = draw(sampler, (operands.rows_of(x), x.shape[-1]), p, block_shape, device)
-    return _linear(x, weight, bias, dtype, How(mask, None, None, scale(p), None, False, True))
+    if options.fuse_wgrad_accumulation:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("fuse_wgrad_accumulation=True is for eager mode, not torch.compile")
+        weight = layers.adding_in_place(weight)
+        bias = None if bias is None else layers.adding_in_place(bias)
+    if torch.compiler.is_compiling() and x.is_cuda:
+        return layers.dropout_linear_compiled(x, weight, bias, options, dtype)
+    shape = operands.rows_of(x), x.shape[-1]
+    mask = draw(options.sampler, shape, options.p, options.block_shape, device)
+    return _linear(x, weight, bias, dtype, How(mask, None, None, options.alpha, None, False, True))
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, how: How) -> Tensor:

@@ -42,8 +42,11 @@ class Writer:
     def bernoulli_mask(self, keep, seed, offset, *rest):
         grid, (live, row_words, col_words) = rest[:4], rest[4:7]
         self.draws.append((keep, seed, offset, grid))
-        cells = bytes(i % 3 == 0 for i in range(5 * 36))
+        count = -(-grid[0] // grid[2]) * -(-grid[1] // grid[3])
+        cells = bytes(i % 3 == 0 for i in range(count))
         ctypes.memmove(live, cells, len(cells))
+        if not row_words:
+            return
         for address, first, count in ((row_words, 1000, 10), (col_words, 2000, 36)):
             ctypes.memmove(
                 address, (ctypes.c_int32 * count)(*range(first, first + count)), 4 * count
@@ -60,6 +63,7 @@ def writer(monkeypatch):
     stub.generator = Generator()
     monkeypatch.setattr(_native, "C", stub)
     monkeypatch.setattr(_native, "runs_on", lambda device: True)
+    monkeypatch.setattr(_native, "runs_portable", lambda device: True)
     monkeypatch.setattr(_native, "launch_target", lambda device: (0, 0))
     monkeypatch.setattr(_native, "default_generator", lambda device: stub.generator)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -123,9 +127,21 @@ def test_while_a_graph_is_captured_torch_draws(writer, monkeypatch):
     assert (writer.draws, writer.built, writer.generator.offset) == ([], 1, 40)
 
 
-def test_blocks_that_no_kernel_reads_are_drawn_by_torch(writer):
+def test_of_blocks_that_no_kernel_reads_the_grid_alone_is_drawn(writer):
     mask = BlockMask.bernoulli(SHAPE, 0.25, block_shape=(128, 48), device=CPU)
     assert mask.row_words.shape == mask.col_words.shape == (0, 0)
+    drawn = [(0.75, 7, 40, (*SHAPE, 128, 48))]
+    assert (writer.draws, writer.built, writer.generator.offset) == (drawn, 0, 44)
+    assert torch.equal(mask.live.flatten(), torch.arange(5 * 48) % 3 == 0)
+
+
+def test_a_gpu_that_runs_no_kernel_of_ours_draws_by_torch(writer, monkeypatch):
+    monkeypatch.setattr(_native, "runs_portable", lambda device: False)
+    monkeypatch.setattr(_native, "runs_on", lambda device: False)
+    torch.manual_seed(3)
+    mask = _draw()
+    torch.manual_seed(3)
+    assert torch.equal(mask.live, torch.empty(5, 36, dtype=torch.bool).bernoulli_(0.75))
     assert (writer.draws, writer.built, writer.generator.offset) == ([], 0, 40)
 
 

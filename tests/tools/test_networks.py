@@ -20,7 +20,7 @@ from sparsedrop.tools.bench.networks import (
 )
 
 CPU = torch.device("cpu")
-DROPS = {"mlp": 2, "vit": 4, "gpt": 8}
+DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}
 
 
 def _build(name, kind, p=0.5):

@@ -38,34 +38,39 @@ def _fill_bernoulli(
     generator: torch.Generator | None,
 ) -> None:
     """Drops each block on its own with probability p."""
-    live, row_words, col_words = mask.addresses()
-    if not row_words or not _state_is_on_the_host(device, generator):
+    draws = 0 not in grid_shape(*grid) and _native.runs_portable(device)
+    state = host_state(device, generator) if draws else None
+    if state is None:
         mask.all()[0].bernoulli_(1.0 - p, generator=generator)
         _fill_words(mask, grid, device)
         return
+    target = _native.launch_target(device)
+    _native.C.bernoulli_mask(1.0 - p, *state, *grid, *mask.addresses(), *target)
+
+
+def host_state(
+    device: torch.device, generator: torch.Generator | None = None
+) -> tuple[int, int] | None:
+    """Seed and offset of one draw by a kernel of ours, which is taken; None where torch must draw.
+
+    While a CUDA graph is being captured the state lies on the GPU, where each replay advances it.
+    A generator of another device is refused by torch.
+    """
     if generator is None:
         generator = _native.default_generator(device)
+    elif generator.device != device:
+        return None
+    if is_capturing(device):
+        return None
     # As a kernel of torch's that draws up to four numbers a thread. The lock is between two of our
     # draws; with one of torch's on another thread at the same time torch offers none.
     with _ADVANCING:
         offset = generator.get_offset()
         generator.set_offset(offset + 4)
-    seed, target = generator.initial_seed(), _native.launch_target(device)
-    _native.C.bernoulli_mask(1.0 - p, seed, offset, *grid, live, row_words, col_words, *target)
+    return generator.initial_seed(), offset
 
 
-def _state_is_on_the_host(device: torch.device, generator: torch.Generator | None) -> bool:
-    """Whether a GPU's draw may take seed and offset from here; else torch draws.
-
-    While a CUDA graph is being captured the state lies on the GPU, where each replay advances it.
-    A generator of another device is refused by torch.
-    """
-    if generator is not None and generator.device != device:
-        return False
-    return not _is_capturing(device)
-
-
-def _is_capturing(device: torch.device) -> bool:
+def is_capturing(device: torch.device) -> bool:
     """Whether that GPU's current stream is being captured."""
     if _native.gpus() < 2 or device.index == torch.cuda.current_device():
         return torch.cuda.is_current_stream_capturing()
@@ -96,7 +101,7 @@ def _fill_balanced(
     keys.random_(generator=generator)
     if count in (0, columns):
         mask.all()[0].fill_(count == columns)
-    elif _native.runs_on(device):
+    elif _native.runs_portable(device):
         live, target = mask.addresses()[0], _native.launch_target(device)
         _native.C.balanced_live(keys.data_ptr(), rows, columns, count, live, *target)
     else:
@@ -115,7 +120,7 @@ def _balanced_count(
         return nearest
     if device.type != "cuda":
         draw = torch.rand((), dtype=torch.float64, device="cpu", generator=generator).item()
-    elif _is_capturing(device):
+    elif is_capturing(device):
         return nearest  # there is no state to read, and the graph replays one count anyhow
     else:
         # Not drawn from the GPU, which would wait for it. The state, seed and offset, lies on the
@@ -148,6 +153,13 @@ def empty_drawn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     live = torch.empty(grid_shape(*grid), dtype=torch.bool, device=device)
     return (live, *empty_words(live, *grid))
+
+
+def fill(
+    sampler: str, mask: MaskTensors, grid: tuple[int, ...], p: float, device: torch.device
+) -> None:
+    """Draws a mask into its tensors, by torch's default generator of that device."""
+    FILLS[sampler](mask, grid, p, device, None)
 
 
 Fill = Callable[[MaskTensors, tuple[int, ...], float, torch.device, "torch.Generator | None"], None]

@@ -43,14 +43,20 @@ class Layout(NamedTuple):
     size: int
 
 
-@functools.lru_cache(maxsize=4096)
 def layout(*grid: int) -> Layout:
     """The layout for a matrix's extents and its blocks'."""
+    return _known_layout(*grid) if all(type(n) is int for n in grid) else _layout(*grid)
+
+
+def _layout(*grid: int) -> Layout:
     row_words, col_words = words_shapes(*grid)
     live = grid_shape(*grid)
     words = row_words[0] * row_words[1], col_words[0] * col_words[1]
     size = sum(words) + -(-live[0] * live[1] // 4)
     return Layout(row_words, col_words, live, 4 * words[0], 4 * sum(words), size)
+
+
+_known_layout = functools.lru_cache(maxsize=4096)(_layout)
 
 
 class MaskTensors:

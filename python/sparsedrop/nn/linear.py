@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.functional import dropout_linear
+from sparsedrop.functional import dropped_linear
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
 from sparsedrop.nn.rated import Rated
+from sparsedrop.ops.layer import Options
 
 
 class SparseDropLinear(Rated, nn.Linear):
@@ -21,6 +22,7 @@ class SparseDropLinear(Rated, nn.Linear):
         p: drop probability in [0, 1]; may be set later.
         block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`.
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
+        fuse_wgrad_accumulation: as for `dropout_linear`: gradients are added in place.
 
     Raises:
         ValueError, TypeError: if p, the block shape or the sampler is invalid.
@@ -35,6 +37,7 @@ class SparseDropLinear(Rated, nn.Linear):
         *,
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
+        fuse_wgrad_accumulation: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -42,6 +45,7 @@ class SparseDropLinear(Rated, nn.Linear):
         block_shape, sampler = check_block_shape(block_shape), check_sampler(sampler)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
 
     @classmethod
     def from_linear(
@@ -51,6 +55,7 @@ class SparseDropLinear(Rated, nn.Linear):
         *,
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
+        fuse_wgrad_accumulation: bool = False,
     ) -> SparseDropLinear:
         """The module that shares the parameters of `linear`, and its training flag.
 
@@ -59,6 +64,7 @@ class SparseDropLinear(Rated, nn.Linear):
             p: as for the constructor.
             block_shape: likewise.
             sampler: likewise.
+            fuse_wgrad_accumulation: likewise.
 
         Raises:
             TypeError: where `linear` is not an nn.Linear.
@@ -73,6 +79,7 @@ class SparseDropLinear(Rated, nn.Linear):
             p,
             block_shape=block_shape,
             sampler=sampler,
+            fuse_wgrad_accumulation=fuse_wgrad_accumulation,
             device="meta",
         )
         module.weight, module.bias = linear.weight, linear.bias
@@ -80,15 +87,8 @@ class SparseDropLinear(Rated, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        return dropout_linear(
-            x,
-            self.weight,
-            self.bias,
-            p=self.p,
-            training=self.training,
-            block_shape=self.block_shape,
-            sampler=self.sampler,
-        )
+        options = Options(self._p, self.block_shape, self.sampler, self.fuse_wgrad_accumulation)
+        return dropped_linear(x, self.weight, self.bias, options, self.training)
 
     def extra_repr(self) -> str:
         own = f"p={self.p}, block_shape={self.block_shape}, sampler={self.sampler!r}"

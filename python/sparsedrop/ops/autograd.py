@@ -90,8 +90,7 @@ class _Multiply(torch.autograd.Function):
             grads = _gradients(ctx, upstream, a, b, kept)
         if torch.compiler.is_compiling():
             return grads
-        # Under create_graph: what these gradients depend on is not recorded, and says so.
-        return _Once.apply(upstream, a, b, bias, *grads)
+        return once(grads, upstream, a, b, bias)
 
 
 _apply_eagerly = apply_eagerly(_Multiply)
@@ -154,6 +153,23 @@ def _gradient(
     return result.t() if column_major else result
 
 
+ONCE = (
+    "a sparsedrop product can be differentiated once, not twice: "
+    "compute what needs second derivatives with sparsedrop.reference"
+)
+
+
+def once(
+    grads: tuple[Tensor | None, ...],
+    upstream: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    bias: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients under create_graph: what they depend on is not recorded, and says so."""
+    return _Once.apply(upstream, a, b, bias, *grads)
+
+
 class _Once(torch.autograd.Function):
     """Hands gradients through; raises where they are differentiated by what they depend on."""
 
@@ -170,10 +186,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "a sparsedrop product can be differentiated once, not twice: "
-            "compute what needs second derivatives with sparsedrop.reference"
-        )
+        raise RuntimeError(ONCE)
 
 
 _ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -22,7 +22,6 @@ from sparsedrop.ops.plan import (
     request_of,
 )
 from sparsedrop.ops.product import Product
-from sparsedrop.select import kernels
 
 _NO_MASK = (0, 0, 0)
 
@@ -88,13 +87,15 @@ def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor:
     return dense.column_sums(matrix, mask) if sums is None else sums
 
 
-def sums_by_kernel(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
-    """`column_sums` by one launch; None where no kernel can."""
+def sums_by_kernel(
+    matrix: Tensor, mask: BlockMask | None, dtype: torch.dtype | None = None
+) -> Tensor | None:
+    """`column_sums` by one launch, in the matrix's dtype or float32; None where no kernel can."""
     (m, n), (ld, step), at = matrix.shape, matrix.stride(), matrix.data_ptr()
     index = matrix.get_device()
     if (
         matrix.dtype not in select.KERNEL_DTYPES
-        or not kernels.gpu_facts(index)["tiles"]
+        or not _native.runs_portable(matrix.device)
         or step != 1
         or at & ALIGNMENT_BITS
         or ld % UNIT
@@ -108,10 +109,10 @@ def sums_by_kernel(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
         words, block = mask.tensors.addresses(), mask.block_shape
         if not words[2]:
             return None
-    out = matrix.new_empty(n)
+    out = torch.empty(n, dtype=dtype or matrix.dtype, device=matrix.device)
     _native.C.column_sums(
-        _native.dtype_code(matrix.dtype), at, m, n, ld, *words[1:], *block, out.data_ptr(), index,
-        _native.current_stream(index),
+        _native.dtype_code(matrix.dtype), at, m, n, ld, *words[1:], *block,
+        out.data_ptr(), _native.dtype_code(out.dtype), False, index, _native.current_stream(index),
     )  # fmt: skip
     return out
 

@@ -1,7 +1,6 @@
 """A product by dense ones of the masked operands: what runs where nothing faster can.
 
-A dropped block is taken out by `where` and not by a product, since 0 * NaN is NaN. `reference` says
-the same in its own words: it judges this file, too.
+`reference` says the same in its own words: it judges this file, too.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop.masks import BlockMask, expand_live
+from sparsedrop.ops.masked_copy import keep_live
 from sparsedrop.ops.product import Product, straight
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
@@ -32,12 +32,12 @@ def product(p: Product) -> Tensor:
             return product(p)
     # Masked as they are used: BLAS then reads what it would read of dense operands.
     a, b, (a_mask, b_mask, out_mask) = straight(p)
-    a, b = _keep_live(a, a_mask), _keep_live(b, b_mask)
+    a, b = keep_live(a, a_mask), keep_live(b, b_mask)
     if p.bias is None:
-        out = torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=p.how.alpha)
+        out = torch.addmm(a.new_empty(()), a, b, beta=0, alpha=p.how.alpha)
     else:
         out = torch.addmm(p.bias, a, b, alpha=p.how.alpha)
-    return _keep_live(ACTIVATIONS[p.how.activation](out), out_mask)
+    return keep_live(ACTIVATIONS[p.how.activation](out), out_mask)
 
 
 def in_two_steps(run: Callable[[Product], Tensor], p: Product) -> tuple[Tensor, Tensor]:
@@ -58,8 +58,3 @@ def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor:
         sums = torch.cat([sums, matrix[whole:].sum(0, keepdim=True, dtype=wide)])
     live = expand_live(mask.live, (1, mask.block_shape[1]), tuple(sums.shape))  # [R, n]
     return torch.where(live, sums, 0).sum(0).to(matrix.dtype)
-
-
-def _keep_live(matrix: Tensor, mask: BlockMask | None) -> Tensor:
-    """The matrix with its dropped blocks exactly 0, whatever stands in them."""
-    return matrix if mask is None else torch.where(mask.expand(), matrix, 0)

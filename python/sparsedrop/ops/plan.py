@@ -68,6 +68,8 @@ class Key(NamedTuple):
     a_mask: Blocks | None
     b_mask: Blocks | None
     out_mask: Blocks | None
+    # Of the result; None: that of the operands.
+    out_dtype: torch.dtype | None = None
 
 
 def key_of(p: Product) -> tuple[Any, ...]:
@@ -117,8 +119,11 @@ def make_plan(key: tuple[Any, ...]) -> Plan | None:
     of = Key(*key)
     request = request_of(of)
     choice = select.decide(request)
-    if choice.path != "kernel":
-        return None
+    return kernel_plan(of, request, choice) if choice.path == "kernel" else None
+
+
+def kernel_plan(of: Key, request: select.Request, choice: select.Choice) -> Plan:
+    """How the products of a key are run by the kernels, as it was chosen for its request."""
     # The extents that are contiguous in memory grow to whole units, in every operand alike: a zero
     # of the padding then meets a zero, and never a NaN.
     m, n, k = request.m, request.n, request.k
@@ -140,6 +145,8 @@ def make_plan(key: tuple[Any, ...]) -> Plan | None:
         b_block=request.b_block,
         d_block=request.out_block,
         activation=_native.C.ACTIVATIONS[of.activation or "none"],
+        d_is_fp32=of.out_dtype is torch.float32,
+        accumulates=False,
         architecture=request.tiles[choice.tile].architecture,
         tile=kernels.id_within(request.tiles, choice.tile),
         swap=choice.swap,

@@ -7,6 +7,7 @@ SPARSEDROP_SELECT.
 
 from sparsedrop.select.choosing import candidates, choose, dense_us, expected_us
 from sparsedrop.select.kernels import KERNEL_DTYPES, LIMITS, MAX_EXTENT, Tile, gpu_facts
+from sparsedrop.select.layers import LayerChoice, best_kernels, choose_layer, decide_layer
 from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
 from sparsedrop.select.request import Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
@@ -17,12 +18,16 @@ __all__ = [
     "MAX_EXTENT",
     "PADDING_PAYS",
     "Choice",
+    "LayerChoice",
     "Override",
     "Request",
     "Tile",
+    "best_kernels",
     "candidates",
     "choose",
+    "choose_layer",
     "decide",
+    "decide_layer",
     "dense_us",
     "describe",
     "expected_us",

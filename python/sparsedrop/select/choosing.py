@@ -20,10 +20,10 @@ SMALLER, SMALLER_BEYOND_CACHE = 0.03, 0.065
 costs do not know, and which counts most where their live parts are more than stays in the cache."""
 
 
-MASKING_US = 12.0
-MASKED_BYTES_PER_US = 1.5e6
-"""What masking one matrix costs the dense path on a GPU: some four launches, and reading and
-writing it, each at 3 TB/s."""
+MASKED_COPY_US = 4.0
+MASKED_COPY_BYTES_PER_US = 3.0e6
+"""What a masked copy costs the dense path on a GPU: one launch, whose host time counts where
+products are small, and what is read and written."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -94,10 +94,19 @@ def dense_us(request: Request) -> float:
     """Expected time of the dense path, in microseconds: matrices are masked, then multiplied."""
     m, n, k = request.m, request.n, request.k
     sizes = zip(request.blocks, (m * k, k * n, m * n), strict=True)
-    masked = [size for block, size in sizes if block is not None]
-    nbytes = request.dtype.itemsize * sum(masked)
-    masking = MASKING_US * len(masked) + nbytes / MASKED_BYTES_PER_US
-    return gpu_costs.dense_us(m, n, k, request.gpu, request.sms) + masking
+    copies = (copy_us(size, request) for block, size in sizes if block is not None)
+    return product_us(request) + sum(copies)
+
+
+def product_us(request: Request) -> float:
+    """Expected time of the dense product alone, in microseconds."""
+    return gpu_costs.dense_us(request.m, request.n, request.k, request.gpu, request.sms)
+
+
+def copy_us(elements: int, request: Request) -> float:
+    """Expected time of one masked copy, in microseconds."""
+    moved = 2 * request.dtype.itemsize * elements
+    return MASKED_COPY_US + moved / MASKED_COPY_BYTES_PER_US
 
 
 def _work(request: Request, swap: bool) -> gpu_costs.Work:

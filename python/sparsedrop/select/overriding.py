@@ -84,6 +84,11 @@ def is_free() -> bool:
     return _forced is None
 
 
+def forced_path() -> str | None:
+    """The path that is forced; None where none is."""
+    return None if _forced is None else _forced.path
+
+
 def decide(request: Request) -> Choice:
     """What `choose` says, unless the user overrides it."""
     return choose(request) if _forced is None else _obey(request, _forced)

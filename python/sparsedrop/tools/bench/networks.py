@@ -1,8 +1,8 @@
 """The networks of the SparseDrop paper (Lo 2024, section 4), with one kind of dropout each.
 
-"layers" is none of the paper's: twelve linear layers of 1024 units, each behind its dropout, where a
-step is little but their launches. Dropout stands in front of the MLP's second and last linear layer, and in a transformer's block in
-front of the attention's projection and between the two layers of the feed-forward part.
+Dropout stands in front of the MLP's second and last linear layer, and in a transformer's block in
+front of the attention's projection and between the two layers of the feed-forward part. "layers" is
+not of the paper: twelve linear layers of 1024 units behind a dropout each, little but launches.
 """
 
 from __future__ import annotations

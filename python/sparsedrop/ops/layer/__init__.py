@@ -1,0 +1,8 @@
+"""Dropout and the linear layer behind it, as one autograd node: one call into `_C` each way."""
+
+from sparsedrop.ops.layer.accumulation import adding_in_place
+from sparsedrop.ops.layer.compiled import dropout_linear_compiled
+from sparsedrop.ops.layer.facts import Options
+from sparsedrop.ops.layer.node import dropout_linear, layer_of
+
+__all__ = ["Options", "adding_in_place", "dropout_linear", "dropout_linear_compiled", "layer_of"]

@@ -1,0 +1,47 @@
+"""Gradients that are added in place to what a parameter has, with none made first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def buffer_of(parameter: Tensor) -> Tensor | None:
+    """Where its gradient accumulates: `main_grad`, as frameworks with float32 gradients have it,
+    or a `.grad` that is there already; None where a gradient has to be made."""
+    buffer = getattr(parameter, "main_grad", None)
+    if buffer is None:
+        return parameter.grad if parameter.is_leaf else None
+    if not isinstance(buffer, Tensor) or buffer.shape != parameter.shape:
+        shape = list(buffer.shape) if isinstance(buffer, Tensor) else type(buffer).__name__
+        raise ValueError(f"main_grad is {shape}, but its parameter is {list(parameter.shape)}")
+    return buffer
+
+
+def was_added(parameter: Tensor) -> None:
+    """Tells a framework that asks, by an attribute of the parameter, not to add once more."""
+    if hasattr(parameter, "grad_added_to_main_grad"):
+        parameter.grad_added_to_main_grad = True
+
+
+class _AddInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:
+        ctx.parameter = parameter
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor | None:
+        buffer = buffer_of(ctx.parameter)
+        if buffer is None or torch.is_grad_enabled():
+            return grad
+        buffer.add_(grad)
+        was_added(ctx.parameter)
+        return None
+
+
+def adding_in_place(parameter: Tensor) -> Tensor:
+    """The parameter for an operation that knows nothing of buffers."""
+    return _AddInPlace.apply(parameter)

@@ -1,0 +1,91 @@
+"""A layer under torch.compile: one op forward, one backward, and nothing around them.
+
+The ops are for the kernels. Where dense products have to do, a compiler fuses the masking with what
+stands before it, and is given plain operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsedrop import select
+from sparsedrop.masks import MASK_UNIT, draw
+from sparsedrop.ops.layer.facts import Options
+from sparsedrop.ops.layer.op import BACKWARD, FORWARD
+from sparsedrop.ops.plan import UNIT
+from sparsedrop.select import kernels
+
+
+def dropout_linear_compiled(
+    x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype
+) -> Tensor:
+    """`linear(dropout(x), weight, bias)` on checked arguments on a GPU, while it is compiled."""
+    if _suits_kernels(x, weight, options, dtype):
+        return _DropoutLinear.apply(
+            x, weight, bias, options.p, *options.block_shape, options.sampler, dtype
+        )
+    flat = x.reshape(-1, x.shape[-1])
+    mask = draw(
+        options.sampler, (flat.shape[0], flat.shape[1]), options.p, options.block_shape, x.device
+    )
+    masked = torch.where(mask.expand(), flat * options.alpha, 0).reshape(x.shape)
+    return nn.functional.linear(masked, weight, bias)
+
+
+def _suits_kernels(x: Tensor, weight: Tensor, options: Options, dtype: torch.dtype) -> bool:
+    """What holds for every product of these extents; costs are not looked at."""
+    n, k = weight.shape
+    block_rows, block_cols = options.block_shape
+    return (
+        dtype in select.KERNEL_DTYPES
+        and x.dtype in (dtype, torch.float32)
+        and weight.dtype in (dtype, torch.float32)
+        and block_rows % MASK_UNIT == 0
+        and block_cols % MASK_UNIT == 0
+        and n % UNIT == 0
+        and k % UNIT == 0
+        and x.numel() > 0
+        and n > 0
+        and _has_kernels(x.device.index)
+    )
+
+
+@torch.compiler.assume_constant_result
+def _has_kernels(index: int) -> bool:
+    return bool(kernels.gpu_facts(index)["tiles"])
+
+
+class _DropoutLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        p: float,
+        block_rows: int,
+        block_cols: int,
+        sampler: str,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        args = p, block_rows, block_cols
+        out, mask, used_x, used_weight = FORWARD(x, weight, bias, *args, sampler, dtype)
+        ctx.save_for_backward(
+            x if x.dtype == dtype else used_x,
+            weight if weight.dtype == dtype else used_weight,
+            mask,
+        )
+        ctx.args = args
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mask = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:3])
+        grads = BACKWARD(grad, x, weight, mask, *ctx.args, *ctx.dtypes, needs)
+        wanted = (g if need else None for g, need in zip(grads, needs, strict=True))
+        return *wanted, None, None, None, None, None

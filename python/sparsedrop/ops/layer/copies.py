@@ -1,0 +1,54 @@
+"""Weights rounded under autocast, once for all layers that use them: as torch does for its own.
+
+A copy lives as long as a backward pass needs it, and is found by layers that run meanwhile.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class _Copy(NamedTuple):
+    weight: weakref.ref[Tensor]
+    copy: weakref.ref[Tensor]
+    # What it was rounded from, and the stream that did it.
+    version: int
+    at: int
+    stream: int
+
+
+_copies: dict[int, _Copy] = {}
+
+
+def find(weight: Tensor, dtype: torch.dtype, stream: int) -> Tensor | None:
+    """The copy of that dtype that is still there and up to date."""
+    found = _copies.get(id(weight))
+    if found is None or found.weight() is not weight:
+        return None
+    copy = found.copy()
+    is_good = (
+        copy is not None
+        and copy.dtype is dtype
+        and found.version == weight._version
+        and found.at == weight.data_ptr()
+        and found.stream == stream
+    )
+    return copy if is_good else None
+
+
+def keep(weight: Tensor, copy: Tensor, stream: int) -> None:
+    """Lets others find the copy of a weight, as long as it lives."""
+    key = id(weight)
+
+    def forget(dead: weakref.ref[Tensor]) -> None:
+        found = _copies.get(key)
+        if found is not None and found.copy is dead:
+            del _copies[key]
+
+    _copies[key] = _Copy(
+        weakref.ref(weight), weakref.ref(copy, forget), weight._version, weight.data_ptr(), stream
+    )

@@ -1,0 +1,137 @@
+"""All that decides how a layer is run on a GPU, and what every way of running it has."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from sparsedrop.masks import scale
+from sparsedrop.ops.plan import ALIGNMENT_BITS
+
+Grads = tuple["Tensor | None", "Tensor | None", "Tensor | None"]
+"""Of x, weight and bias."""
+
+Needs = tuple[bool, bool, bool]
+"""Whether the gradients of x, weight and bias are needed."""
+
+Buffers = tuple["Tensor | None", "Tensor | None"]
+"""What the gradients of weight and bias are added to."""
+
+
+class Facts(NamedTuple):
+    """A layer's operands without their data: contiguous, 16-byte aligned, on one GPU.
+
+    x is flattened to [m, k], weight is [n, k], bias [n].
+    """
+
+    device: int
+    x_shape: torch.Size
+    x_dtype: torch.dtype
+    weight_shape: torch.Size
+    weight_dtype: torch.dtype
+    bias_shape: torch.Size | None
+    bias_dtype: torch.dtype | None
+    # Of the products: that of autocast, where it is on.
+    dtype: torch.dtype
+    # The share that is kept: a choice may change with it, but not with every step of a schedule.
+    keep_percent: int
+    block_shape: tuple[int, int]
+
+    @property
+    def extents(self) -> tuple[int, int, int]:
+        """m, n, k."""
+        k = self.x_shape[-1]
+        return self.x_shape.numel() // k, self.weight_shape[0], k
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return (*self.x_shape[:-1], self.weight_shape[0])
+
+    def are_legal(self) -> bool:
+        """Whether there is a layer of these operands, with something to multiply."""
+        dtypes = (self.x_dtype, self.weight_dtype, self.bias_dtype or self.weight_dtype)
+        rounded = self.dtype in (torch.bfloat16, torch.float16)
+        return (
+            len(self.x_shape) > 0
+            and len(self.weight_shape) == 2
+            and self.x_shape[-1] == self.weight_shape[1]
+            and self.bias_shape in (None, self.weight_shape[:1])
+            and 0 not in (*self.x_shape, *self.weight_shape)
+            and all(own is self.dtype or (rounded and own is torch.float32) for own in dtypes)
+        )
+
+
+def lie_well(*tensors: Tensor) -> bool:
+    """Whether they are contiguous and 16-byte aligned."""
+    return all(t.is_contiguous() and not t.data_ptr() & ALIGNMENT_BITS for t in tensors)
+
+
+def facts_of(
+    x: Tensor,
+    options: Options,
+    dtype: torch.dtype,
+    of_weight: tuple[torch.Size, torch.dtype],
+    of_bias: tuple[torch.Size | None, torch.dtype | None],
+) -> tuple[Any, ...]:
+    """`Facts`, in a plain tuple: it is looked up for every call."""
+    percent = round(100 * (1.0 - options.p))
+    return (
+        x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, dtype, percent, options.block_shape
+    )  # fmt: skip
+
+
+class Options(NamedTuple):
+    """What the user asked for, checked: see `functional.dropout_linear`."""
+
+    p: float
+    block_shape: tuple[int, int]
+    sampler: str
+    fuse_wgrad_accumulation: bool = False
+
+    @property
+    def alpha(self) -> float:
+        """What live elements are multiplied by."""
+        return scale(self.p)
+
+
+class Saved(NamedTuple):
+    """What a backward pass needs of the forward pass."""
+
+    x: Tensor
+    weight: Tensor
+    mask: Tensor
+
+
+class Layer(Protocol):
+    """One way of running the layers of some facts."""
+
+    facts: Facts
+    # Whether x and weight are saved as they were given: second derivatives by them are noticed.
+    saves_operands: bool
+
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
+    ) -> tuple[Tensor, Saved]:
+        """The result, of the shape of the facts, and what `backward` needs."""
+
+    def backward(
+        self,
+        saved: Saved,
+        grad: Tensor,
+        options: Options,
+        needs: Needs,
+        into: Buffers = (None, None),
+    ) -> Grads:
+        """The gradients that are needed; `grad` is contiguous, aligned and of the facts' dtype.
+
+        Those of weight and bias that have a buffer, one of those that `adds_into` takes, are added
+        to it, and are None.
+        """
+
+    def adds_into(self, buffer: Tensor) -> bool:
+        """Whether `backward` can add a gradient to that."""
+
+    def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
+        """The same by torch's ops and registered ones, for whoever watches, and any `grad`."""

@@ -1,0 +1,75 @@
+"""How a layer is run, dropout and the linear layer behind it: its three products together.
+
+They share what comes before them: the kernels read a mask, dense products a masked copy.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us
+from sparsedrop.select.overriding import decide, forced_path, is_free
+from sparsedrop.select.request import Choice, Request, describe_blocks
+from sparsedrop.select.rules import refusal, why_dense
+
+
+class LayerChoice(NamedTuple):
+    """path: "kernel" or "dense"."""
+
+    path: str
+    # Of the kernels: forward, input gradient and weight gradient.
+    products: tuple[Choice, ...] = ()
+    reason: str = ""
+
+
+def decide_layer(requests: tuple[Request, ...]) -> LayerChoice:
+    """What `choose_layer` says, unless the user overrides it.
+
+    Raises:
+        ValueError: where a forced choice cannot run.
+    """
+    if is_free():
+        return choose_layer(requests)
+    if forced_path() == "dense":
+        return LayerChoice("dense", reason="forced")
+    choices = tuple(map(decide, requests))
+    if all(choice.path == "kernel" for choice in choices):
+        return LayerChoice("kernel", choices, "forced")
+    return LayerChoice("dense", reason=next(c.reason for c in choices if c.path != "kernel"))
+
+
+@functools.lru_cache(maxsize=4096)
+def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
+    """The way with the least expected time for the products of a layer on a GPU. Pure."""
+    choices = best_kernels(requests)
+    if isinstance(choices, str):
+        return LayerChoice("dense", reason=choices)
+    ours = sum(map(expected_us, requests, choices))
+    dense = sum(map(_dense_us, requests))
+    reason = f"{ours:.0f} us expected, dense {dense:.0f}"
+    if ours < dense:
+        return LayerChoice("kernel", choices, reason)
+    return LayerChoice("dense", reason=reason)
+
+
+def best_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:
+    """The kernels that take the least time, whatever dense products take; or why there are none."""
+    choices = []
+    for request in requests:
+        why = why_dense(request)
+        if why is not None:
+            return why
+        legal = [c for c in candidates(request) if refusal(request, c) is None]
+        if not legal:
+            return "no tile divides the blocks: " + describe_blocks(request)
+        choices.append(best(request, legal))
+    return tuple(choices)
+
+
+def _dense_us(request: Request) -> float:
+    """A product, and the copy that masks its a or result; its b was masked before."""
+    if request.b_block is not None:
+        return product_us(request)
+    size = request.m * (request.k if request.a_block is not None else request.n)
+    return product_us(request) + copy_us(size, request)
