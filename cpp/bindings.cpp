@@ -100,6 +100,9 @@ std::string describe(Problem const& p, Choice choice) {
   if (choice.split_k != 1) {
     text << ", split into " << choice.split_k << " along k";
   }
+  if (p.d_is_fp32) {
+    text << (p.accumulates ? ", added to D in float32" : ", D in float32");
+  }
   for (auto const& [name, mask] :
        {std::pair("A", p.a_mask), std::pair("B", p.b_mask), std::pair("D", p.d_mask)}) {
     if (mask.block_rows != 0) {
@@ -173,7 +176,7 @@ class Launch {
   Launch(int dtype, int64_t m, int64_t n, int64_t k, int64_t a_ld, bool a_k_major, int64_t b_ld,
          bool b_k_major, int64_t d_ld, Block const& a_block, Block const& b_block,
          Block const& d_block, int activation, std::string const& architecture, int tile, bool swap,
-         int split_k, int device)
+         int split_k, int device, bool d_is_fp32, bool accumulates)
       : choice_{tile, swap, split_k, find_architecture(architecture)}, device_(device) {
     problem_.dtype = DataType(dtype);
     problem_.m = m;
@@ -186,6 +189,8 @@ class Launch {
     set_block(problem_.b_mask, b_block);
     set_block(problem_.d_mask, d_block);
     problem_.activation = Activation(activation);
+    problem_.d_is_fp32 = d_is_fp32;
+    problem_.accumulates = accumulates;
   }
 
   size_t workspace_bytes() const { return sparsedrop::workspace_bytes(problem_, choice_); }
@@ -254,7 +259,8 @@ PYBIND11_MODULE(_C, module) {
   module.attr("MAX_SUM_COLUMNS") = kMaxSumColumns;
   module.attr("MAX_EXTENT") = kMaxExtent;
   module.attr("DTYPES") = std::map<std::string, int>{{"bfloat16", int(DataType::bf16)},
-                                                     {"float16", int(DataType::fp16)}};
+                                                     {"float16", int(DataType::fp16)},
+                                                     {"float32", int(DataType::fp32)}};
   module.attr("ACTIVATIONS") = std::map<std::string, int>{{"none", int(Activation::none)},
                                                           {"relu", int(Activation::relu)},
                                                           {"gelu", int(Activation::gelu)},
@@ -277,12 +283,13 @@ PYBIND11_MODULE(_C, module) {
   py::class_<Launch>(module, "Launch")
       .def(py::init<int, int64_t, int64_t, int64_t, int64_t, bool, int64_t, bool, int64_t,
                     Launch::Block const&, Launch::Block const&, Launch::Block const&, int,
-                    std::string const&, int, bool, int, int>(),
+                    std::string const&, int, bool, int, int, bool, bool>(),
            py::kw_only(), py::arg("dtype"), py::arg("m"), py::arg("n"), py::arg("k"),
            py::arg("a_ld"), py::arg("a_k_major"), py::arg("b_ld"), py::arg("b_k_major"),
            py::arg("d_ld"), py::arg("a_block"), py::arg("b_block"), py::arg("d_block"),
            py::arg("activation"), py::arg("architecture"), py::arg("tile"), py::arg("swap"),
-           py::arg("split_k"), py::arg("device"))
+           py::arg("split_k"), py::arg("device"), py::arg("d_is_fp32") = false,
+           py::arg("accumulates") = false)
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
       .def_property_readonly("refusal", &Launch::refusal)
       .def("__call__", &Launch::operator());

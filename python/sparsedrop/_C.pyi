@@ -16,7 +16,7 @@ MAX_EXTENT: int
 """The largest extent of a product."""
 
 DTYPES: dict[str, int]
-"""What the kernels call a dtype, by its name in torch."""
+"""What the kernels call a dtype, by its name in torch; float32 is for results only."""
 
 ACTIVATIONS: dict[str, int]
 """Likewise for activations; "none" is among them."""
@@ -88,7 +88,11 @@ def column_sums(
 ) -> None: ...
 
 class Launch:
-    """A product and how it is run, all but its addresses; a block of None: no mask."""
+    """A product and how it is run, all but its addresses; a block of None: no mask.
+
+    With `d_is_fp32`, d is float32 and d_ld counts its elements; with `accumulates`, the product is
+    added to it in place.
+    """
 
     def __init__(
         self,
@@ -111,6 +115,8 @@ class Launch:
         swap: bool,
         split_k: int,
         device: int,
+        d_is_fp32: bool = False,
+        accumulates: bool = False,
     ) -> None: ...
     @property
     def workspace_bytes(self) -> int: ...

@@ -76,7 +76,8 @@ cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, 
 cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t count,
                           uint8_t* live, cudaStream_t stream);
 
-enum class DataType { bf16 = 0, fp16 = 1 };
+// Operands are bf16 or fp16; fp32 is for sums, and for D by Problem::d_is_fp32.
+enum class DataType { bf16 = 0, fp16 = 1, fp32 = 2 };
 
 enum class Activation { none = 0, relu = 1, gelu = 2, silu = 3 };
 
@@ -102,14 +103,19 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
 // Tiles reach past the last row and column, and both are counted in 32 bits.
 constexpr int64_t kMaxExtent = INT32_MAX - 256;
 
-// One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
+// One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`,
+// which is bf16 or fp16.
 //
 // What the gradient of gelu or silu needs is stored beside D where `pre_activation` is not null:
 // P = alpha · (A ∘ M_A) (B ∘ M_B) + bias, as D lies and in its dtype. D is then act(P) of the
 // rounded P. Dropped blocks of P are not written; it overlaps nothing else.
 //
+// A gradient that is kept in fp32 is written so: with `d_is_fp32`, D is alpha · (A ∘ M_A) (B ∘ M_B)
+// in fp32, never rounded to `dtype`, and with `accumulates` it is added to D in place. D has no
+// mask, bias and activation then, and of A, m is contiguous, of B, n: as in dW = dYᵀ X.
+//
 // Base pointers are 16-byte aligned; n, the contiguous extents of A and B, and all leading
-// dimensions are multiples of 8; extents are 1 to kMaxExtent.
+// dimensions are multiples of 8, but of 4 that of an fp32 D; extents are 1 to kMaxExtent.
 struct Problem {
   DataType dtype = DataType::bf16;
   int64_t m = 0;
@@ -126,6 +132,8 @@ struct Problem {
   void const* bias = nullptr;  // n values, or null
   float alpha = 1.0f;
   Activation activation = Activation::none;
+  bool d_is_fp32 = false;    // else D is in `dtype`
+  bool accumulates = false;  // D += the product: where D is fp32
 };
 
 // A family of kernels, named by the compute capability that it was written for.
