@@ -82,10 +82,13 @@ def column_sums(
     block_rows: int,
     block_cols: int,
     out: int,
+    out_dtype: int,
+    accumulates: bool,
     device: int,
     stream: int,
     /,
-) -> None: ...
+) -> None:
+    """Into `out`, of the matrix's dtype or float32, or added to what it holds."""
 
 class Launch:
     """A product and how it is run, all but its addresses; a block of None: no mask.

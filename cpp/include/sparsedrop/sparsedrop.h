@@ -91,14 +91,21 @@ struct Matrix {
   Order order = Order::row_major;
 };
 
+// Where sums go: into the matrix's dtype or fp32, and in place of what is there, or added to it.
+struct Sums {
+  void* data;  // one element a column
+  DataType dtype;
+  bool accumulates = false;
+};
+
 // Sums of the columns of a [rows, cols] matrix over its live blocks, such as a bias's gradient: in
-// fp32, rounded once into the `cols` elements of `out`, the same in every run. The matrix is
-// row-major and 16-byte aligned; cols and its leading dimension are multiples of 8; rows >= 1, and
+// fp32, rounded once into `out`, the same in every run. The matrix is row-major and 16-byte
+// aligned; cols and its leading dimension are multiples of 8; rows >= 1, and
 // 1 <= cols <= kMaxSumColumns. cudaErrorInvalidValue where that is not so. One launch.
 constexpr int64_t kMaxSumColumns = 64 * 65535;
 
 cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
-                        Mask const& mask, void* out, cudaStream_t stream);
+                        Mask const& mask, Sums const& out, cudaStream_t stream);
 
 // Tiles reach past the last row and column, and both are counted in 32 bits.
 constexpr int64_t kMaxExtent = INT32_MAX - 256;

@@ -109,8 +109,9 @@ def sums_by_kernel(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
         if not words[2]:
             return None
     out = matrix.new_empty(n)
+    dtype = _native.dtype_code(matrix.dtype)
     _native.C.column_sums(
-        _native.dtype_code(matrix.dtype), at, m, n, ld, *words[1:], *block, out.data_ptr(), index,
+        dtype, at, m, n, ld, *words[1:], *block, out.data_ptr(), dtype, False, index,
         _native.current_stream(index),
     )  # fmt: skip
     return out
