@@ -69,7 +69,8 @@ def test_16_bytes_are_8_elements_of_what_the_kernels_take():
 def test_the_build_says_what_the_sources_say():
     assert _native.C.MASK_UNIT == MASK_UNIT
     assert _native.C.MAX_EXTENT == MAX_EXTENT + UNIT
-    assert set(_native.C.DTYPES) == {str(d).removeprefix("torch.") for d in kernels.KERNEL_DTYPES}
+    operands = {str(d).removeprefix("torch.") for d in kernels.KERNEL_DTYPES}
+    assert set(_native.C.DTYPES) == operands | {"float32"}
     assert set(_native.C.ACTIVATIONS) == {name or "none" for name in ACTIVATIONS}
     assert [family.name for family in _native.C.ARCHITECTURES] == list(LIMITS)
     for family in _native.C.ARCHITECTURES:

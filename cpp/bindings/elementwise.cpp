@@ -50,17 +50,17 @@ void call_balanced_live(uintptr_t keys, int64_t grid_rows, int64_t grid_cols, in
 
 void call_column_sums(int dtype, uintptr_t data, int64_t rows, int64_t cols, int64_t ld,
                       uintptr_t row_words, uintptr_t col_words, int32_t block_rows,
-                      int32_t block_cols, uintptr_t out, int device, uintptr_t stream) {
+                      int32_t block_cols, uintptr_t out, int out_dtype, bool accumulates,
+                      int device, uintptr_t stream) {
   Matrix const matrix{at<void const>(data), ld, Order::row_major};
   Mask const mask{at<uint32_t const>(row_words), at<uint32_t const>(col_words), block_rows,
                   block_cols};
+  Sums const sums{at<void>(out), DataType(out_dtype), accumulates};
   OnDevice const guard(device);
-  check(column_sums(DataType(dtype), matrix, rows, cols, mask, at<void>(out),
-                    at<CUstream_st>(stream)),
-        [&] {
-          return "sparsedrop.column_sums for a [" + std::to_string(rows) + ", " +
-                 std::to_string(cols) + "] matrix, ld=" + std::to_string(ld);
-        });
+  check(column_sums(DataType(dtype), matrix, rows, cols, mask, sums, at<CUstream_st>(stream)), [&] {
+    return "sparsedrop.column_sums for a [" + std::to_string(rows) + ", " + std::to_string(cols) +
+           "] matrix, ld=" + std::to_string(ld);
+  });
 }
 
 void call_masked_copy(int in_dtype, uintptr_t in, int64_t in_ld, int out_dtype, uintptr_t out,

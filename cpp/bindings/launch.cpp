@@ -16,6 +16,9 @@ std::string describe(Problem const& p, Choice choice) {
   if (choice.split_k != 1) {
     text << ", split into " << choice.split_k << " along k";
   }
+  if (p.d_is_fp32) {
+    text << (p.accumulates ? ", added to D in float32" : ", D in float32");
+  }
   for (auto const& [name, mask] :
        {std::pair("A", p.a_mask), std::pair("B", p.b_mask), std::pair("D", p.d_mask)}) {
     if (mask.block_rows != 0) {
@@ -66,6 +69,7 @@ void Launch::run(Call const& call) const {
   set_words(problem.d_mask, call.d_words);
   problem.alpha = call.alpha;
   problem.bias = call.bias;
+  problem.accumulates = problem_.accumulates || call.accumulates;
   check(matmul(problem, choice_, call.workspace, call.stream), [&] {
     char const* const reason = sparsedrop::refusal(problem, choice_);
     return describe(problem, choice_) + (reason == nullptr ? "" : std::string(": ") + reason);

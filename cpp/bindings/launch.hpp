@@ -34,6 +34,7 @@ class Launch {
     Words d_words;
     float alpha = 1.0f;
     void const* bias = nullptr;
+    bool accumulates = false;  // also where the problem does not
     void* workspace = nullptr;
     cudaStream_t stream = nullptr;
   };

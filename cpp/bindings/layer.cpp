@@ -110,15 +110,16 @@ void Layer::backward(Backward const& call) const {
     launch.b = call.x;
     launch.d = call.grad_weight;
     launch.b_words = words(call.mask);
+    launch.accumulates = call.accumulates_weight;
     grad_weight_.run(launch);
   }
   if (call.grad_bias != nullptr) {
     Matrix const grad{call.grad, product.n, Order::row_major};
-    check(column_sums(product.dtype, grad, product.m, product.n, {}, call.grad_bias, call.stream),
-          [&] {
-            return "sparsedrop.column_sums for a [" + std::to_string(product.m) + ", " +
-                   std::to_string(product.n) + "] matrix";
-          });
+    Sums const sums{call.grad_bias, facts_.bias_dtype, call.accumulates_bias};
+    check(column_sums(product.dtype, grad, product.m, product.n, {}, sums, call.stream), [&] {
+      return "sparsedrop.column_sums for a [" + std::to_string(product.m) + ", " +
+             std::to_string(product.n) + "] matrix";
+    });
   }
 }
 

@@ -22,7 +22,8 @@ void set_block(Mask& mask, Launch::Block const& block) {
 Launch make_launch(int dtype, int64_t m, int64_t n, int64_t k, int64_t a_ld, bool a_k_major,
                    int64_t b_ld, bool b_k_major, int64_t d_ld, Launch::Block const& a_block,
                    Launch::Block const& b_block, Launch::Block const& d_block, int activation,
-                   std::string const& architecture, int tile, bool swap, int split_k, int device) {
+                   bool d_is_fp32, bool accumulates, std::string const& architecture, int tile,
+                   bool swap, int split_k, int device) {
   Problem problem;
   problem.dtype = DataType(dtype);
   problem.m = m;
@@ -35,6 +36,8 @@ Launch make_launch(int dtype, int64_t m, int64_t n, int64_t k, int64_t a_ld, boo
   set_block(problem.b_mask, b_block);
   set_block(problem.d_mask, d_block);
   problem.activation = Activation(activation);
+  problem.d_is_fp32 = d_is_fp32;
+  problem.accumulates = accumulates;
   return {problem, {tile, swap, split_k, find_architecture(architecture)}, device};
 }
 
@@ -128,7 +131,8 @@ void bind_products(py::module_& module) {
       .def(py::init(&make_launch), py::kw_only(), py::arg("dtype"), py::arg("m"), py::arg("n"),
            py::arg("k"), py::arg("a_ld"), py::arg("a_k_major"), py::arg("b_ld"),
            py::arg("b_k_major"), py::arg("d_ld"), py::arg("a_block"), py::arg("b_block"),
-           py::arg("d_block"), py::arg("activation"), py::arg("architecture"), py::arg("tile"),
+           py::arg("d_block"), py::arg("activation"), py::arg("d_is_fp32") = false,
+           py::arg("accumulates") = false, py::arg("architecture"), py::arg("tile"),
            py::arg("swap"), py::arg("split_k"), py::arg("device"))
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
       .def_property_readonly("refusal", &Launch::refusal)

@@ -35,6 +35,25 @@ char const* activation_refusal(Problem const& problem) {
              : nullptr;
 }
 
+// D in fp32, and what only that allows.
+char const* wide_refusal(Problem const& problem) {
+  if (!problem.d_is_fp32) {
+    return problem.accumulates ? "a product is added to D in place in float32 only" : nullptr;
+  }
+  if (is_mask(problem.d_mask)) {
+    return "D has a mask and is float32";
+  }
+  if (problem.activation != Activation::none) {
+    return "D has an activation and is float32";
+  }
+  if (problem.bias != nullptr) {
+    return "D has a bias and is float32";
+  }
+  bool const has_layout =
+      problem.a.order == Order::col_major && problem.b.order == Order::row_major;
+  return has_layout ? nullptr : "D is float32, but m is not contiguous in A, or n not in B";
+}
+
 char const* split_refusal(Product const& product, Tile const& tile, int split_k,
                           Limits const& limits) {
   if (split_k < 1 || split_k > limits.max_split_k) {
@@ -76,6 +95,9 @@ char const* shape_refusal(Problem const& problem, Choice choice) {
       return "an extent is below 1 or above 2^31 - 257";
     }
   }
+  if (problem.dtype == DataType::fp32 || problem.dtype == DataType::fp64) {
+    return "operands are bfloat16 or float16, and not wider";
+  }
   if (problem.dtype != DataType::bf16 && problem.dtype != DataType::fp16) {
     return "the data type is unknown";
   }
@@ -84,8 +106,10 @@ char const* shape_refusal(Problem const& problem, Choice choice) {
       return reason;
     }
   }
-  if (char const* const reason = activation_refusal(problem)) {
-    return reason;
+  for (char const* const reason : {activation_refusal(problem), wide_refusal(problem)}) {
+    if (reason != nullptr) {
+      return reason;
+    }
   }
   Product const product = orient(problem, choice.swap);
   Tile const& tile = kernels->tiles[choice.tile].tile;
@@ -112,7 +136,7 @@ char const* address_refusal(Problem const& p) {
   char const* const reasons[] = {
       matrix_refusal(p.a.data, p.a.ld, a_is_row_major ? p.k : p.m, p.dtype),
       matrix_refusal(p.b.data, p.b.ld, b_is_row_major ? p.n : p.k, p.dtype),
-      matrix_refusal(p.d, p.d_ld, p.n, p.dtype),
+      matrix_refusal(p.d, p.d_ld, p.n, p.d_is_fp32 ? DataType::fp32 : p.dtype),
       p.pre_activation == nullptr ? nullptr
                                   : matrix_refusal(p.pre_activation, p.d_ld, p.n, p.dtype),
       p.pre_activation != nullptr && p.pre_activation == p.d

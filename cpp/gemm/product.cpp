@@ -34,7 +34,9 @@ Product orient(Problem const& p, bool swap) {
                   swap ? p.d_mask.block_rows : p.d_mask.block_cols,
                   p.bias,
                   p.alpha,
-                  p.activation};
+                  p.activation,
+                  p.d_is_fp32,
+                  p.accumulates};
   if (swap) {
     std::swap(product.m, product.n);
     std::swap(product.a, product.b);

@@ -31,11 +31,12 @@ struct Product {
   void const* bias;
   float alpha;
   Activation activation;
+  bool d_is_fp32;
+  bool accumulates;
 };
 
 Product orient(Problem const& problem, bool swap);
 
-// Size of an element of A, B, D and the bias.
-constexpr int32_t element_bytes(DataType) { return 2; }
+constexpr int32_t element_bytes(DataType dtype) { return dtype == DataType::fp32 ? 4 : 2; }
 
 }  // namespace sparsedrop

@@ -3,14 +3,13 @@
 #pragma once
 
 #include <cooperative_groups.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_pipeline.h>
 
 #include <cstdint>
 
 #include "common/bits.hpp"
 #include "common/host_device.hpp"
+#include "elementwise/elements.hpp"
 #include "mask/lines.hpp"
 #include "sparsedrop/sparsedrop.h"
 
@@ -30,11 +29,6 @@ constexpr int kRowsPerThread = kMaskUnit / kThreadsDown;
 constexpr int kShares = 8;
 constexpr int kBatch = 32 / kShares;  // units of a mask word that are in one share
 
-__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ inline float to_float(__half value) { return __half2float(value); }
-__device__ inline void store(float value, __nv_bfloat16* at) { *at = __float2bfloat16(value); }
-__device__ inline void store(float value, __half* at) { *at = __float2half(value); }
-
 struct Arguments {
   void const* data;
   int64_t rows;
@@ -42,6 +36,7 @@ struct Arguments {
   int64_t ld;
   MaskLines by_col;  // bits along the rows
   void* out;
+  bool accumulates;  // to what `out` holds
 };
 
 // By a CTA: sums of the stripe that starts at `first_col`, over one share of its rows.
@@ -85,7 +80,7 @@ __device__ void sum_share(Arguments const& args, int64_t first_col, int32_t shar
         auto const* const values = reinterpret_cast<Element const*>(&vector);
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
-          sums[v] += to_float(values[v]);
+          sums[v] += widened(values[v]);
         }
       }
     }
@@ -109,7 +104,7 @@ __device__ void sum_share(Arguments const& args, int64_t first_col, int32_t shar
 }
 
 // Adds up what the shares have found, if the thread has a column; `of(share)` is a share's sums.
-template <class Element, class Found>
+template <class Out, class Found>
 __device__ void add_shares(Arguments const& args, int64_t first_col, Found const& of) {
   int const own = threadIdx.x;
   if (own < kStripe && first_col + own < args.cols) {
@@ -118,7 +113,8 @@ __device__ void add_shares(Arguments const& args, int64_t first_col, Found const
     for (int share = 0; share < kShares; ++share) {
       sum += of(share)[own];
     }
-    store(sum, static_cast<Element*>(args.out) + first_col + own);
+    Out* const at = static_cast<Out*>(args.out) + first_col + own;
+    *at = rounded<Out>(args.accumulates ? widened(*at) + sum : sum);
   }
 }
 
@@ -129,7 +125,7 @@ __device__ void add_shares(Arguments const& args, int64_t first_col, Found const
 #endif
 
 // CTA x of a row of the grid is that of share x in its cluster.
-template <class Element>
+template <class Element, class Out>
 __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args) {
 #if SPARSEDROP_HAS_CLUSTERS
   cg::cluster_group const cluster = cg::this_cluster();
@@ -139,8 +135,8 @@ __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args)
   sum_share<Element>(args, first_col, share, found);
   cluster.sync();
   if (share == 0) {
-    add_shares<Element>(args, first_col,
-                        [&](int other) { return cluster.map_shared_rank(found, other); });
+    add_shares<Out>(args, first_col,
+                    [&](int other) { return cluster.map_shared_rank(found, other); });
   }
   cluster.sync();  // a CTA's shared memory may not go away under a CTA that reads it
 #else
@@ -148,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args)
 #endif
 }
 
-template <class Element>
+template <class Element, class Out>
 __global__ void __launch_bounds__(kThreads) single_kernel(Arguments const args) {
   int64_t const first_col = int64_t(blockIdx.y) * kStripe;
   __shared__ float found[kShares][kStripe];
@@ -156,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) single_kernel(Arguments const args) 
     sum_share<Element>(args, first_col, share, found[share]);
     __syncthreads();
   }
-  add_shares<Element>(args, first_col, [&](int share) { return found[share]; });
+  add_shares<Out>(args, first_col, [&](int share) { return found[share]; });
 }
 
 }  // namespace sparsedrop::column_sum

@@ -19,7 +19,7 @@ struct ScheduleRequest {
   int64_t m;
   int64_t n;
   int64_t k;
-  int32_t element_bytes;
+  int32_t element_bytes;  // of A and B
   MaskLines a;
   MaskLines b;
   MaskLines d;

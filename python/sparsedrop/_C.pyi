@@ -16,7 +16,7 @@ MAX_EXTENT: int
 """The largest extent of a product."""
 
 DTYPES: dict[str, int]
-"""What the kernels call a dtype, by its name in torch."""
+"""What the kernels call a dtype, by its name in torch; float32 is for results only."""
 
 ACTIVATIONS: dict[str, int]
 """Likewise for activations; "none" is among them."""
@@ -106,10 +106,15 @@ def masked_copy(
     device: int,
     stream: int,
     /,
-) -> None: ...
+) -> None:
+    """Into `out`, of the matrix's dtype or float32, or added to what it holds."""
 
 class Launch:
-    """A product and how it is run, all but its addresses; a block of None: no mask."""
+    """A product and how it is run, all but its addresses; a block of None: no mask.
+
+    With `d_is_fp32`, d is float32 and d_ld counts its elements; with `accumulates`, the product is
+    added to it in place.
+    """
 
     def __init__(
         self,
@@ -127,13 +132,13 @@ class Launch:
         b_block: tuple[int, int] | None,
         d_block: tuple[int, int] | None,
         activation: int,
-        d_is_fp32: bool,
-        accumulates: bool,
         architecture: str,
         tile: int,
         swap: bool,
         split_k: int,
         device: int,
+        d_is_fp32: bool = False,
+        accumulates: bool = False,
     ) -> None: ...
     @property
     def workspace_bytes(self) -> int: ...

@@ -42,6 +42,9 @@ cudaError_t dispatch(int tile, Product const& product, Schedule const& schedule,
       return dispatch_layout<cutlass::bfloat16_t>(tile, product, schedule, stream);
     case DataType::fp16:
       return dispatch_layout<cutlass::half_t>(tile, product, schedule, stream);
+    case DataType::fp32:
+    case DataType::fp64:
+      break;
   }
   return cudaErrorInvalidValue;
 }

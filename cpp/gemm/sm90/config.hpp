@@ -107,11 +107,14 @@ struct Layouts {
   static constexpr Major kA = A;
   static constexpr Major kB = B;
   static constexpr Major kD = D;
+  // Weight gradients, which alone are wanted in fp32: dW = dYᵀ X, as either of them is stored.
+  static constexpr bool kMayBeWide = A == Major::MN && B == Major::MN;
 };
 
 // What few products need is in kernels of its own: the code of an activation is ten times that of a
-// K loop, and a product that only jumps over it waits for instructions at every tile.
-enum class Variant { plain, activates, split_k };
+// K loop, and a product that only jumps over it waits for instructions at every tile. A wide
+// product writes D in fp32.
+enum class Variant { plain, activates, split_k, wide, wide_split_k };
 
 template <class E, class C, class L, Variant kVariant>
 struct Traits {
@@ -119,7 +122,9 @@ struct Traits {
   using Config = C;
   using Layouts = L;
   static constexpr bool kActivates = kVariant == Variant::activates;
-  static constexpr bool kSplits = kVariant == Variant::split_k;
+  static constexpr bool kSplits = kVariant == Variant::split_k || kVariant == Variant::wide_split_k;
+  static constexpr bool kIsWide = kVariant == Variant::wide || kVariant == Variant::wide_split_k;
+  static_assert(!kIsWide || Layouts::kMayBeWide, "D in fp32 is compiled for weight gradients only");
 
   static constexpr int kThreads = (kConsumerWarpGroups + 1) * cutlass::NumThreadsPerWarpGroup;
 

@@ -16,14 +16,18 @@
 #include "gemm/sm90/mainloop.hpp"
 #include "gemm/sm90/partials.hpp"
 #include "gemm/sm90/scheduler.hpp"
+#include "gemm/sm90/wide_epilogue.hpp"
 #include "gemm/sm90/zero_fill.hpp"
 
 namespace sparsedrop::sm90 {
 
 template <class Traits>
+using EpilogueOf = cute::conditional_t<Traits::kIsWide, WideEpilogue<Traits>, Epilogue<Traits>>;
+
+template <class Traits>
 struct KernelParams {
   typename Mainloop<Traits>::Params mainloop;
-  typename Epilogue<Traits>::Params epilogue;
+  typename EpilogueOf<Traits>::Params epilogue;
   typename ZeroFill<Traits>::Params zero_fill;
   typename TileScheduler<Traits>::Params scheduler;
 };
@@ -32,7 +36,7 @@ template <class Traits>
 struct Kernel {
   using Params = KernelParams<Traits>;
   using Mainloop = sm90::Mainloop<Traits>;
-  using Epilogue = sm90::Epilogue<Traits>;
+  using Epilogue = EpilogueOf<Traits>;
   using ZeroFill = sm90::ZeroFill<Traits>;
   using TileScheduler = sm90::TileScheduler<Traits>;
   using Pipeline = typename Mainloop::Pipeline;
@@ -128,7 +132,7 @@ struct Kernel {
 
     // The list, and what earlier kernels wrote or still read, is ready from here on.
     wait_for_launch_before();
-    scheduler.prepare(shared.epilogue.d.data());
+    scheduler.prepare(&shared.epilogue);
     if (warp_group == 0) {
       cutlass::arch::warpgroup_reg_dealloc<kProducerRegisters>();
       scheduler.find_first();

@@ -21,6 +21,26 @@ auto stride_of(int64_t ld) {
 }
 
 template <class Traits>
+auto epilogue_arguments(Product const& product) {
+  using Element = typename Traits::Element;
+  auto const m = int32_t(product.m);
+  auto const n = int32_t(product.n);
+  if constexpr (Traits::kIsWide) {
+    return typename WideEpilogue<Traits>::Arguments{
+        static_cast<float*>(product.d), product.d_ld, m, n, product.alpha, product.accumulates};
+  } else {
+    return typename Epilogue<Traits>::Arguments{static_cast<Element*>(product.d),
+                                                static_cast<Element*>(product.pre_activation),
+                                                stride_of<Traits::Layouts::kD>(product.d_ld),
+                                                m,
+                                                n,
+                                                static_cast<Element const*>(product.bias),
+                                                product.alpha,
+                                                product.activation};
+  }
+}
+
+template <class Traits>
 KernelParams<Traits> make_params(Product const& product, Schedule const& schedule) {
   using Element = typename Traits::Element;
   using Layouts = typename Traits::Layouts;
@@ -34,21 +54,13 @@ KernelParams<Traits> make_params(Product const& product, Schedule const& schedul
                                                       m,
                                                       n,
                                                       k};
-  typename Epilogue<Traits>::Arguments const epilogue{static_cast<Element*>(product.d),
-                                                      static_cast<Element*>(product.pre_activation),
-                                                      stride_of<Layouts::kD>(product.d_ld),
-                                                      m,
-                                                      n,
-                                                      static_cast<Element const*>(product.bias),
-                                                      product.alpha,
-                                                      product.activation};
   bool const has_other_masks = product.a_lines.exists() || product.b_lines.exists();
   typename ZeroFill<Traits>::Params const zero_fill{
       static_cast<Element*>(product.d), product.d_ld, m, n,
       ZeroFill<Traits>::pace(int32_t(ceil_div(product.k, Traits::Config::kK)), has_other_masks)};
   return {Mainloop<Traits>::to_underlying_arguments(mainloop),
-          Epilogue<Traits>::to_underlying_arguments(epilogue), zero_fill,
-          TileScheduler<Traits>::to_underlying_arguments(schedule)};
+          EpilogueOf<Traits>::to_underlying_arguments(epilogue_arguments<Traits>(product)),
+          zero_fill, TileScheduler<Traits>::to_underlying_arguments(schedule)};
 }
 
 template <class Traits>
@@ -114,13 +126,24 @@ cudaError_t launch_tile(int tile, Product const& product, Schedule const& schedu
         return launch_kernel<Traits<Element, Config, ThisLayouts, decltype(variant)::value>>(
             product, schedule, stream);
       };
-      if (schedule.sums.split_k > 1) {
-        if constexpr (Config::kCanSplit) {
-          status = run(Is<Variant::split_k>{});
+      auto const run_whole_or_split = [&](auto whole, auto split) {
+        if (schedule.sums.split_k == 1) {
+          return run(whole);
         }
+        if constexpr (Config::kCanSplit) {
+          return run(split);
+        } else {
+          return cudaErrorInvalidValue;
+        }
+      };
+      if (product.d_is_fp32) {
+        if constexpr (ThisLayouts::kMayBeWide) {
+          status = run_whole_or_split(Is<Variant::wide>{}, Is<Variant::wide_split_k>{});
+        }
+      } else if (product.activation != Activation::none) {
+        status = run(Is<Variant::activates>{});
       } else {
-        status = product.activation == Activation::none ? run(Is<Variant::plain>{})
-                                                        : run(Is<Variant::activates>{});
+        status = run_whole_or_split(Is<Variant::plain>{}, Is<Variant::split_k>{});
       }
     }
   });

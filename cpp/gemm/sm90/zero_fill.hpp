@@ -27,9 +27,9 @@ struct ZeroFill {
   static constexpr int32_t kAllKTiles = INT32_MAX;
 
   CUTLASS_DEVICE static void count_no_k_tile(SharedStorage& shared) { shared.begun = 0; }
-  // Split products have no mask on D, and nothing to count for.
+  // Split and wide products have no mask on D, and nothing to count for.
   CUTLASS_DEVICE static void count_k_tile(SharedStorage& shared) {
-    if constexpr (!Traits::kSplits) {
+    if constexpr (!Traits::kSplits && !Traits::kIsWide) {
       atomicAdd(&shared.begun, 1);  // which needs no register for the count
     }
   }

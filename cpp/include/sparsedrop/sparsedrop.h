@@ -76,7 +76,8 @@ cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, 
 cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t count,
                           uint8_t* live, cudaStream_t stream);
 
-// Products are of bf16 and fp16; fp32 and fp64 are for what goes element by element.
+// Operands of products are bf16 or fp16. fp32 is for sums, for D by Problem::d_is_fp32 and, as fp64
+// is, for what goes element by element.
 enum class DataType { bf16 = 0, fp16 = 1, fp32 = 2, fp64 = 3 };
 
 // out = factor · in where a block is live, 0 where it is dropped and nothing is read: row-major
@@ -122,26 +123,38 @@ struct Matrix {
   Order order = Order::row_major;
 };
 
+// Where sums go: into the matrix's dtype or fp32, and in place of what is there, or added to it.
+struct Sums {
+  void* data;  // one element a column
+  DataType dtype;
+  bool accumulates = false;
+};
+
 // Sums of the columns of a [rows, cols] matrix over its live blocks, such as a bias's gradient: in
-// fp32, rounded once into the `cols` elements of `out`, the same in every run. The matrix is
-// row-major and 16-byte aligned; cols and its leading dimension are multiples of 8; rows >= 1, and
+// fp32, rounded once into `out`, the same in every run. The matrix is row-major and 16-byte
+// aligned; cols and its leading dimension are multiples of 8; rows >= 1, and
 // 1 <= cols <= kMaxSumColumns. cudaErrorInvalidValue where that is not so. One launch.
 constexpr int64_t kMaxSumColumns = 64 * 65535;
 
 cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
-                        Mask const& mask, void* out, cudaStream_t stream);
+                        Mask const& mask, Sums const& out, cudaStream_t stream);
 
 // Tiles reach past the last row and column, and both are counted in 32 bits.
 constexpr int64_t kMaxExtent = INT32_MAX - 256;
 
-// One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
+// One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`,
+// which is bf16 or fp16.
 //
 // What the gradient of gelu or silu needs is stored beside D where `pre_activation` is not null:
 // P = alpha · (A ∘ M_A) (B ∘ M_B) + bias, as D lies and in its dtype. D is then act(P) of the
 // rounded P. Dropped blocks of P are not written; it overlaps nothing else.
 //
+// A gradient that is kept in fp32 is written so: with `d_is_fp32`, D is alpha · (A ∘ M_A) (B ∘ M_B)
+// in fp32, never rounded to `dtype`, and with `accumulates` it is added to D in place. D has no
+// mask, bias and activation then, and of A, m is contiguous, of B, n: as in dW = dYᵀ X.
+//
 // Base pointers are 16-byte aligned; n, the contiguous extents of A and B, and all leading
-// dimensions are multiples of 8; extents are 1 to kMaxExtent.
+// dimensions are multiples of 8, but of 4 that of an fp32 D; extents are 1 to kMaxExtent.
 struct Problem {
   DataType dtype = DataType::bf16;
   int64_t m = 0;
@@ -158,6 +171,8 @@ struct Problem {
   void const* bias = nullptr;  // n values, or null
   float alpha = 1.0f;
   Activation activation = Activation::none;
+  bool d_is_fp32 = false;    // else D is in `dtype`
+  bool accumulates = false;  // D += the product: where D is fp32
 };
 
 // A family of kernels, named by the compute capability that it was written for.

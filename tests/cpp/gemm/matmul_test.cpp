@@ -112,6 +112,57 @@ TEST(Refusal, TakesAPreActivationForGeluAndSilu) {
   EXPECT_NE(with(Activation::gelu, kMemory), "");      // where d is
 }
 
+// A weight gradient in fp32, dW = dYᵀ X.
+Problem wide(int64_t m, int64_t n, int64_t k) {
+  Problem p = problem(m, n, k);
+  p.a = {kMemory, m, Order::col_major};
+  p.d_is_fp32 = true;
+  return p;
+}
+
+TEST(Refusal, TakesAWideProductEitherWay) {
+  Problem p = wide(256, 512, 4096);
+  p.a_mask = p.b_mask = mask(768, 768);
+  for (bool accumulates : {false, true}) {
+    p.accumulates = accumulates;
+    for (int id = 0; id < kTiles; ++id) {
+      EXPECT_EQ(reason(p, {id, false}), "");
+      EXPECT_EQ(reason(p, {id, true}), "");
+      EXPECT_EQ(reason(p, {id, true, 8}).empty(), sm90_tile(id).n <= limits(kSm90).max_split_n);
+    }
+  }
+}
+
+TEST(Refusal, NamesWhatAWideProductCannotHave) {
+  auto const reason_after = [](auto change) {
+    Problem p = wide(256, 512, 128);
+    change(p);
+    return reason(p, {0, false});
+  };
+  EXPECT_EQ(reason_after([](Problem&) {}), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.dtype = DataType::fp32; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.d_mask = mask(128, 128); }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.activation = Activation::relu; }), "");
+  EXPECT_NE(reason_after([](Problem& p) {
+              p.activation = Activation::gelu;
+              p.pre_activation = kMemory + 16;
+            }),
+            "");
+  EXPECT_NE(reason_after([](Problem& p) { p.bias = kMemory; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.a = {kMemory, 128, Order::row_major}; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.b = {kMemory, 128, Order::col_major}; }), "");
+  EXPECT_EQ(reason_after([](Problem& p) { p.d_ld = 516; }), "");  // 16 bytes are 4 of its elements
+  EXPECT_NE(reason_after([](Problem& p) { p.d_ld = 514; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.d_ld = int64_t(1) << 38; }), "");
+  EXPECT_NE(reason_after([](Problem& p) { p.d = kMemory + 8; }), "");
+  // In place, the sum would be rounded each time.
+  EXPECT_NE(reason_after([](Problem& p) {
+              p.accumulates = true;
+              p.d_is_fp32 = false;
+            }),
+            "");
+}
+
 TEST(Matmul, RefusesBeforeItTouchesTheGpu) {
   EXPECT_EQ(matmul(problem(256, 513, 128), {0, false}, nullptr, nullptr), cudaErrorInvalidValue);
 }
@@ -188,6 +239,9 @@ TEST(Orient, SwapTransposesTheProblem) {
   EXPECT_EQ(swapped.pre_activation, kMemory + 16);
   EXPECT_EQ(swapped.a_lines.words, nullptr);
   EXPECT_EQ(swapped.b_lines.block.value(), 128);
+  p.d_is_fp32 = p.accumulates = true;
+  EXPECT_TRUE(orient(p, true).d_is_fp32 && orient(p, true).accumulates);
+  EXPECT_FALSE(straight.d_is_fp32 || straight.accumulates);
 }
 
 TEST(Workspace, IsEmptyWithoutAList) {

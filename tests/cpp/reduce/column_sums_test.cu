@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <random>
+#include <type_traits>
 #include <vector>
 
 #include "device_memory.hpp"
@@ -12,7 +13,9 @@
 namespace sparsedrop {
 namespace {
 
-void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows) {
+// Added to -1 with `accumulates`, else in place of it.
+template <class Out>
+void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows, bool accumulates) {
   std::mt19937 engine(11);
   std::normal_distribution<float> normal;
   std::vector<__nv_bfloat16> matrix;
@@ -23,15 +26,15 @@ void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows) {
   for (uint32_t& word : words) {
     word = engine();
   }
-  std::vector<__nv_bfloat16> const nothing(size_t(cols), __float2bfloat16(-1.0f));
-  __nv_bfloat16* const outs[] = {to_device(nothing), to_device(nothing)};
+  std::vector<Out> const before(size_t(cols), Out(-1.0f));
+  Out* const outs[] = {to_device(before), to_device(before)};
   MaskLines by_col;
   if (block_rows > 0) {
     by_col = {to_device(words), mask_line_words(rows), kMaskUnit};
   }
-  column_sum::Arguments args{to_device(matrix), rows, cols, cols, by_col, outs[0]};
+  column_sum::Arguments args{to_device(matrix), rows, cols, cols, by_col, outs[0], accumulates};
   auto const stripes = unsigned(ceil_div(cols, column_sum::kStripe));
-  column_sum::single_kernel<__nv_bfloat16><<<dim3(1, stripes), column_sum::kThreads>>>(args);
+  column_sum::single_kernel<__nv_bfloat16, Out><<<dim3(1, stripes), column_sum::kThreads>>>(args);
 
   args.out = outs[1];
   cudaLaunchAttribute cluster{};
@@ -42,13 +45,12 @@ void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows) {
   config.blockDim = dim3(column_sum::kThreads);
   config.attrs = &cluster;
   config.numAttrs = 1;
-  ASSERT_EQ(cudaLaunchKernelEx(&config, column_sum::cluster_kernel<__nv_bfloat16>, args),
+  ASSERT_EQ(cudaLaunchKernelEx(&config, column_sum::cluster_kernel<__nv_bfloat16, Out>, args),
             cudaSuccess);
-  std::vector<__nv_bfloat16> const found[] = {to_host(outs[0], size_t(cols)),
-                                              to_host(outs[1], size_t(cols))};
+  std::vector<Out> const found[] = {to_host(outs[0], size_t(cols)), to_host(outs[1], size_t(cols))};
   for (size_t col = 0; col < size_t(cols); ++col) {
-    ASSERT_EQ(__bfloat162float(found[0][col]), __bfloat162float(found[1][col])) << "column " << col;
-    double truth = 0.0;
+    ASSERT_EQ(float(found[0][col]), float(found[1][col])) << "column " << col;
+    double truth = accumulates ? -1.0 : 0.0;
     for (int64_t row = 0; row < rows; ++row) {
       int64_t const unit = row / kMaskUnit;
       bool const is_live =
@@ -58,7 +60,8 @@ void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows) {
            1u) != 0;
       truth += is_live ? double(__bfloat162float(matrix[size_t(row * cols) + col])) : 0.0;
     }
-    ASSERT_NEAR(__bfloat162float(found[0][col]), truth, 1e-3 + std::abs(truth) / 256);
+    double const rounding = std::is_same<Out, float>::value ? 0.0 : std::abs(truth) / 256;
+    ASSERT_NEAR(float(found[0][col]), truth, 1e-3 + rounding);
   }
 }
 
@@ -71,10 +74,52 @@ TEST(ColumnSums, AreTheSameWithoutClusters) {
   for (int64_t rows : {1, 63, 64, 2048, 5000}) {
     for (int64_t cols : {8, 64, 200}) {
       for (int32_t block_rows : {0, 64}) {
-        sum_both_ways(rows, cols, block_rows);
+        for (bool accumulates : {false, true}) {
+          sum_both_ways<__nv_bfloat16>(rows, cols, block_rows, accumulates);
+          sum_both_ways<float>(rows, cols, block_rows, accumulates);
+        }
       }
     }
   }
+}
+
+// By the entry point, which launches whichever kernel the GPU has.
+TEST(ColumnSums, AreWrittenOrAddedInEitherDtype) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    GTEST_SKIP() << "no GPU";
+  }
+  constexpr int64_t kRows = 300, kCols = 72;
+  Matrix const ones{to_device(std::vector<__half>(kRows * kCols, __half(1.0f))), kCols};
+  auto* const halves = to_device(std::vector<__half>(kCols, __half(8.0f)));
+  auto* const floats = to_device(std::vector<float>(kCols, 0.125f));
+  auto const sum = [&](Sums const& out) {
+    return column_sums(DataType::fp16, ones, kRows, kCols, {}, out, nullptr);
+  };
+  ASSERT_EQ(sum({halves, DataType::fp16}), cudaSuccess);
+  ASSERT_EQ(sum({floats, DataType::fp32, true}), cudaSuccess);
+  for (size_t col = 0; col < kCols; ++col) {
+    ASSERT_EQ(float(to_host(halves, kCols)[col]), 300.0f);
+    ASSERT_EQ(to_host(floats, kCols)[col], 300.125f);
+  }
+  ASSERT_EQ(sum({halves, DataType::fp16, true}), cudaSuccess);
+  ASSERT_EQ(sum({floats, DataType::fp32}), cudaSuccess);
+  for (size_t col = 0; col < kCols; ++col) {
+    ASSERT_EQ(float(to_host(halves, kCols)[col]), 600.0f);
+    ASSERT_EQ(to_host(floats, kCols)[col], 300.0f);
+  }
+}
+
+// Before the GPU is asked for anything.
+TEST(ColumnSums, RefuseWhatTheyCannotWrite) {
+  alignas(16) static char memory[16];
+  Matrix const matrix{memory, 8};
+  auto const sum = [&](DataType dtype, Sums const& out) {
+    return column_sums(dtype, matrix, 1, 8, {}, out, nullptr);
+  };
+  EXPECT_EQ(sum(DataType::bf16, {memory, DataType::fp16}), cudaErrorInvalidValue);
+  EXPECT_EQ(sum(DataType::bf16, {nullptr, DataType::bf16}), cudaErrorInvalidValue);
+  EXPECT_EQ(sum(DataType::fp32, {memory, DataType::fp32}), cudaErrorInvalidValue);
 }
 
 }  // namespace
