@@ -48,6 +48,17 @@ class Roundings {
   int count_ = 0;
 };
 
+// The gradient of a bias, if it is wanted: of a contiguous matrix of `grad.ld` columns.
+void sum_columns(Matrix const& grad, DataType dtype, int64_t rows, Sums const& sums,
+                 cudaStream_t stream) {
+  if (sums.data != nullptr) {
+    check(column_sums(dtype, grad, rows, grad.ld, {}, sums, stream), [&] {
+      return "sparsedrop.column_sums for a [" + std::to_string(rows) + ", " +
+             std::to_string(grad.ld) + "] matrix";
+    });
+  }
+}
+
 void const* either(void const* rounded, void const* given) {
   return rounded != nullptr ? rounded : given;
 }
@@ -113,28 +124,85 @@ void Layer::backward(Backward const& call) const {
     launch.accumulates = call.accumulates_weight;
     grad_weight_.run(launch);
   }
-  if (call.grad_bias != nullptr) {
-    Matrix const grad{call.grad, product.n, Order::row_major};
-    Sums const sums{call.grad_bias, facts_.bias_dtype, call.accumulates_bias};
-    check(column_sums(product.dtype, grad, product.m, product.n, {}, sums, call.stream), [&] {
-      return "sparsedrop.column_sums for a [" + std::to_string(product.m) + ", " +
-             std::to_string(product.n) + "] matrix";
-    });
-  }
+  sum_columns({call.grad, product.n, Order::row_major}, product.dtype, product.m,
+              {call.grad_bias, facts_.bias_dtype, call.accumulates_bias}, call.stream);
 }
 
-void DenseLayer::prepare(Call const& call) const {
+void DenseLayer::copy_live(MaskedCopy const& copy, cudaStream_t stream) const {
+  check(masked_copy(copy, stream), [&] { return describe("masked_copy", copy.blocking); });
+}
+
+void DenseLayer::forward(Forward const& call) const {
   OnDevice const guard(device);
+  int64_t const rows = blocking.rows, cols = blocking.cols;
   draw_grid(call.draw, blocking, {call.live, nullptr, nullptr}, call.stream);
-  int64_t const grid_cols = (blocking.cols + blocking.block_cols - 1) / blocking.block_cols;
-  MaskedCopy const copy{x_dtype,       dtype,    call.x,    blocking.cols, call.masked_x,
-                        blocking.cols, blocking, call.live, grid_cols,     1,
-                        call.alpha};
-  check(masked_copy(copy, call.stream), [&] { return describe("masked_copy", blocking); });
+  int64_t const grid_cols = (cols + blocking.block_cols - 1) / blocking.block_cols;
+  copy_live({x_dtype, dtype, call.x, cols, call.masked_x, cols, blocking, call.live, grid_cols, 1,
+             call.alpha},
+            call.stream);
   Roundings roundings;
-  roundings.add(call.weight, call.rounded.weight, outputs * blocking.cols);
-  roundings.add(call.bias, call.rounded.bias, outputs);
+  roundings.add(call.weight, call.rounded_weight, outputs * cols);
   roundings.run(dtype, call.stream);
+  if (call.bias != nullptr) {
+    // The product is added to it.
+    copy_live({bias_dtype,
+               dtype,
+               call.bias,
+               0,
+               call.out,
+               outputs,
+               {rows, outputs, 1, 1},
+               nullptr,
+               0,
+               0,
+               1.0},
+              call.stream);
+  }
+  multiply({rows,
+            outputs,
+            cols,
+            {call.masked_x, cols, false},
+            {either(call.rounded_weight, call.weight), cols, true},
+            dtype,
+            call.out,
+            dtype,
+            call.bias != nullptr ? 1.0 : 0.0},
+           call.blas);
+}
+
+void DenseLayer::backward(Backward const& call) const {
+  OnDevice const guard(device);
+  int64_t const rows = blocking.rows, cols = blocking.cols;
+  if (call.grad_x != nullptr) {
+    multiply({rows,
+              cols,
+              outputs,
+              {call.grad, outputs, false},
+              {call.weight, cols, false},
+              dtype,
+              call.product,
+              dtype,
+              0.0},
+             call.blas);
+    int64_t const grid_cols = (cols + blocking.block_cols - 1) / blocking.block_cols;
+    copy_live({dtype, x_dtype, call.product, cols, call.grad_x, cols, blocking, call.live,
+               grid_cols, 1, call.alpha},
+              call.stream);
+  }
+  if (call.grad_weight != nullptr) {
+    multiply({outputs,
+              cols,
+              rows,
+              {call.grad, outputs, true},
+              {call.masked_x, cols, false},
+              dtype,
+              call.grad_weight,
+              weight_dtype,
+              call.accumulates_weight ? 1.0 : 0.0},
+             call.blas);
+  }
+  sum_columns({call.grad, outputs, Order::row_major}, dtype, rows,
+              {call.grad_bias, bias_dtype, call.accumulates_bias}, call.stream);
 }
 
 }  // namespace sparsedrop

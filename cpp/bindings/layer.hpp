@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "bindings/blas.hpp"
 #include "bindings/launch.hpp"
 
 namespace sparsedrop {
@@ -87,28 +88,54 @@ class Layer {
   Launch grad_weight_;
 };
 
-// What comes before the dense products of such a layer: M is drawn, X masked, scaled and rounded in
-// one pass, weight and bias are rounded.
+// By dense products of masked operands. What of X is dropped is 0 in a masked and scaled copy, and
+// the gradient of X is masked in place.
 struct DenseLayer {
   Blocking blocking;
+  int64_t outputs;
   DataType x_dtype;
   DataType dtype;  // of the products
-  int64_t outputs;
+  DataType weight_dtype;
+  DataType bias_dtype;
   int device;
 
-  struct Call {
+  struct Forward {
     void const* x;
     void* masked_x;
     void const* weight;
-    void const* bias;
-    Rounded rounded;  // of weight and bias
+    void* rounded_weight;  // or null
+    void const* bias;      // or null
+    void* out;
     uint8_t* live;
     Draw draw;
     double alpha;
+    BlasSettings blas;
     cudaStream_t stream;
   };
 
-  void prepare(Call const& call) const;
+  void forward(Forward const& call) const;
+
+  // Gradients that are null are not wanted.
+  struct Backward {
+    void const* grad;
+    void const* masked_x;
+    void const* weight;
+    uint8_t const* live;
+    void* product;  // the gradient of the masked x: grad_x itself, where that has the dtype
+    void* grad_x;
+    void* grad_weight;
+    void* grad_bias;
+    double alpha;
+    bool accumulates_weight;
+    bool accumulates_bias;
+    BlasSettings blas;
+    cudaStream_t stream;
+  };
+
+  void backward(Backward const& call) const;
+
+ private:
+  void copy_live(MaskedCopy const& copy, cudaStream_t stream) const;
 };
 
 }  // namespace sparsedrop

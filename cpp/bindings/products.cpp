@@ -101,27 +101,51 @@ void call_layer_backward(Layer const& layer, uintptr_t grad, uintptr_t x, uintpt
 }
 
 DenseLayer make_dense_layer(int64_t rows, int64_t cols, int64_t outputs, Launch::Block const& block,
-                            int x_dtype, int dtype, int device) {
+                            int x_dtype, int dtype, int weight_dtype, int bias_dtype, int device) {
   return {{rows, cols, block->first, block->second},
+          outputs,
           DataType(x_dtype),
           DataType(dtype),
-          outputs,
+          DataType(weight_dtype),
+          DataType(bias_dtype),
           device};
 }
 
 void call_dense_layer(DenseLayer const& layer, uintptr_t x, uintptr_t masked_x, uintptr_t weight,
-                      uintptr_t bias, uintptr_t rounded_weight, uintptr_t rounded_bias,
-                      uintptr_t live, double keep, uint64_t seed, int64_t offset, double alpha,
-                      uintptr_t stream) {
-  layer.prepare({at<void const>(x),
+                      uintptr_t rounded_weight, uintptr_t bias, uintptr_t out, uintptr_t live,
+                      double keep, uint64_t seed, int64_t offset, double alpha,
+                      uintptr_t blas_handle, bool allows_narrow_sums, uintptr_t stream) {
+  layer.forward({at<void const>(x),
                  at<void>(masked_x),
                  at<void const>(weight),
+                 at<void>(rounded_weight),
                  at<void const>(bias),
-                 {nullptr, at<void>(rounded_weight), at<void>(rounded_bias)},
+                 at<void>(out),
                  at<uint8_t>(live),
                  {keep, seed, offset},
                  alpha,
+                 {at<void>(blas_handle), allows_narrow_sums},
                  at<CUstream_st>(stream)});
+}
+
+void call_dense_layer_backward(DenseLayer const& layer, uintptr_t grad, uintptr_t masked_x,
+                               uintptr_t weight, uintptr_t live, uintptr_t product,
+                               uintptr_t grad_x, uintptr_t grad_weight, uintptr_t grad_bias,
+                               double alpha, bool accumulates_weight, bool accumulates_bias,
+                               uintptr_t blas_handle, bool allows_narrow_sums, uintptr_t stream) {
+  layer.backward({at<void const>(grad),
+                  at<void const>(masked_x),
+                  at<void const>(weight),
+                  at<uint8_t const>(live),
+                  at<void>(product),
+                  at<void>(grad_x),
+                  at<void>(grad_weight),
+                  at<void>(grad_bias),
+                  alpha,
+                  accumulates_weight,
+                  accumulates_bias,
+                  {at<void>(blas_handle), allows_narrow_sums},
+                  at<CUstream_st>(stream)});
 }
 
 }  // namespace
@@ -148,8 +172,10 @@ void bind_products(py::module_& module) {
   py::class_<DenseLayer>(module, "DenseLayer")
       .def(py::init(&make_dense_layer), py::kw_only(), py::arg("rows"), py::arg("cols"),
            py::arg("outputs"), py::arg("block"), py::arg("x_dtype"), py::arg("dtype"),
-           py::arg("device"))
-      .def("prepare", &call_dense_layer);
+           py::arg("weight_dtype"), py::arg("bias_dtype"), py::arg("device"))
+      .def("forward", &call_dense_layer)
+      .def("backward", &call_dense_layer_backward);
+  module.def("has_blas", &has_blas);
 }
 
 }  // namespace sparsedrop

@@ -34,6 +34,9 @@ struct Params {
 template <int kVector, bool kWhole, class P>
 __device__ uint32_t live_bits(P const& p, int32_t row, int32_t col) {
   constexpr uint32_t kAll = (1u << kVector) - 1;
+  if (p.live == nullptr) {
+    return kAll;
+  }
   uint8_t const* const line = p.live + row / p.block_rows * p.live_row_stride;
   if constexpr (kWhole) {
     return line[col / p.block_cols * p.live_col_stride] != 0 ? kAll : 0;
@@ -149,7 +152,8 @@ bool is_legal(MaskedCopy const& copy) {
   bool const extents_fit = blocking.rows >= 0 && blocking.rows <= INT32_MAX && blocking.cols >= 0 &&
                            blocking.cols <= INT32_MAX && blocking.block_rows > 0 &&
                            blocking.block_cols > 0;
-  return extents_fit && copy.in_ld >= blocking.cols && copy.out_ld >= blocking.cols;
+  bool const in_fits = copy.in_ld == 0 || copy.in_ld >= blocking.cols;
+  return extents_fit && in_fits && copy.out_ld >= blocking.cols;
 }
 
 }  // namespace

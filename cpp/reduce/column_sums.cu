@@ -9,7 +9,7 @@ namespace {
 
 // Whether the current device runs the kernel with clusters: its code has to be of 9.0 or later,
 // which what a driver compiles from older PTX is not.
-template <class Element, class Out>
+template <class Element, class Out, bool kVectors>
 cudaError_t find_clusters(bool* has_clusters) {
   static DeviceBits known;
   static DeviceBits with_clusters;
@@ -20,7 +20,7 @@ cudaError_t find_clusters(bool* has_clusters) {
   }
   if (!known.has(device)) {
     cudaFuncAttributes attributes{};
-    status = cudaFuncGetAttributes(&attributes, column_sum::cluster_kernel<Element, Out>);
+    status = cudaFuncGetAttributes(&attributes, column_sum::cluster_kernel<Element, Out, kVectors>);
     if (status != cudaSuccess) {
       return status;
     }
@@ -33,10 +33,10 @@ cudaError_t find_clusters(bool* has_clusters) {
   return cudaSuccess;
 }
 
-template <class Element, class Out>
+template <class Element, class Out, bool kVectors>
 cudaError_t launch_sums(column_sum::Arguments const& args, cudaStream_t stream) {
   bool has_clusters = false;
-  cudaError_t const status = find_clusters<Element, Out>(&has_clusters);
+  cudaError_t const status = find_clusters<Element, Out, kVectors>(&has_clusters);
   if (status != cudaSuccess) {
     return status;
   }
@@ -52,15 +52,23 @@ cudaError_t launch_sums(column_sum::Arguments const& args, cudaStream_t stream) 
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = has_clusters ? 1 : 0;
-  return has_clusters ? cudaLaunchKernelEx(&config, column_sum::cluster_kernel<Element, Out>, args)
-                      : cudaLaunchKernelEx(&config, column_sum::single_kernel<Element, Out>, args);
+  return has_clusters
+             ? cudaLaunchKernelEx(&config, column_sum::cluster_kernel<Element, Out, kVectors>, args)
+             : cudaLaunchKernelEx(&config, column_sum::single_kernel<Element, Out, kVectors>, args);
 }
 
-// `Element` is that of the matrix; the sums are of the same, or of fp32.
-template <class Element>
-cudaError_t launch_sums(column_sum::Arguments const& args, bool is_fp32, cudaStream_t stream) {
-  return is_fp32 ? launch_sums<Element, float>(args, stream)
-                 : launch_sums<Element, Element>(args, stream);
+// `Narrow` is that of the matrix; the sums are of the same, or of fp32.
+template <class Narrow>
+cudaError_t sum_narrow(column_sum::Arguments const& args, bool is_fp32, cudaStream_t stream) {
+  bool const has_vectors = reinterpret_cast<uintptr_t>(args.data) % 16 == 0 &&
+                           args.ld % column_sum::kVector == 0 &&
+                           args.cols % column_sum::kVector == 0;
+  if (is_fp32) {
+    return has_vectors ? launch_sums<Narrow, float, true>(args, stream)
+                       : launch_sums<Narrow, float, false>(args, stream);
+  }
+  return has_vectors ? launch_sums<Narrow, Narrow, true>(args, stream)
+                     : launch_sums<Narrow, Narrow, false>(args, stream);
 }
 
 }  // namespace
@@ -69,10 +77,8 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
                         Mask const& mask, Sums const& out, cudaStream_t stream) {
   bool const is_fp32 = out.dtype == DataType::fp32;
   bool const is_writable = out.data != nullptr && (is_fp32 || out.dtype == dtype);
-  bool const is_readable = matrix.data != nullptr &&
-                           reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
-                           matrix.order == Order::row_major &&
-                           matrix.ld % column_sum::kVector == 0 && cols % column_sum::kVector == 0;
+  bool const is_readable = matrix.data != nullptr && matrix.order == Order::row_major &&
+                           (matrix.ld == 0 || matrix.ld >= cols);  // 0: one row again and again
   bool const is_legal = blocks_refusal(mask) == nullptr && words_refusal(mask) == nullptr;
   if (!is_writable || !is_readable || !is_legal || rows < 1 || cols < 1 || cols > kMaxSumColumns) {
     return cudaErrorInvalidValue;
@@ -85,12 +91,13 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
                                    by_col,      out.data, out.accumulates};
   switch (dtype) {
     case DataType::bf16:
-      return launch_sums<__nv_bfloat16>(args, is_fp32, stream);
+      return sum_narrow<__nv_bfloat16>(args, is_fp32, stream);
     case DataType::fp16:
-      return launch_sums<__half>(args, is_fp32, stream);
+      return sum_narrow<__half>(args, is_fp32, stream);
     case DataType::fp32:
+      return launch_sums<float, float, false>(args, stream);
     case DataType::fp64:
-      break;
+      return is_fp32 ? cudaErrorInvalidValue : launch_sums<double, double, false>(args, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -39,10 +39,14 @@ struct Arguments {
   bool accumulates;  // to what `out` holds
 };
 
-// By a CTA: sums of the stripe that starts at `first_col`, over one share of its rows.
 template <class Element>
-__device__ void sum_share(Arguments const& args, int64_t first_col, int32_t share,
-                          float (&found)[kStripe]) {
+using Found = Accumulator<Element>[kStripe];
+
+// By a CTA: sums of the stripe that starts at `first_col`, over one share of its rows. Of 16 bits,
+// where every row is whole vectors.
+template <class Element>
+__device__ void sum_share_of_vectors(Arguments const& args, int64_t first_col, int32_t share,
+                                     Found<Element>& found) {
   int const across = threadIdx.x % kThreadsAcross;
   int const down = threadIdx.x / kThreadsAcross;
   int64_t const col = first_col + across * kVector;
@@ -103,12 +107,67 @@ __device__ void sum_share(Arguments const& args, int64_t first_col, int32_t shar
   }
 }
 
+// The same of any type and extents, element by element.
+template <class Element>
+__device__ void sum_share_of_elements(Arguments const& args, int64_t first_col, int32_t share,
+                                      Found<Element>& found) {
+  constexpr int kDown = kThreads / kStripe;
+  int const across = threadIdx.x % kStripe;
+  int const down = threadIdx.x / kStripe;
+  int64_t const col = first_col + across;
+  auto const* const base = static_cast<Element const*>(args.data) + col;
+  uint32_t const* const line = args.by_col.of(int32_t(first_col));
+  Accumulator<Element> sum = 0;
+  auto const units = int32_t(ceil_div(args.rows, kMaskUnit));
+  for (int32_t unit = share; unit < units && col < args.cols; unit += kShares) {
+    if (line != nullptr && (line[unit / 32] >> (unit % 32) & 1u) == 0) {
+      continue;
+    }
+    // The loads of a unit are all under way together.
+    Accumulator<Element> read[kMaskUnit / kDown];
+#pragma unroll
+    for (int i = 0; i < kMaskUnit / kDown; ++i) {
+      int64_t const row = int64_t(unit) * kMaskUnit + i * kDown + down;
+      read[i] = row < args.rows ? widened(base[row * args.ld]) : 0;
+    }
+    // In pairs, and pairs of pairs: long sums then lose no more than torch's.
+#pragma unroll
+    for (int half = kMaskUnit / kDown / 2; half > 0; half /= 2) {
+#pragma unroll
+      for (int i = 0; i < half; ++i) {
+        read[i] += read[i + half];
+      }
+    }
+    sum += read[0];
+  }
+  __shared__ Accumulator<Element> partial[kDown][kStripe];
+  partial[down][across] = sum;
+  __syncthreads();
+  if (down == 0) {
+#pragma unroll
+    for (int i = 1; i < kDown; ++i) {
+      sum += partial[i][across];
+    }
+    found[across] = sum;
+  }
+}
+
+template <class Element, bool kVectors>
+__device__ void sum_share(Arguments const& args, int64_t first_col, int32_t share,
+                          Found<Element>& found) {
+  if constexpr (kVectors) {
+    sum_share_of_vectors<Element>(args, first_col, share, found);
+  } else {
+    sum_share_of_elements<Element>(args, first_col, share, found);
+  }
+}
+
 // Adds up what the shares have found, if the thread has a column; `of(share)` is a share's sums.
-template <class Out, class Found>
-__device__ void add_shares(Arguments const& args, int64_t first_col, Found const& of) {
+template <class Out, class Of>
+__device__ void add_shares(Arguments const& args, int64_t first_col, Of const& of) {
   int const own = threadIdx.x;
   if (own < kStripe && first_col + own < args.cols) {
-    float sum = 0.0f;
+    Accumulator<Out> sum = 0;
 #pragma unroll
     for (int share = 0; share < kShares; ++share) {
       sum += of(share)[own];
@@ -125,14 +184,14 @@ __device__ void add_shares(Arguments const& args, int64_t first_col, Found const
 #endif
 
 // CTA x of a row of the grid is that of share x in its cluster.
-template <class Element, class Out>
+template <class Element, class Out, bool kVectors>
 __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args) {
 #if SPARSEDROP_HAS_CLUSTERS
   cg::cluster_group const cluster = cg::this_cluster();
   auto const share = int32_t(cluster.block_rank());
   int64_t const first_col = int64_t(blockIdx.y) * kStripe;
-  __shared__ float found[kStripe];
-  sum_share<Element>(args, first_col, share, found);
+  __shared__ Found<Element> found;
+  sum_share<Element, kVectors>(args, first_col, share, found);
   cluster.sync();
   if (share == 0) {
     add_shares<Out>(args, first_col,
@@ -144,12 +203,12 @@ __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args)
 #endif
 }
 
-template <class Element, class Out>
+template <class Element, class Out, bool kVectors>
 __global__ void __launch_bounds__(kThreads) single_kernel(Arguments const args) {
   int64_t const first_col = int64_t(blockIdx.y) * kStripe;
-  __shared__ float found[kShares][kStripe];
+  __shared__ Found<Element> found[kShares];
   for (int32_t share = 0; share < kShares; ++share) {
-    sum_share<Element>(args, first_col, share, found[share]);
+    sum_share<Element, kVectors>(args, first_col, share, found[share]);
     __syncthreads();
   }
   add_shares<Out>(args, first_col, [&](int share) { return found[share]; });

@@ -231,7 +231,7 @@ class Layer:
         """The gradients whose address is not 0, added to what is there if asked for."""
 
 class DenseLayer:
-    """What comes before the dense products of such a layer."""
+    """Such a layer by dense products of masked operands."""
 
     def __init__(
         self,
@@ -242,22 +242,51 @@ class DenseLayer:
         block: tuple[int, int],
         x_dtype: int,
         dtype: int,
+        weight_dtype: int,
+        bias_dtype: int,
         device: int,
     ) -> None: ...
-    def prepare(
+    def forward(
         self,
         x: int,
         masked_x: int,
         weight: int,
-        bias: int,
         rounded_weight: int,
-        rounded_bias: int,
+        bias: int,
+        out: int,
         live: int,
         keep: float,
         seed: int,
         offset: int,
         alpha: float,
+        blas_handle: int,
+        allows_narrow_sums: bool,
         stream: int,
         /,
     ) -> None:
-        """Draws the grid, unless `offset` is below 0; masks, scales and rounds x; rounds others."""
+        """Draws the grid, unless `offset` is below 0; masks, scales and rounds x; multiplies."""
+    def backward(
+        self,
+        grad: int,
+        masked_x: int,
+        weight: int,
+        live: int,
+        product: int,
+        grad_x: int,
+        grad_weight: int,
+        grad_bias: int,
+        alpha: float,
+        accumulates_weight: bool,
+        accumulates_bias: bool,
+        blas_handle: int,
+        allows_narrow_sums: bool,
+        stream: int,
+        /,
+    ) -> None:
+        """The gradients whose address is not 0, added to what is there if asked for.
+
+        `product` is of the dtype of the products: `grad_x` itself, where that has it.
+        """
+
+def has_blas() -> bool:
+    """Whether a cuBLAS is loaded in this process."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sparsedrop._torch import raw_stream
+from sparsedrop._torch import empty_on_current_gpu, raw_stream
 
 
 def _load() -> Any:
@@ -78,6 +80,45 @@ def launch_target(device: torch.device) -> tuple[int, int]:
 
 
 current_stream = raw_stream
+
+
+Allocate = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
+"""By shape, strides and dtype."""
+
+
+def allocator(index: int) -> Allocate:
+    """What allocates tensors on GPU `index`."""
+    if gpus() == 1:
+        return empty_on_current_gpu
+
+    def allocate(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if torch.cuda.current_device() == index:
+            return empty_on_current_gpu(shape, strides, dtype)
+        return torch.empty_strided(shape, strides, dtype=dtype, device=torch.device("cuda", index))
+
+    return allocate
+
+
+@functools.cache
+def has_blas() -> bool:
+    """True where `_C` can call the cuBLAS that torch has loaded."""
+    return C is not None and C.has_blas()
+
+
+def blas_handle(index: int) -> int:
+    """Address of torch's cuBLAS handle for its current stream on GPU `index`."""
+    if gpus() > 1 and torch.cuda.current_device() != index:
+        with torch.cuda.device(index):
+            return torch.cuda.current_blas_handle()
+    return torch.cuda.current_blas_handle()
+
+
+def allows_narrow_sums(dtype: torch.dtype) -> bool:
+    """Whether torch lets cuBLAS add up the parts of a product in that dtype."""
+    settings = torch.backends.cuda.matmul
+    if dtype is torch.bfloat16:
+        return settings.allow_bf16_reduced_precision_reduction
+    return settings.allow_fp16_reduced_precision_reduction if dtype is torch.float16 else True
 
 
 def require_build_for(device: torch.device) -> None:

@@ -35,6 +35,10 @@ _raw_stream: Callable[[int], int] | None = (
     _private(_C, "_cuda_getCurrentRawStream") if torch.version.cuda else None
 )
 
+_empty_strided: Callable[..., Tensor] | None = (
+    _private(_C._dynamo.guards, "_empty_strided_cuda") if torch.version.cuda else None
+)
+
 _PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 
 
@@ -45,6 +49,17 @@ def raw_stream(index: int) -> int:
     """
     assert _raw_stream is not None, "a torch without CUDA has no streams"
     return _raw_stream(index)
+
+
+def empty_on_current_gpu(
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """torch.empty_strided on the current GPU, in a third of its time on the host.
+
+    It is what the code that torch.compile makes allocates with.
+    """
+    assert _empty_strided is not None, "a torch without CUDA has no GPU"
+    return _empty_strided(shape, strides, dtype)
 
 
 def is_watched(*tensors: Tensor) -> bool:

@@ -109,3 +109,32 @@ def test_it_trains(device):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("where", ["grad", "main_grad"])
+def test_gradients_are_added_in_place(where, device):
+    module = SparseDropLinear(
+        64, 48, p=0.5, block_shape=(16, 16), fuse_wgrad_accumulation=True, device=device
+    )
+    x = torch.randn(32, 64, device=device)
+    plain = SparseDropLinear.from_linear(module, p=0.5, block_shape=(16, 16))
+    torch.manual_seed(1)
+    plain(x).square().sum().backward()
+    made = [parameter.grad for parameter in module.parameters()]
+    buffers = [torch.ones_like(grad) for grad in made]
+    for parameter, buffer in zip(module.parameters(), buffers, strict=True):
+        parameter.grad = None
+        setattr(parameter, where, buffer)
+    torch.manual_seed(1)
+    module(x).square().sum().backward()
+    for parameter, buffer, grad in zip(module.parameters(), buffers, made, strict=True):
+        torch.testing.assert_close(buffer, grad + 1)
+        assert parameter.grad is (buffer if where == "grad" else None)
+
+
+def test_a_main_grad_of_another_shape_is_refused():
+    module = SparseDropLinear(64, 48, p=0.5, block_shape=(16, 16), fuse_wgrad_accumulation=True)
+    module.weight.main_grad = torch.zeros(3)
+    out = module(torch.randn(32, 64)).sum()
+    with pytest.raises(ValueError, match=r"main_grad is \[3\], but its parameter is \[48, 64\]"):
+        out.backward()

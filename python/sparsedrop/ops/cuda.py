@@ -13,7 +13,6 @@ from sparsedrop.masks import BlockMask
 from sparsedrop.ops import dense
 from sparsedrop.ops.plan import (
     ALIGNMENT_BITS,
-    UNIT,
     Key,
     fitted,
     key_of,
@@ -22,6 +21,8 @@ from sparsedrop.ops.plan import (
     request_of,
 )
 from sparsedrop.ops.product import Product
+
+SUM_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 _NO_MASK = (0, 0, 0)
 
@@ -87,19 +88,15 @@ def column_sums(matrix: Tensor, mask: BlockMask | None) -> Tensor:
     return dense.column_sums(matrix, mask) if sums is None else sums
 
 
-def sums_by_kernel(
-    matrix: Tensor, mask: BlockMask | None, dtype: torch.dtype | None = None
-) -> Tensor | None:
-    """`column_sums` by one launch, in the matrix's dtype or float32; None where no kernel can."""
+def sums_by_kernel(matrix: Tensor, mask: BlockMask | None) -> Tensor | None:
+    """`column_sums` by one launch; None where no kernel can."""
     (m, n), (ld, step), at = matrix.shape, matrix.stride(), matrix.data_ptr()
     index = matrix.get_device()
     if (
-        matrix.dtype not in select.KERNEL_DTYPES
+        matrix.dtype not in SUM_DTYPES
         or not _native.runs_portable(matrix.device)
         or step != 1
-        or at & ALIGNMENT_BITS
-        or ld % UNIT
-        or n % UNIT
+        or 0 < ld < n
         or not 0 < n <= _native.C.MAX_SUM_COLUMNS
         or m == 0
     ):
@@ -109,7 +106,7 @@ def sums_by_kernel(
         words, block = mask.tensors.addresses(), mask.block_shape
         if not words[2]:
             return None
-    out = torch.empty(n, dtype=dtype or matrix.dtype, device=matrix.device)
+    out = torch.empty(n, dtype=matrix.dtype, device=matrix.device)
     _native.C.column_sums(
         _native.dtype_code(matrix.dtype), at, m, n, ld, *words[1:], *block,
         out.data_ptr(), _native.dtype_code(out.dtype), False, index, _native.current_stream(index),

@@ -131,6 +131,8 @@ def kernel_plan(of: Key, request: select.Request, choice: select.Choice) -> Plan
     m_pad, n_pad = m if request.a_k_major else _round_up(m), _round_up(n)
     a_fit = _fit_for(of.a, (m_pad, k_pad))
     b_fit = _fit_for(of.b, (k_pad, n_pad))
+    # Named only where it is asked for: an older build can then still be compared with.
+    wide = {"d_is_fp32": True} if of.out_dtype is torch.float32 else {}
     launch = _native.C.Launch(
         dtype=_native.dtype_code(of.dtype),
         m=m_pad,
@@ -145,13 +147,12 @@ def kernel_plan(of: Key, request: select.Request, choice: select.Choice) -> Plan
         b_block=request.b_block,
         d_block=request.out_block,
         activation=_native.C.ACTIVATIONS[of.activation or "none"],
-        d_is_fp32=of.out_dtype is torch.float32,
-        accumulates=False,
         architecture=request.tiles[choice.tile].architecture,
         tile=kernels.id_within(request.tiles, choice.tile),
         swap=choice.swap,
         split_k=choice.split_k,
         device=of.device,
+        **wide,
     )
     in_place = a_fit.lies.in_place and b_fit.lies.in_place and (m, n) == (m_pad, n_pad)
     workspace = -(-launch.workspace_bytes // 2)

@@ -71,21 +71,18 @@ class _DropoutLinear(torch.autograd.Function):
         sampler: str,
         dtype: torch.dtype,
     ) -> Tensor:
-        args = p, block_rows, block_cols
-        out, mask, used_x, used_weight = FORWARD(x, weight, bias, *args, sampler, dtype)
+        out, pack = FORWARD(x, weight, bias, p, block_rows, block_cols, sampler, dtype)
+        # What was rounded is in the pack.
         ctx.save_for_backward(
-            x if x.dtype == dtype else used_x,
-            weight if weight.dtype == dtype else used_weight,
-            mask,
+            x if x.dtype == dtype else None, weight if weight.dtype == dtype else None, pack
         )
-        ctx.args = args
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
+        ctx.args = p, x.shape[-1], block_rows, block_cols, *dtypes
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mask = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:3])
-        grads = BACKWARD(grad, x, weight, mask, *ctx.args, *ctx.dtypes, needs)
+        grads = BACKWARD(grad, *ctx.saved_tensors, *ctx.args, needs)
         wanted = (g if need else None for g, need in zip(grads, needs, strict=True))
         return *wanted, None, None, None, None, None

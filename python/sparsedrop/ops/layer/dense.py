@@ -1,10 +1,11 @@
-"""A layer by dense products of masked operands: as many launches as nn.Dropout and nn.Linear.
+"""A layer by dense products of masked operands: as few launches as nn.Dropout and nn.Linear take.
 
-What comes before them, drawing, masking, scaling and rounding, is one call into `_C`.
+All of a direction is one call into `_C`, cuBLAS's products among it.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,10 +13,8 @@ from torch import Tensor
 
 from sparsedrop import _native
 from sparsedrop.masks import MaskTensors, expand_live, fill, grid_shape, host_state
-from sparsedrop.ops.cuda import sums_by_kernel
-from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved
-from sparsedrop.ops.layer.kernels import DRAWN, rounded_weight
-from sparsedrop.ops.masked_copy import copy_live
+from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
+from sparsedrop.ops.layer.memory import DRAWN, Memory, Space, address, gradient_dtypes
 
 if TYPE_CHECKING:
     from sparsedrop import _C
@@ -28,65 +27,67 @@ class DenseLayer:
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
-        m, n, k = facts.extents
-        self._device = torch.device("cuda", facts.device)
+        m, _, k = facts.extents
+        self._memory = Memory(facts)
         self._grid = (m, k, *facts.block_shape)
-        self._grid_shape = grid_shape(*self._grid)
-        self._launches: _C.DenseLayer = _native.C.DenseLayer(
+        self._live = Space.of(grid_shape(*self._grid), torch.bool)
+        self._grad_x = self._memory.x._replace(dtype=facts.x_dtype)
+        self._launches = self._make_launches(facts.weight_dtype, facts.bias_dtype)
+
+    @functools.cache  # noqa: B019 - layers live as long as the process
+    def _make_launches(
+        self, weight_dtype: torch.dtype, bias_dtype: torch.dtype | None
+    ) -> _C.DenseLayer:
+        """Those whose gradients of weight and bias are of these dtypes."""
+        facts = self.facts
+        m, n, k = facts.extents
+        return _native.C.DenseLayer(
             rows=m,
             cols=k,
             outputs=n,
             block=facts.block_shape,
             x_dtype=_native.dtype_code(facts.x_dtype),
             dtype=_native.dtype_code(facts.dtype),
+            weight_dtype=_native.dtype_code(weight_dtype),
+            bias_dtype=_native.dtype_code(bias_dtype or facts.dtype),
             device=facts.device,
         )
-        self._out_shape = facts.out_shape
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
     ) -> tuple[Tensor, Saved]:
-        facts, device = self.facts, self._device
-        (m, n, k), dtype = facts.extents, facts.dtype
-        stream = _native.current_stream(facts.device)
-        out = torch.empty(self._out_shape, dtype=dtype, device=device)
-        live = torch.empty(self._grid_shape, dtype=torch.bool, device=device)
-        masked = torch.empty((m, k), dtype=dtype, device=device)
+        facts, memory = self.facts, self._memory
+        stream, device = _native.current_stream(facts.device), memory.device
+        out, live = memory.allocate(*memory.out), memory.allocate(*self._live)
+        masked = memory.allocate(*memory.x)
         state = host_state(device) if options.sampler == "bernoulli" else None
         if state is None:
             words = torch.empty((0, 0), dtype=torch.int32, device=device)
             fill(options.sampler, MaskTensors((live, words, words)), self._grid, options.p, device)
-        used_weight, weight_at, used_bias, bias_at = weight, 0, bias, 0
-        if facts.weight_dtype is not dtype:
-            used_weight, is_new = rounded_weight(weight, dtype, stream, device)
-            weight_at = used_weight.data_ptr() if is_new else 0
-        if bias is not None and facts.bias_dtype is not dtype:
-            used_bias = torch.empty(bias.shape, dtype=dtype, device=device)
-            bias_at = used_bias.data_ptr()
-        self._launches.prepare(
+        used_weight, weight_at = weight, 0
+        if facts.weight_dtype is not facts.dtype:
+            used_weight, weight_at = memory.rounded_weight(weight, stream)
+        self._launches.forward(
             x.data_ptr(),
             masked.data_ptr(),
-            weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
+            weight.data_ptr() if weight_at else used_weight.data_ptr(),
             weight_at,
-            bias_at,
+            address(bias),
+            out.data_ptr(),
             live.data_ptr(),
             1.0 - options.p,
             *(DRAWN if state is None else state),
             options.alpha,
+            _native.blas_handle(facts.device),
+            _native.allows_narrow_sums(facts.dtype),
             stream,
         )
-        # Into its own memory, and not a view of what a product returns: a user may write to it.
-        flat = out if out.dim() == 2 else out.view(m, n)
-        with torch.no_grad():
-            if used_bias is None:
-                torch.mm(masked, used_weight.t(), out=flat)
-            else:
-                torch.addmm(used_bias, masked, used_weight.t(), out=flat)
         return out, Saved(masked, used_weight, live)
 
     def adds_into(self, buffer: Tensor) -> bool:
-        return False
+        dtypes = (self.facts.dtype, torch.float32)
+        is_dense = buffer.dtype in dtypes and buffer.layout is torch.strided
+        return is_dense and buffer.device == self._memory.device and lie_well(buffer)
 
     def backward(
         self,
@@ -96,25 +97,30 @@ class DenseLayer:
         needs: Needs,
         into: Buffers = (None, None),
     ) -> Grads:
-        facts, device = self.facts, self._device
-        (m, n, k), dtype = facts.extents, facts.dtype
-        masked, weight, live = saved
-        grad = grad if grad.dim() == 2 else grad.view(m, n)
-        grad_x = grad_weight = grad_bias = None
-        if needs[0]:
-            grad_x = torch.empty(facts.x_shape, dtype=facts.x_dtype, device=device)
-            flat = grad_x if grad_x.dim() == 2 else grad_x.view(m, k)
-            product = (
-                flat if facts.x_dtype is dtype else torch.empty((m, k), dtype=dtype, device=device)
-            )
-            torch.mm(grad, weight, out=product)
-            copy_live(product, flat, live, facts.block_shape, options.alpha)
-        if needs[1]:
-            grad_weight = _product(grad.t(), masked, facts.weight_dtype)
-        if needs[2]:
-            assert facts.bias_dtype is not None
-            grad_bias = _sums(grad, facts.bias_dtype)
-        return grad_x, grad_weight, grad_bias
+        facts, memory, launches = self.facts, self._memory, self._launches
+        if into != (None, None):
+            launches = self._make_launches(*gradient_dtypes(facts, into))
+        grads = memory.gradients(self._grad_x, needs, into)
+        product = grads[0]
+        if product is not None and facts.x_dtype is not facts.dtype:
+            product = memory.allocate(*memory.x)
+        launches.backward(
+            grad.data_ptr(),
+            saved.x.data_ptr(),
+            saved.weight.data_ptr(),
+            saved.mask.data_ptr(),
+            address(product),
+            address(grads[0]),
+            address(grads[1] if into[0] is None else into[0]),
+            address(grads[2] if into[1] is None else into[1]),
+            options.alpha,
+            into[0] is not None,
+            into[1] is not None,
+            _native.blas_handle(facts.device),
+            _native.allows_narrow_sums(facts.dtype),
+            _native.current_stream(facts.device),
+        )
+        return grads
 
     def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
         facts = self.facts
@@ -126,18 +132,7 @@ class DenseLayer:
             product = torch.mm(grad, saved.weight).to(facts.x_dtype) * options.alpha
             grad_x = torch.where(is_live, product, 0).view(facts.x_shape)
         if needs[1]:
-            grad_weight = torch.mm(grad.t(), saved.x).to(facts.weight_dtype)
+            grad_weight = torch.mm(grad.t(), saved.x.view(m, k)).to(facts.weight_dtype)
         if needs[2]:
             grad_bias = grad.sum(0, dtype=facts.bias_dtype)
         return grad_x, grad_weight, grad_bias
-
-
-def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a times b in that dtype, from the accumulators."""
-    return torch.mm(a, b) if a.dtype is dtype else torch.mm(a, b, out_dtype=dtype)
-
-
-def _sums(grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of a gradient's columns, in the bias's dtype."""
-    sums = sums_by_kernel(grad, None, dtype)
-    return grad.sum(0, dtype=dtype) if sums is None else sums

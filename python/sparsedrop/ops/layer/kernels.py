@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
-from sparsedrop.masks import Layout, MaskTensors, fill, host_state, is_capturing, layout
-from sparsedrop.ops.layer import copies
+from sparsedrop.masks import Layout, MaskTensors, fill, host_state, layout
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
+from sparsedrop.ops.layer.memory import DRAWN, Memory, Space, address, gradient_dtypes
 from sparsedrop.ops.plan import Key, kernel_plan, request_of
 from sparsedrop.select import kernels
 
 if TYPE_CHECKING:
     from sparsedrop import _C
 
-DRAWN = (0, -1)
-"""Seed and offset of a mask that was drawn before the call."""
+
+Rounds = tuple[bool, bool]
+"""Whether x and weight are rounded before they are used."""
 
 
 def keys_of(facts: Facts) -> tuple[Key, Key, Key]:
@@ -35,14 +36,38 @@ def keys_of(facts: Facts) -> tuple[Key, Key, Key]:
     )
 
 
-def mask_size(m: int, n: int, k: int, block_shape: tuple[int, int]) -> int:
-    """Elements of int32 for the mask of x, and behind it for a rounded bias."""
-    return _bias_at(m, k, block_shape) // 4 + -(-n // 2)
+class Packing(NamedTuple):
+    """One buffer for the mask of x, and behind it for what is rounded: bytes from its start."""
+
+    bias_at: int
+    weight_at: int
+    x_at: int
+    # Elements of int32: of the mask and the bias, and of all.
+    mask_size: int
+    size: int
 
 
-def _bias_at(m: int, k: int, block_shape: tuple[int, int]) -> int:
-    """In bytes, 16-byte aligned."""
-    return -(-layout(m, k, *block_shape).size // 4) * 16
+def packing(extents: tuple[int, int, int], block_shape: tuple[int, int], rounds: Rounds) -> Packing:
+    """For a layer of these extents, m, n and k; room for x and weight only if they are rounded."""
+    m, n, k = extents
+    bias_at = _aligned(4 * layout(m, k, *block_shape).size)
+    weight_at = bias_at + _aligned(2 * n)
+    x_at = weight_at + _aligned(2 * n * k) * rounds[1]
+    end = x_at + _aligned(2 * m * k) * rounds[0]
+    return Packing(bias_at, weight_at, x_at, weight_at // 4, end // 4)
+
+
+def _aligned(count: int) -> int:
+    """Bytes, rounded up to 16."""
+    return -(-count // 16) * 16
+
+
+class Places(NamedTuple):
+    """Addresses of what a call needs beside its operands; 0 where nothing is rounded."""
+
+    mask: int
+    x: int = 0
+    weight: int = 0
 
 
 class KernelLayer:
@@ -50,17 +75,18 @@ class KernelLayer:
 
     def __init__(self, facts: Facts, choices: tuple[select.Choice, ...]) -> None:
         self.facts = facts
-        self.saves_operands = facts.x_dtype is facts.weight_dtype is facts.dtype
-        m, n, k = facts.extents
-        self._device = torch.device("cuda", facts.device)
+        self.rounds = facts.x_dtype is not facts.dtype, facts.weight_dtype is not facts.dtype
+        self.saves_operands = self.rounds == (False, False)
+        m, _, k = facts.extents
+        self._memory = Memory(facts)
         self._grid = (m, k, *facts.block_shape)
         self._layout: Layout = layout(*self._grid)
         self._rounds_bias = facts.bias_dtype not in (None, facts.dtype)
-        self._bias_at = _bias_at(m, k, facts.block_shape)
-        self._mask_size = mask_size(m, n, k, facts.block_shape)
+        self.packing = packing(facts.extents, facts.block_shape, self.rounds)
+        self._mask = Space((self.packing.mask_size,), (1,), torch.int32)
+        self._pack = Space((self.packing.size,), (1,), torch.int32)
         self._choices = choices
         self._launches = self._make_launches(facts.weight_dtype, facts.bias_dtype)
-        self._out_shape = facts.out_shape
         self._forward_workspace = self._launches.forward_workspace_bytes
         self._backward_workspace = self._launches.backward_workspace_bytes
 
@@ -85,46 +111,73 @@ class KernelLayer:
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
     ) -> tuple[Tensor, Saved]:
-        facts, device = self.facts, self._device
-        dtype, stream = facts.dtype, _native.current_stream(facts.device)
-        out = torch.empty(self._out_shape, dtype=dtype, device=device)
-        mask = torch.empty(self._mask_size, dtype=torch.int32, device=device)
-        state = host_state(device) if options.sampler == "bernoulli" else None
+        memory, stream = self._memory, _native.current_stream(self.facts.device)
+        rounds_x, rounds_weight = self.rounds
+        mask = memory.allocate(*self._mask)
+        used_x, x_at, weight_at = x, 0, 0
+        if rounds_x:
+            used_x = memory.allocate(*memory.x)
+            x_at = used_x.data_ptr()
+        used_weight = given = weight
+        if rounds_weight:
+            used_weight, weight_at = memory.rounded_weight(weight, stream)
+            given = weight if weight_at else used_weight
+        places = Places(mask.data_ptr(), x_at, weight_at)
+        out = self._launch_forward((x, given, bias), mask, places, options, stream)
+        return out, Saved(used_x, used_weight, mask)
+
+    def forward_packed(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
+    ) -> tuple[Tensor, Tensor]:
+        """The result, and a buffer of the mask and what was rounded: see `packing`."""
+        pack = self._memory.allocate(*self._pack)
+        at, stream = pack.data_ptr(), _native.current_stream(self.facts.device)
+        out = self._launch_forward((x, weight, bias), pack, self._places(at), options, stream)
+        return out, pack
+
+    def _places(self, at: int) -> Places:
+        """Within a packed buffer at that address."""
+        rounds_x, rounds_weight = self.rounds
+        packing = self.packing
+        return Places(
+            at, at + packing.x_at if rounds_x else 0, at + packing.weight_at if rounds_weight else 0
+        )
+
+    def _launch_forward(
+        self,
+        operands: tuple[Tensor, Tensor, Tensor | None],
+        mask: Tensor,
+        places: Places,
+        options: Options,
+        stream: int,
+    ) -> Tensor:
+        memory, (x, weight, bias) = self._memory, operands
+        out = memory.allocate(*memory.out)
+        state = host_state(memory.device) if options.sampler == "bernoulli" else None
         if state is None:
             tensors = MaskTensors(None, mask, self._layout)
-            fill(options.sampler, tensors, self._grid, options.p, device)
-        used_x, x_at = x, 0
-        if facts.x_dtype is not dtype:
-            used_x = torch.empty(facts.x_shape, dtype=dtype, device=device)
-            x_at = used_x.data_ptr()
-        used_weight, weight_at = weight, 0
-        if facts.weight_dtype is not dtype:
-            used_weight, is_new = rounded_weight(weight, dtype, stream, device)
-            weight_at = used_weight.data_ptr() if is_new else 0
-        mask_at = mask.data_ptr()
-        scratch = None
-        if self._forward_workspace:
-            scratch = torch.empty(self._forward_workspace, dtype=torch.uint8, device=device)
+            fill(options.sampler, tensors, self._grid, options.p, memory.device)
+        scratch = memory.bytes(self._forward_workspace)
         self._launches.forward(
             x.data_ptr(),
-            weight.data_ptr() if weight_at else used_weight.data_ptr(),
-            _address(bias),
-            x_at,
-            weight_at,
-            mask_at + self._bias_at if self._rounds_bias else 0,
+            weight.data_ptr(),
+            address(bias),
+            places.x,
+            places.weight,
+            places.mask + self.packing.bias_at if self._rounds_bias else 0,
             out.data_ptr(),
-            mask_at,
-            _address(scratch),
+            places.mask,
+            address(scratch),
             1.0 - options.p,
             *(DRAWN if state is None else state),
             options.alpha,
             stream,
         )
-        return out, Saved(used_x, used_weight, mask)
+        return out
 
     def adds_into(self, buffer: Tensor) -> bool:
         is_wide = buffer.dtype is torch.float32 and buffer.layout is torch.strided
-        return is_wide and buffer.device == self._device and lie_well(buffer)
+        return is_wide and buffer.device == self._memory.device and lie_well(buffer)
 
     def backward(
         self,
@@ -134,68 +187,62 @@ class KernelLayer:
         needs: Needs,
         into: Buffers = (None, None),
     ) -> Grads:
-        facts, device = self.facts, self._device
-        grad_x = grad_weight = grad_bias = scratch = None
-        weight_sum, bias_sum = into
-        launches = self._launches
-        if weight_sum is not None or bias_sum is not None:
-            launches = self._make_launches(
-                facts.weight_dtype if weight_sum is None else weight_sum.dtype,
-                facts.bias_dtype if bias_sum is None else bias_sum.dtype,
-            )
+        places = Places(*(tensor.data_ptr() for tensor in (saved.mask, saved.x, saved.weight)))
+        return self._launch_backward(places, grad, options, needs, into)
+
+    def backward_packed(
+        self,
+        x: Tensor | None,
+        weight: Tensor | None,
+        pack: Tensor,
+        grad: Tensor,
+        options: Options,
+        needs: Needs,
+    ) -> Grads:
+        """`backward` with what `forward_packed` left; x and weight where they were not rounded."""
+        places = self._places(pack.data_ptr())
+        if x is not None:
+            places = places._replace(x=x.data_ptr())
+        if weight is not None:
+            places = places._replace(weight=weight.data_ptr())
+        return self._launch_backward(places, grad, options, needs, (None, None))
+
+    def _launch_backward(
+        self, places: Places, grad: Tensor, options: Options, needs: Needs, into: Buffers
+    ) -> Grads:
+        memory, launches = self._memory, self._launches
+        if into != (None, None):
+            launches = self._make_launches(*gradient_dtypes(self.facts, into))
         # An input's gradient is of the dtype of the products: autograd casts it where x was not.
-        if needs[0]:
-            grad_x = torch.empty(facts.x_shape, dtype=facts.dtype, device=device)
-        if needs[1] and weight_sum is None:
-            grad_weight = torch.empty(facts.weight_shape, dtype=facts.weight_dtype, device=device)
-        if needs[2] and bias_sum is None:
-            grad_bias = torch.empty(facts.weight_shape[:1], dtype=facts.bias_dtype, device=device)
-        if self._backward_workspace:
-            scratch = torch.empty(self._backward_workspace, dtype=torch.uint8, device=device)
+        grads = memory.gradients(memory.x, needs, into)
+        scratch = memory.bytes(self._backward_workspace)
         launches.backward(
             grad.data_ptr(),
-            saved.x.data_ptr(),
-            saved.weight.data_ptr(),
-            saved.mask.data_ptr(),
-            _address(grad_x),
-            _address(grad_weight if weight_sum is None else weight_sum),
-            _address(grad_bias if bias_sum is None else bias_sum),
-            _address(scratch),
+            places.x,
+            places.weight,
+            places.mask,
+            address(grads[0]),
+            address(grads[1] if into[0] is None else into[0]),
+            address(grads[2] if into[1] is None else into[1]),
+            address(scratch),
             options.alpha,
-            weight_sum is not None,
-            bias_sum is not None,
-            _native.current_stream(facts.device),
+            into[0] is not None,
+            into[1] is not None,
+            _native.current_stream(self.facts.device),
         )
-        return grad_x, grad_weight, grad_bias
+        return grads
 
     def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
         facts = self.facts
-        dtypes = facts.weight_dtype, facts.bias_dtype
         backward = torch.ops.sparsedrop.dropout_linear_backward.default
-        grads = backward(grad, *saved, options.p, *facts.block_shape, *dtypes, list(needs))
+        extents = facts.x_shape[-1], *facts.block_shape
+        dtypes = facts.dtype, facts.weight_dtype, facts.bias_dtype
+        x, weight, mask = saved
+        grads = backward(grad, x, weight, mask, options.p, *extents, *dtypes, list(needs))
         grad_x, grad_weight, grad_bias = (
             found if is_needed else None for found, is_needed in zip(grads, needs, strict=True)
         )
         return grad_x, grad_weight, grad_bias
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def rounded_weight(
-    weight: Tensor, dtype: torch.dtype, stream: int, device: torch.device
-) -> tuple[Tensor, bool]:
-    """Memory for the weight in another dtype, and whether it has yet to be filled."""
-    # In a graph a copy from before its capture would be that of the capture's weights for ever.
-    shares = torch.is_autocast_cache_enabled() and not is_capturing(device)
-    copy = copies.find(weight, dtype, stream) if shares else None
-    if copy is not None:
-        return copy, False
-    copy = torch.empty(weight.shape, dtype=dtype, device=device)
-    if shares and weight.requires_grad:
-        copies.keep(weight, copy, stream)
-    return copy, True
 
 
 @functools.lru_cache(maxsize=4096)

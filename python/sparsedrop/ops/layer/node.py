@@ -73,7 +73,9 @@ def make_layer(facts: tuple[Any, ...]) -> Layer | None:
     if max(of.extents) > select.MAX_EXTENT:
         return None
     choice = decide(of)
-    return KernelLayer(of, choice.products) if choice.path == "kernel" else DenseLayer(of)
+    if choice.path == "kernel":
+        return KernelLayer(of, choice.products)
+    return DenseLayer(of) if _native.has_blas() else None
 
 
 layer_for = functools.lru_cache(maxsize=4096)(make_layer)

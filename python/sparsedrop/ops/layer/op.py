@@ -9,12 +9,12 @@ from torch import Tensor
 
 from sparsedrop.masks import BlockMask, MaskTensors, fill, layout
 from sparsedrop.ops import cuda
-from sparsedrop.ops.layer.facts import Grads, Options, Saved, facts_of, lie_well
-from sparsedrop.ops.layer.kernels import KernelLayer, kernel_layer_for, mask_size
+from sparsedrop.ops.layer.facts import Grads, Options, facts_of, lie_well
+from sparsedrop.ops.layer.kernels import kernel_layer_for, packing
 from sparsedrop.ops.product import How, Product
 
-Four = tuple[Tensor, Tensor, Tensor, Tensor]
 Three = tuple[Tensor, Tensor, Tensor]
+Dtypes = tuple[torch.dtype, torch.dtype, "torch.dtype | None"]
 
 
 def _forward(
@@ -26,44 +26,55 @@ def _forward(
     block_cols: int,
     sampler: str,
     dtype: torch.dtype,
-) -> Four:
-    """The result, the mask's buffer, and x and weight where they had to be rounded."""
+) -> tuple[Tensor, Tensor]:
+    """The result, and a buffer of the mask, and of x and weight where they had to be rounded."""
     options = Options(p, (block_rows, block_cols), sampler)
-    layer = _layer(x, weight, bias, options, dtype)
+    layer = None
+    if lie_well(x, weight) and (bias is None or lie_well(bias)):
+        of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
+        layer = kernel_layer_for(facts_of(x, options, dtype, (weight.shape, weight.dtype), of_bias))
     if layer is None:
         return _forward_by_products(x, weight, bias, options, dtype)
-    out, saved = layer.forward(x, weight, bias, options)
-    return out, saved.mask, _if_new(saved.x, x), _if_new(saved.weight, weight)
+    return layer.forward_packed(x, weight, bias, options)
 
 
 def _backward(
     grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    mask: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    pack: Tensor,
     p: float,
+    features: int,
     block_rows: int,
     block_cols: int,
+    x_dtype: torch.dtype,
     weight_dtype: torch.dtype,
     bias_dtype: torch.dtype | None,
     needs: Sequence[bool],
 ) -> Three:
-    """Gradients of x, weight and bias; empty where they are not needed."""
+    """Gradients of x, weight and bias; empty where they are not needed.
+
+    x and weight are None where they were rounded: then they are in the buffer.
+    """
     options = Options(p, (block_rows, block_cols), "bernoulli")
-    need_x, need_weight, need_bias = needs
-    bias_shape = None if bias_dtype is None else weight.shape[:1]
+    n = grad.shape[-1]
+    facts = (
+        grad.get_device(), torch.Size((*grad.shape[:-1], features)), x_dtype,
+        torch.Size((n, features)), weight_dtype, None if bias_dtype is None else torch.Size((n,)),
+        bias_dtype, grad.dtype, round(100 * (1.0 - p)), options.block_shape,
+    )  # fmt: skip
     layer = None
-    if lie_well(x, weight):
-        layer = kernel_layer_for(
-            facts_of(x, options, x.dtype, (weight.shape, weight_dtype), (bias_shape, bias_dtype))
-        )
+    if (x is None or lie_well(x)) and (weight is None or lie_well(weight)):
+        layer = kernel_layer_for(facts)
     if not lie_well(grad):
         grad = grad.clone(memory_format=torch.contiguous_format)
-    saved = Saved(x, weight, mask)
+    need_x, need_weight, need_bias = needs
     if layer is None:
-        grads = _gradients_by_products(saved, grad, options, (weight_dtype, bias_dtype))
+        dtypes = x_dtype, weight_dtype, bias_dtype
+        grads = _gradients_by_products(x, weight, pack, grad, options, features, dtypes)
     else:
-        grads = layer.backward(saved, grad, options, (need_x, need_weight, need_bias))
+        wanted = need_x, need_weight, need_bias
+        grads = layer.backward_packed(x, weight, pack, grad, options, wanted)
     empty = grad.new_empty(0)
     grad_x, grad_weight, grad_bias = (
         found if is_needed and found is not None else empty
@@ -72,56 +83,61 @@ def _backward(
     return grad_x, grad_weight, grad_bias
 
 
-def _layer(
-    x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype
-) -> KernelLayer | None:
-    """That of these operands; None where they have to be copied first."""
-    if not lie_well(x, weight) or not (bias is None or lie_well(bias)):
-        return None
-    of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
-    return kernel_layer_for(facts_of(x, options, dtype, (weight.shape, weight.dtype), of_bias))
-
-
-def _mask_of(buffer: Tensor, x: Tensor, options: Options) -> BlockMask:
-    """The mask that lies in the buffer of a layer's."""
-    shape = (x.shape[:-1].numel(), x.shape[-1])
+def _mask_of(pack: Tensor, shape: tuple[int, int], options: Options) -> BlockMask:
+    """The mask that stands at the head of a layer's buffer."""
     lies = layout(*shape, *options.block_shape)
-    return BlockMask(shape, options.block_shape, 1.0 - options.p, MaskTensors(None, buffer, lies))
+    tensors = MaskTensors(None, pack, lies)
+    return BlockMask(shape, options.block_shape, 1.0 - options.p, tensors)
 
 
 def _forward_by_products(
     x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype
-) -> Four:
+) -> tuple[Tensor, Tensor]:
     (n, k), m = weight.shape, x.shape[:-1].numel()
-    buffer = torch.empty(
-        mask_size(m, n, k, options.block_shape), dtype=torch.int32, device=x.device
-    )
-    mask = _mask_of(buffer, x, options)
+    rounds = x.dtype != dtype, weight.dtype != dtype
+    lies = packing((m, n, k), options.block_shape, rounds)
+    pack = torch.empty(lies.size, dtype=torch.int32, device=x.device)
+    mask = _mask_of(pack, (m, k), options)
     fill(options.sampler, mask.tensors, (m, k, *options.block_shape), options.p, x.device)
-    used_x, used_weight = x.to(dtype), weight.to(dtype)
+    used_x, used_weight = x.reshape(m, k).to(dtype), weight.to(dtype)
+    if rounds[0]:
+        _part(pack, lies.x_at, (m, k), dtype).copy_(used_x)
+    if rounds[1]:
+        _part(pack, lies.weight_at, (n, k), dtype).copy_(used_weight)
     used_bias = None if bias is None else bias.to(dtype)
     how = How(mask, None, None, options.alpha, None, False, True)
-    out = cuda.product(Product(used_x.reshape(m, k), used_weight, used_bias, how))
-    return out.view(*x.shape[:-1], n), buffer, _if_new(used_x, x), _if_new(used_weight, weight)
+    out = cuda.product(Product(used_x, used_weight, used_bias, how))
+    return out.view(*x.shape[:-1], n), pack
 
 
 def _gradients_by_products(
-    saved: Saved, grad: Tensor, options: Options, dtypes: tuple[torch.dtype, torch.dtype | None]
+    x: Tensor | None,
+    weight: Tensor | None,
+    pack: Tensor,
+    grad: Tensor,
+    options: Options,
+    k: int,
+    dtypes: Dtypes,
 ) -> Grads:
-    x, weight, buffer = saved
-    (n, k), m = weight.shape, x.shape[:-1].numel()
-    mask, grad, alpha = _mask_of(buffer, x, options), grad.view(m, n), options.alpha
+    lead, n = grad.shape[:-1], grad.shape[-1]
+    m, alpha = lead.numel(), options.alpha
+    lies = packing((m, n, k), options.block_shape, (x is None, weight is None))
+    used_x = _part(pack, lies.x_at, (m, k), grad.dtype) if x is None else x.reshape(m, k)
+    if weight is None:
+        weight = _part(pack, lies.weight_at, (n, k), grad.dtype)
+    mask, grad = _mask_of(pack, (m, k), options), grad.view(m, n)
     grad_x = cuda.product(Product(grad, weight, None, How(None, None, mask, alpha)))
     how = How(None, mask, None, alpha, None, True, False)
-    grad_weight = cuda.product(Product(grad, x.reshape(m, k), None, how))
-    weight_dtype, bias_dtype = dtypes
+    grad_weight = cuda.product(Product(grad, used_x, None, how))
+    _, weight_dtype, bias_dtype = dtypes
     grad_bias = None if bias_dtype is None else cuda.column_sums(grad, None).to(bias_dtype)
-    return grad_x.view(x.shape), grad_weight.to(weight_dtype), grad_bias
+    return grad_x.view(*lead, k), grad_weight.to(weight_dtype), grad_bias
 
 
-def _if_new(used: Tensor, given: Tensor) -> Tensor:
-    """What an op may return of it: its inputs it may not."""
-    return given.new_empty(0) if used is given else used
+def _part(pack: Tensor, at: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """A matrix of 16 bits within a buffer of int32, from that byte on."""
+    rows, cols = shape
+    return pack[at // 4 :].view(dtype)[: rows * cols].view(rows, cols)
 
 
 def _fake_forward(
@@ -133,51 +149,51 @@ def _fake_forward(
     block_cols: int,
     sampler: str,
     dtype: torch.dtype,
-) -> Four:
+) -> tuple[Tensor, Tensor]:
     (n, k), m = weight.shape, x.shape[:-1].numel()
-
-    def used(given: Tensor) -> Tensor:
-        return given.new_empty(0 if given.dtype == dtype else given.shape, dtype=dtype)
-
-    size = mask_size(m, n, k, (block_rows, block_cols))
-    mask = x.new_empty(size, dtype=torch.int32)
-    return x.new_empty((*x.shape[:-1], n), dtype=dtype), mask, used(x), used(weight)
+    rounds = x.dtype != dtype, weight.dtype != dtype
+    size = packing((m, n, k), (block_rows, block_cols), rounds).size
+    out = x.new_empty((*x.shape[:-1], n), dtype=dtype)
+    return out, x.new_empty(size, dtype=torch.int32)
 
 
 def _fake_backward(
     grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    mask: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    pack: Tensor,
     p: float,
+    features: int,
     block_rows: int,
     block_cols: int,
+    x_dtype: torch.dtype,
     weight_dtype: torch.dtype,
     bias_dtype: torch.dtype | None,
     needs: Sequence[bool],
 ) -> Three:
     need_x, need_weight, need_bias = needs
+    n, none = grad.shape[-1], grad.new_empty(0)
     return (
-        x.new_empty(x.shape if need_x else 0),
-        weight.new_empty(weight.shape, dtype=weight_dtype) if need_weight else grad.new_empty(0),
-        grad.new_empty(weight.shape[0], dtype=bias_dtype) if need_bias else grad.new_empty(0),
+        grad.new_empty((*grad.shape[:-1], features)) if need_x else none,
+        grad.new_empty((n, features), dtype=weight_dtype) if need_weight else grad.new_empty(0),
+        grad.new_empty(n, dtype=bias_dtype) if need_bias else grad.new_empty(0),
     )
 
 
 def _register() -> torch.library.Library:
     """Defines the ops; the library must outlive them, so the module keeps it."""
     library = torch.library.Library("sparsedrop", "FRAGMENT")
-    options = "float p, SymInt block_rows, SymInt block_cols"
+    block = "SymInt block_rows, SymInt block_cols"
     # Tagged, so that compiled graphs neither merge two draws nor repeat one.
     library.define(
-        f"dropout_linear(Tensor x, Tensor weight, Tensor? bias, {options}, str sampler, "
-        "ScalarType dtype) -> (Tensor, Tensor, Tensor, Tensor)",
+        f"dropout_linear(Tensor x, Tensor weight, Tensor? bias, float p, {block}, str sampler, "
+        "ScalarType dtype) -> (Tensor, Tensor)",
         tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
     )
     library.define(
-        f"dropout_linear_backward(Tensor grad, Tensor x, Tensor weight, Tensor mask, {options}, "
-        "ScalarType weight_dtype, ScalarType? bias_dtype, bool[] needs) "
-        "-> (Tensor, Tensor, Tensor)",
+        "dropout_linear_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor pack, float p, "
+        f"SymInt features, {block}, ScalarType x_dtype, ScalarType weight_dtype, "
+        "ScalarType? bias_dtype, bool[] needs) -> (Tensor, Tensor, Tensor)",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
     for name, kernel, fake in (
