@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kVector = 4;
+constexpr int kBatch = 4;  // vectors of a thread whose loads are under way together
 constexpr int64_t kMaxCtas = 2048;
 
 struct Params {
@@ -21,20 +22,35 @@ template <class Narrow>
 __global__ void __launch_bounds__(kThreads) round_kernel(Params const params) {
   Rounding const& array = params.arrays[blockIdx.y];
   auto* const to = static_cast<Narrow*>(array.to);
-  int64_t const first = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  int64_t const step = int64_t(gridDim.x) * kThreads;
+  auto const* const from = reinterpret_cast<Vector<float, kVector> const*>(array.from);
   int64_t const vectors = array.count / kVector;
-  for (int64_t i = first; i < vectors; i += step) {
-    auto const read = reinterpret_cast<Vector<float, kVector> const*>(array.from)[i];
-    Vector<Narrow, kVector> written;
+  int64_t const step = int64_t(gridDim.x) * kThreads * kBatch;
+  for (int64_t first = int64_t(blockIdx.x) * kThreads * kBatch + threadIdx.x; first < vectors;
+       first += step) {
+    Vector<float, kVector> read[kBatch];
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      written.element[v] = rounded<Narrow>(read.element[v]);
+    for (int b = 0; b < kBatch; ++b) {
+      int64_t const i = first + b * kThreads;
+      if (i < vectors) {
+        read[b] = from[i];
+      }
     }
-    reinterpret_cast<Vector<Narrow, kVector>*>(to)[i] = written;
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      int64_t const i = first + b * kThreads;
+      Vector<Narrow, kVector> written;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        written.element[v] = rounded<Narrow>(read[b].element[v]);
+      }
+      if (i < vectors) {
+        reinterpret_cast<Vector<Narrow, kVector>*>(to)[i] = written;
+      }
+    }
   }
-  for (int64_t i = vectors * kVector + first; i < array.count; i += step) {
-    to[i] = rounded<Narrow>(array.from[i]);
+  int64_t const last = vectors * kVector + threadIdx.x;
+  if (blockIdx.x == 0 && last < array.count) {
+    to[last] = rounded<Narrow>(array.from[last]);
   }
 }
 
@@ -58,7 +74,7 @@ cudaError_t round_to(DataType dtype, Rounding const* arrays, int count, cudaStre
   if (most == 0) {
     return cudaSuccess;
   }
-  dim3 const grid(unsigned(std::min(ceil_div(most, kThreads * kVector), kMaxCtas)),
+  dim3 const grid(unsigned(std::min(ceil_div(most, kThreads * kVector * kBatch), kMaxCtas)),
                   unsigned(count));
   if (dtype == DataType::bf16) {
     round_kernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(params);

@@ -107,32 +107,34 @@ __device__ void sum_share_of_vectors(Arguments const& args, int64_t first_col, i
   }
 }
 
-// The same of any type and extents, element by element.
-template <class Element>
+// The same of any type and extents, element by element. Where there are few columns all threads go
+// down them.
+template <class Element, int kAcross>
 __device__ void sum_share_of_elements(Arguments const& args, int64_t first_col, int32_t share,
                                       Found<Element>& found) {
-  constexpr int kDown = kThreads / kStripe;
-  int const across = threadIdx.x % kStripe;
-  int const down = threadIdx.x / kStripe;
+  constexpr int kDown = kThreads / kAcross;
+  constexpr int kLoads = 16;  // of a thread, under way together
+  int const across = threadIdx.x % kAcross;
+  int const down = threadIdx.x / kAcross;
   int64_t const col = first_col + across;
   auto const* const base = static_cast<Element const*>(args.data) + col;
   uint32_t const* const line = args.by_col.of(int32_t(first_col));
   Accumulator<Element> sum = 0;
-  auto const units = int32_t(ceil_div(args.rows, kMaskUnit));
-  for (int32_t unit = share; unit < units && col < args.cols; unit += kShares) {
-    if (line != nullptr && (line[unit / 32] >> (unit % 32) & 1u) == 0) {
-      continue;
-    }
-    // The loads of a unit are all under way together.
-    Accumulator<Element> read[kMaskUnit / kDown];
+  constexpr int64_t kRows = kDown * kLoads;
+  static_assert(kRows % kMaskUnit == 0, "loads that are under way together are of whole units");
+  for (int64_t top = share * kRows; top < args.rows && col < args.cols; top += kShares * kRows) {
+    Accumulator<Element> read[kLoads];
 #pragma unroll
-    for (int i = 0; i < kMaskUnit / kDown; ++i) {
-      int64_t const row = int64_t(unit) * kMaskUnit + i * kDown + down;
-      read[i] = row < args.rows ? widened(base[row * args.ld]) : 0;
+    for (int i = 0; i < kLoads; ++i) {
+      int64_t const row = top + i * kDown + down;
+      int64_t const unit = row / kMaskUnit;
+      bool const is_live =
+          row < args.rows && (line == nullptr || (line[unit / 32] >> (unit % 32) & 1u) != 0);
+      read[i] = is_live ? widened(base[row * args.ld]) : 0;
     }
     // In pairs, and pairs of pairs: long sums then lose no more than torch's.
 #pragma unroll
-    for (int half = kMaskUnit / kDown / 2; half > 0; half /= 2) {
+    for (int half = kLoads / 2; half > 0; half /= 2) {
 #pragma unroll
       for (int i = 0; i < half; ++i) {
         read[i] += read[i + half];
@@ -140,7 +142,7 @@ __device__ void sum_share_of_elements(Arguments const& args, int64_t first_col, 
     }
     sum += read[0];
   }
-  __shared__ Accumulator<Element> partial[kDown][kStripe];
+  __shared__ Accumulator<Element> partial[kDown][kAcross];
   partial[down][across] = sum;
   __syncthreads();
   if (down == 0) {
@@ -150,6 +152,7 @@ __device__ void sum_share_of_elements(Arguments const& args, int64_t first_col, 
     }
     found[across] = sum;
   }
+  __syncthreads();
 }
 
 template <class Element, bool kVectors>
@@ -158,7 +161,12 @@ __device__ void sum_share(Arguments const& args, int64_t first_col, int32_t shar
   if constexpr (kVectors) {
     sum_share_of_vectors<Element>(args, first_col, share, found);
   } else {
-    sum_share_of_elements<Element>(args, first_col, share, found);
+    constexpr int kFewColumns = 16;
+    if (args.cols <= kFewColumns) {
+      sum_share_of_elements<Element, kFewColumns>(args, first_col, share, found);
+    } else {
+      sum_share_of_elements<Element, kStripe>(args, first_col, share, found);
+    }
   }
 }
 
