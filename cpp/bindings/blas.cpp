@@ -82,11 +82,10 @@ class WideSums {
 // cuBLAS is column-major: it multiplies the transposes, in the other order.
 int call(DenseProduct const& p, void* handle) {
   auto const type = cuda_type(p.dtype);
-  float const alpha32 = 1.0f;
+  auto const alpha32 = float(p.alpha);
   auto const beta32 = float(p.beta);
-  double const alpha64 = 1.0;
   bool const is_double = p.dtype == DataType::fp64;
-  void const* const alpha = is_double ? static_cast<void const*>(&alpha64) : &alpha32;
+  void const* const alpha = is_double ? static_cast<void const*>(&p.alpha) : &alpha32;
   void const* const beta = is_double ? static_cast<void const*>(&p.beta) : &beta32;
   return blas().gemm(handle, p.b.is_transposed ? kTransposed : kNormal,
                      p.a.is_transposed ? kTransposed : kNormal, int(p.n), int(p.m), int(p.k), alpha,

@@ -19,7 +19,7 @@ struct Factor {
   bool is_transposed;
 };
 
-// out [m, n] = a [m, k] b [k, n] + beta · out, all row-major.
+// out [m, n] = alpha · a [m, k] b [k, n] + beta · out, all row-major.
 struct DenseProduct {
   int64_t m;
   int64_t n;
@@ -29,6 +29,7 @@ struct DenseProduct {
   DataType dtype;  // of a and b
   void* out;       // [m, n], contiguous
   DataType out_dtype;
+  double alpha;
   double beta;
 };
 

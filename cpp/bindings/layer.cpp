@@ -137,12 +137,15 @@ void DenseLayer::forward(Forward const& call) const {
   int64_t const rows = blocking.rows, cols = blocking.cols;
   draw_grid(call.draw, blocking, {call.live, nullptr, nullptr}, call.stream);
   int64_t const grid_cols = (cols + blocking.block_cols - 1) / blocking.block_cols;
-  copy_live({x_dtype, dtype, call.x, cols, call.masked_x, cols, blocking, call.live, grid_cols, 1,
-             call.alpha},
-            call.stream);
+  copy_live(
+      {x_dtype, dtype, call.x, cols, call.masked_x, cols, blocking, call.live, grid_cols, 1, 1.0},
+      call.stream);
   Roundings roundings;
   roundings.add(call.weight, call.rounded_weight, outputs * cols);
   roundings.run(dtype, call.stream);
+  if (call.out == nullptr) {
+    return;
+  }
   if (call.bias != nullptr) {
     // The product is added to it.
     copy_live({bias_dtype,
@@ -166,6 +169,7 @@ void DenseLayer::forward(Forward const& call) const {
             dtype,
             call.out,
             dtype,
+            call.alpha,
             call.bias != nullptr ? 1.0 : 0.0},
            call.blas);
 }
@@ -182,11 +186,12 @@ void DenseLayer::backward(Backward const& call) const {
               dtype,
               call.product,
               dtype,
+              call.alpha,
               0.0},
              call.blas);
     int64_t const grid_cols = (cols + blocking.block_cols - 1) / blocking.block_cols;
     copy_live({dtype, x_dtype, call.product, cols, call.grad_x, cols, blocking, call.live,
-               grid_cols, 1, call.alpha},
+               grid_cols, 1, 1.0},
               call.stream);
   }
   if (call.grad_weight != nullptr) {
@@ -198,6 +203,7 @@ void DenseLayer::backward(Backward const& call) const {
               dtype,
               call.grad_weight,
               weight_dtype,
+              call.alpha,
               call.accumulates_weight ? 1.0 : 0.0},
              call.blas);
   }

@@ -88,8 +88,8 @@ class Layer {
   Launch grad_weight_;
 };
 
-// By dense products of masked operands. What of X is dropped is 0 in a masked and scaled copy, and
-// the gradient of X is masked in place.
+// By dense products of masked operands. What of X is dropped is 0 in a masked copy, and the
+// gradient of X is masked in place.
 struct DenseLayer {
   Blocking blocking;
   int64_t outputs;
@@ -105,7 +105,7 @@ struct DenseLayer {
     void const* weight;
     void* rounded_weight;  // or null
     void const* bias;      // or null
-    void* out;
+    void* out;             // or null: only what comes before the product is done
     uint8_t* live;
     Draw draw;
     double alpha;

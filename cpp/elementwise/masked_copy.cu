@@ -28,6 +28,7 @@ struct Params {
   int64_t live_row_stride;
   int64_t live_col_stride;
   Accumulator<In> factor;
+  bool leaves_live;  // they are where and what they should be
 };
 
 // Which elements of a vector are live, as bits. With `kWhole` a vector lies in one block.
@@ -57,6 +58,7 @@ __global__ void __launch_bounds__(kWarp* kRowsAtOnce) masked_copy_kernel(Params<
     return;
   }
   auto const col = int32_t(first_col);
+  constexpr uint32_t kAllLive = (1u << kVector) - 1;
   constexpr int64_t kStep = kRowsAtOnce * kRowsPerThread;
   for (int64_t top = blockIdx.y * kStep + threadIdx.y; top < p.rows; top += gridDim.y * kStep) {
     Vector<In, kVector> read[kRowsPerThread] = {};
@@ -65,14 +67,14 @@ __global__ void __launch_bounds__(kWarp* kRowsAtOnce) masked_copy_kernel(Params<
     for (int i = 0; i < kRowsPerThread; ++i) {
       int64_t const row = top + i * kRowsAtOnce;
       live[i] = row < p.rows ? live_bits<kVector, kWhole>(p, int32_t(row), col) : 0;
-      if (live[i] != 0) {
+      if (live[i] != 0 && !(p.leaves_live && live[i] == kAllLive)) {
         read[i] = *reinterpret_cast<Vector<In, kVector> const*>(p.in + row * p.in_ld + col);
       }
     }
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       int64_t const row = top + i * kRowsAtOnce;
-      if (row < p.rows) {
+      if (row < p.rows && !(p.leaves_live && live[i] == kAllLive)) {
         Vector<Out, kVector> written;
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
@@ -110,7 +112,9 @@ cudaError_t run(MaskedCopy const& copy, cudaStream_t stream) {
                                copy.live,
                                copy.live_row_stride,
                                copy.live_col_stride,
-                               Accumulator<In>(copy.factor)};
+                               Accumulator<In>(copy.factor),
+                               copy.in == copy.out && copy.in_dtype == copy.out_dtype &&
+                                   copy.in_ld == copy.out_ld && copy.factor == 1.0};
   // 16 bytes of the wider type, where both matrices lie so that every row is whole vectors.
   constexpr int kVector = 16 / std::max(sizeof(In), sizeof(Out));
   auto const fits = [](void const* data, size_t element, int64_t ld) {

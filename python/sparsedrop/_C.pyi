@@ -264,7 +264,10 @@ class DenseLayer:
         stream: int,
         /,
     ) -> None:
-        """Draws the grid, unless `offset` is below 0; masks, scales and rounds x; multiplies."""
+        """Draws the grid, unless `offset` is below 0; masks, scales and rounds x; multiplies.
+
+        With an `out` of 0 the product is left to the caller.
+        """
     def backward(
         self,
         grad: int,

@@ -48,9 +48,8 @@ class Writer:
         if not row_words:
             return
         for address, first, count in ((row_words, 1000, 10), (col_words, 2000, 36)):
-            ctypes.memmove(
-                address, (ctypes.c_int32 * count)(*range(first, first + count)), 4 * count
-            )
+            words = (ctypes.c_int32 * count)(*range(first, first + count))
+            ctypes.memmove(address, words, 4 * count)
 
     def mask_words(self, *args):
         self.built += 1

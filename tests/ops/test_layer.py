@@ -37,7 +37,7 @@ def test_a_layer_is_the_reference_under_the_mask_it_draws(shape, precision, p, s
         def own(x, weight, bias=None, mask=mask):
             return reference.dropout_linear(x, weight, bias, mask, p)
 
-        exact = value_and_grads(own, [t.double() for t in rounded], upstream.double())
+        exact = value_and_grads(own, [t.double() for t in inputs], upstream.double())
         assert_accurate(ours, exact, value_and_grads(own, rounded, upstream))
         assert [t.dtype for t in ours] == [precision.product, *(t.dtype for t in inputs)]
         assert ours[0].shape == upstream.shape

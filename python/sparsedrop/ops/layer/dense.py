@@ -20,18 +20,26 @@ if TYPE_CHECKING:
     from sparsedrop import _C
 
 
+BIAS_FIRST_BYTES = 4e6
+"""A result up to that size is filled with the bias, and the product added to it, within the call. A
+larger one would keep the GPU busy for longer than the host takes for torch's product, which adds a
+bias as it stores."""
+
+
 class DenseLayer:
-    """See `facts.Layer`. What is saved of x is the masked and scaled copy."""
+    """See `facts.Layer`. What is saved of x is the masked copy."""
 
     saves_operands = False
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
-        m, _, k = facts.extents
+        m, n, k = facts.extents
         self._memory = Memory(facts)
         self._grid = (m, k, *facts.block_shape)
         self._live = Space.of(grid_shape(*self._grid), torch.bool)
         self._grad_x = self._memory.x._replace(dtype=facts.x_dtype)
+        result_bytes = m * n * facts.dtype.itemsize
+        self._fuses_bias = facts.bias_dtype is not None and result_bytes > BIAS_FIRST_BYTES
         self._launches = self._make_launches(facts.weight_dtype, facts.bias_dtype)
 
     @functools.cache  # noqa: B019 - layers live as long as the process
@@ -73,7 +81,7 @@ class DenseLayer:
             weight.data_ptr() if weight_at else used_weight.data_ptr(),
             weight_at,
             address(bias),
-            out.data_ptr(),
+            0 if self._fuses_bias else out.data_ptr(),
             live.data_ptr(),
             1.0 - options.p,
             *(DRAWN if state is None else state),
@@ -82,7 +90,19 @@ class DenseLayer:
             _native.allows_narrow_sums(facts.dtype),
             stream,
         )
+        if self._fuses_bias:
+            assert bias is not None
+            self._multiply((masked, used_weight, bias), out, options.alpha)
         return out, Saved(masked, used_weight, live)
+
+    def _multiply(self, operands: tuple[Tensor, Tensor, Tensor], out: Tensor, alpha: float) -> None:
+        """The product, into memory that is no view: a user may write to the result."""
+        facts, (masked, weight, bias) = self.facts, operands
+        m, n, k = facts.extents
+        with torch.no_grad():
+            rounded = bias if facts.bias_dtype is facts.dtype else bias.to(facts.dtype)
+            flat = masked.view(m, k), weight.t()
+            torch.addmm(rounded, *flat, alpha=alpha, out=out.view(m, n))
 
     def adds_into(self, buffer: Tensor) -> bool:
         dtypes = (self.facts.dtype, torch.float32)
@@ -132,7 +152,8 @@ class DenseLayer:
             product = torch.mm(grad, saved.weight).to(facts.x_dtype) * options.alpha
             grad_x = torch.where(is_live, product, 0).view(facts.x_shape)
         if needs[1]:
-            grad_weight = torch.mm(grad.t(), saved.x.view(m, k)).to(facts.weight_dtype)
+            product = torch.mm(grad.t(), saved.x.view(m, k)).to(facts.weight_dtype)
+            grad_weight = product * options.alpha
         if needs[2]:
             grad_bias = grad.sum(0, dtype=facts.bias_dtype)
         return grad_x, grad_weight, grad_bias

@@ -24,7 +24,7 @@ from sparsedrop.ops.layer.facts import (
     lie_well,
 )
 from sparsedrop.ops.layer.kernels import KernelLayer, keys_of
-from sparsedrop.ops.plan import request_of
+from sparsedrop.ops.plan import ALIGNMENT_BITS, request_of
 from sparsedrop.select import kernels
 
 
@@ -46,17 +46,17 @@ def layer_of(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -
     The one look at operands that training takes: whatever is unusual about them, or wrong, is for
     the long way, which has a sentence for it.
     """
-    if bias is None:
-        if is_watched(x, weight) or not x.is_cuda or not lie_well(x, weight):
-            return None
-        of_bias: tuple[Any, Any] = (None, None)
-    else:
-        if is_watched(x, weight, bias) or not x.is_cuda or not lie_well(x, weight, bias):
-            return None
-        if bias.get_device() != x.get_device():
-            return None
+    if is_watched(x, weight) or (bias is not None and is_watched(bias)) or not x.is_cuda:
+        return None
+    index = x.get_device()
+    at = x.data_ptr() | weight.data_ptr()
+    lies_well = x.is_contiguous() and weight.is_contiguous() and weight.get_device() == index
+    of_bias: tuple[Any, Any] = (None, None)
+    if bias is not None:
+        at |= bias.data_ptr()
+        lies_well = lies_well and bias.is_contiguous() and bias.get_device() == index
         of_bias = bias.shape, bias.dtype
-    if weight.get_device() != x.get_device() or has_forward_tangents():
+    if not lies_well or at & ALIGNMENT_BITS or has_forward_tangents():
         return None
     dtype = x.dtype
     if torch.is_autocast_enabled("cuda") and dtype is not torch.float64:
