@@ -75,9 +75,9 @@ def _backward(
     else:
         wanted = need_x, need_weight, need_bias
         grads = layer.backward_packed(x, weight, pack, grad, options, wanted)
-    empty = grad.new_empty(0)
+    # Each its own: outputs of an op may not be one tensor.
     grad_x, grad_weight, grad_bias = (
-        found if is_needed and found is not None else empty
+        found if is_needed and found is not None else grad.new_empty(0)
         for found, is_needed in zip(grads, needs, strict=True)
     )
     return grad_x, grad_weight, grad_bias
@@ -172,9 +172,9 @@ def _fake_backward(
     needs: Sequence[bool],
 ) -> Three:
     need_x, need_weight, need_bias = needs
-    n, none = grad.shape[-1], grad.new_empty(0)
+    n = grad.shape[-1]
     return (
-        grad.new_empty((*grad.shape[:-1], features)) if need_x else none,
+        grad.new_empty((*grad.shape[:-1], features)) if need_x else grad.new_empty(0),
         grad.new_empty((n, features), dtype=weight_dtype) if need_weight else grad.new_empty(0),
         grad.new_empty(n, dtype=bias_dtype) if need_bias else grad.new_empty(0),
     )
