@@ -28,24 +28,13 @@ struct Blas {
   GetMathMode get_math_mode = nullptr;
   SetMathMode set_math_mode = nullptr;
 
-  Blas() {
-    for (char const* const name : {"libcublas.so.13", "libcublas.so.12"}) {
-      if (void* const library = dlopen(name, RTLD_NOLOAD | RTLD_LAZY)) {
-        gemm = reinterpret_cast<Gemm>(dlsym(library, "cublasGemmEx"));
-        get_math_mode = reinterpret_cast<GetMathMode>(dlsym(library, "cublasGetMathMode"));
-        set_math_mode = reinterpret_cast<SetMathMode>(dlsym(library, "cublasSetMathMode"));
-        return;
-      }
-    }
-  }
-
   bool is_whole() const {
     return gemm != nullptr && get_math_mode != nullptr && set_math_mode != nullptr;
   }
 };
 
-Blas const& blas() {
-  static Blas const loaded;
+Blas& blas() {
+  static Blas loaded;
   return loaded;
 }
 
@@ -96,7 +85,17 @@ int call(DenseProduct const& p, void* handle) {
 
 }  // namespace
 
-bool has_blas() { return blas().is_whole(); }
+bool load_blas(int release) {
+  std::string const name = "libcublas.so." + std::to_string(release);
+  void* const library = dlopen(name.c_str(), RTLD_NOLOAD | RTLD_LAZY);
+  if (library == nullptr) {
+    return false;
+  }
+  blas() = {reinterpret_cast<Gemm>(dlsym(library, "cublasGemmEx")),
+            reinterpret_cast<GetMathMode>(dlsym(library, "cublasGetMathMode")),
+            reinterpret_cast<SetMathMode>(dlsym(library, "cublasSetMathMode"))};
+  return blas().is_whole();
+}
 
 void multiply(DenseProduct const& product, BlasSettings const& settings) {
   bool const is_narrow = product.dtype == DataType::bf16 || product.dtype == DataType::fp16;

@@ -9,8 +9,8 @@
 
 namespace sparsedrop {
 
-// Whether a cuBLAS is loaded in this process.
-bool has_blas();
+// Looks up that release of cuBLAS; false unless it is loaded in this process.
+bool load_blas(int release);
 
 // A row-major matrix, or its transpose.
 struct Factor {

@@ -71,8 +71,7 @@ Launch::Words Layer::words(char const* mask) const {
 }
 
 size_t Layer::backward_workspace_bytes() const {
-  size_t const of_x = grad_x_ ? grad_x_->workspace_bytes() : 0;
-  return std::max(of_x, grad_weight_.workspace_bytes());
+  return std::max(grad_x_.workspace_bytes(), grad_weight_.workspace_bytes());
 }
 
 void Layer::forward(Forward const& call) const {
@@ -108,12 +107,12 @@ void Layer::backward(Backward const& call) const {
   launch.alpha = call.alpha;
   launch.workspace = call.workspace;
   launch.stream = call.stream;
-  if (call.grad_x != nullptr && grad_x_) {
+  if (call.grad_x != nullptr) {
     launch.a = call.grad;
     launch.b = call.weight;
     launch.d = call.grad_x;
     launch.d_words = words(call.mask);
-    grad_x_->run(launch);
+    grad_x_.run(launch);
     launch.d_words = {};
   }
   if (call.grad_weight != nullptr) {

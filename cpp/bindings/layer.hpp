@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 
 #include "bindings/blas.hpp"
 #include "bindings/launch.hpp"
@@ -39,8 +38,7 @@ class Layer {
     DataType bias_dtype;  // of the bias as it is given, and of its gradient
   };
 
-  Layer(Facts const& facts, Launch const& forward, std::optional<Launch> const& grad_x,
-        Launch const& grad_weight)
+  Layer(Facts const& facts, Launch const& forward, Launch const& grad_x, Launch const& grad_weight)
       : facts_(facts), forward_(forward), grad_x_(grad_x), grad_weight_(grad_weight) {}
 
   size_t forward_workspace_bytes() const { return forward_.workspace_bytes(); }
@@ -84,7 +82,7 @@ class Layer {
 
   Facts facts_;
   Launch forward_;
-  std::optional<Launch> grad_x_;
+  Launch grad_x_;
   Launch grad_weight_;
 };
 

@@ -66,9 +66,9 @@ void call_launch(Launch const& launch, uintptr_t a, uintptr_t b, uintptr_t d,
   launch.run(call);
 }
 
-Layer make_layer(Launch const& forward, std::optional<Launch> const& grad_x,
-                 Launch const& grad_weight, Launch::Block const& block, int64_t col_words_at,
-                 int64_t live_at, int bias_dtype) {
+Layer make_layer(Launch const& forward, Launch const& grad_x, Launch const& grad_weight,
+                 Launch::Block const& block, int64_t col_words_at, int64_t live_at,
+                 int bias_dtype) {
   Problem const& product = forward.problem();
   Blocking const blocking{product.m, product.k, block->first, block->second};
   return {{blocking, col_words_at, live_at, DataType(bias_dtype)}, forward, grad_x, grad_weight};
@@ -175,7 +175,7 @@ void bind_products(py::module_& module) {
            py::arg("weight_dtype"), py::arg("bias_dtype"), py::arg("device"))
       .def("forward", &call_dense_layer)
       .def("backward", &call_dense_layer_backward);
-  module.def("has_blas", &has_blas);
+  module.def("load_blas", &load_blas);
 }
 
 }  // namespace sparsedrop

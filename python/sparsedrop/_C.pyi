@@ -179,7 +179,7 @@ class Layer:
         self,
         *,
         forward: Launch,
-        grad_x: Launch | None,
+        grad_x: Launch,
         grad_weight: Launch,
         block: tuple[int, int],
         col_words_at: int,
@@ -291,5 +291,5 @@ class DenseLayer:
         `product` is of the dtype of the products: `grad_x` itself, where that has it.
         """
 
-def has_blas() -> bool:
-    """Whether a cuBLAS is loaded in this process."""
+def load_blas(release: int, /) -> bool:
+    """Looks up that release of cuBLAS, such as 13; False unless it is loaded in this process."""

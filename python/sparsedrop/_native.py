@@ -102,7 +102,8 @@ def allocator(index: int) -> Allocate:
 @functools.cache
 def has_blas() -> bool:
     """True where `_C` can call the cuBLAS that torch has loaded."""
-    return C is not None and C.has_blas()
+    release = torch.version.cuda
+    return C is not None and release is not None and C.load_blas(int(release.partition(".")[0]))
 
 
 def blas_handle(index: int) -> int:

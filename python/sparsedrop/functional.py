@@ -111,6 +111,8 @@ def dropout_linear(
     by 1 / (1 - p). With `training=False` or p = 0 this is `F.linear` and draws nothing; with p = 1
     the result is the bias.
 
+    In evaluation, and with p = 0, nothing is checked: what is wrong is for `F.linear` to say.
+
     Args:
         x: `[..., K]`; its blocks are those of x flattened to `[M, K]`.
         weight: `[N, K]`.
@@ -125,7 +127,9 @@ def dropout_linear(
             gradient, such as those of DDP, do not see it. A float32 buffer is added to by the
             kernels themselves. Not under torch.compile.
 
-    Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid.
+    Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid. On a GPU a
+        backward pass under `create_graph` may raise at once where it could not be differentiated
+        again: densely, and where autocast casts.
     """
     options = Options(
         check_p(p), check_block_shape(block_shape), check_sampler(sampler), fuse_wgrad_accumulation

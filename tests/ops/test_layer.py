@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sparsedrop
-from cases import assert_accurate, value_and_grads
+from cases import assert_accurate, normal, value_and_grads
 from layer_cases import GPU, PRECISIONS, SAMPLERS, SHAPES, inputs_of, run, way_of
 from sparsedrop import BlockMask, reference, select
 from sparsedrop.ops.layer import Options
@@ -163,3 +163,46 @@ def test_a_result_may_be_written_to():
 
         torch.manual_seed(5)
         value_and_grads(layer, inputs, upstream)
+
+
+@pytest.mark.parametrize(("n", "k"), [(10, 2048), (65, 1032), (520, 129)])
+@pytest.mark.parametrize("path", [None, "kernel"])
+def test_layers_that_have_to_be_padded(n, k, path):
+    """Large ones, and where the kernels are forced: each product pads for itself."""
+    m = 1 + 2**30 // (n * k) if path is None else 200
+    x, weight, bias = (normal(*s).to(GPU, torch.bfloat16) for s in ((m, k), (n, k), (n,)))
+    upstream = normal(m, n).to(GPU, torch.bfloat16)
+    torch.manual_seed(5)
+    with select.override(path=path):
+        ours = run([x, weight, bias], upstream, PRECISIONS["bfloat16"], p=0.5)
+    torch.manual_seed(5)
+    mask = BlockMask.bernoulli((m, k), 0.5, device=GPU)
+
+    def own(x, weight, bias):
+        return reference.dropout_linear(x, weight, bias, mask, 0.5)
+
+    exact = value_and_grads(own, [t.double() for t in (x, weight, bias)], upstream.double())
+    assert_accurate(ours, exact, value_and_grads(own, [x, weight, bias], upstream))
+
+
+def test_wrong_operands_get_the_sentences_of_the_long_way():
+    x, weight = torch.randn(128, 256, device=GPU), torch.randn(128, 256, device=GPU)
+    for bad_x, bad_weight, error, sentence in (
+        (x.bfloat16(), weight, ValueError, "x is torch.bfloat16 and weight is torch.float32"),
+        (x.long(), weight.long(), TypeError, "not torch.int64"),
+        (x.to_sparse(), weight, TypeError, "must be a dense tensor"),
+        (x, weight.to_sparse(), TypeError, "must be a dense tensor"),
+        (x, weight.cpu(), ValueError, "x is on cuda:0 and weight is on cpu"),
+        (x, weight[:, :128], ValueError, "inner extents differ"),
+        (x[0, 0], weight, ValueError, "at least one extent"),
+    ):
+        with pytest.raises(error, match=sentence):
+            sparsedrop.dropout_linear(bad_x, bad_weight, p=0.5)
+
+
+def test_blocks_beyond_what_kernels_count():
+    x = torch.randn(128, 256, device=GPU, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(128, 256, device=GPU, dtype=torch.bfloat16)
+    out = sparsedrop.dropout_linear(x, weight, p=0.5, block_shape=(2**40, 2**31))
+    out.sum().backward()
+    assert out.count_nonzero() in (0, out.numel())

@@ -1,16 +1,18 @@
 """A layer as one node: autocast's copies, checkpoints, graphs, the compiler, buffers."""
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import sparsedrop
 from cases import normal, value_and_grads
-from layer_cases import GPU, PRECISIONS, SHAPES, inputs_of, run
+from layer_cases import GPU, PRECISIONS, SHAPES, inputs_of, run, way_of
 from sparsedrop import select
-from sparsedrop.ops.layer import copies
+from sparsedrop.ops.layer import Options, copies
 
 pytestmark = pytest.mark.gpu
 
@@ -45,19 +47,54 @@ def test_a_changed_weight_is_rounded_anew():
         assert kept.sum() == 0
 
 
-def test_under_create_graph_what_would_be_missed_raises():
-    for precision in ("bfloat16", "amp", "float32"):
-        inputs, _ = inputs_of("kernel", PRECISIONS[precision])
-        leaves = [t.requires_grad_() for t in inputs]
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "amp"):
-            out = sparsedrop.dropout_linear(*leaves, p=0.5)
+def test_a_copy_that_was_never_filled_is_not_shared(monkeypatch):
+    weight = torch.randn(256, 256, device=GPU, requires_grad=True)
+    x = torch.randn(128, 256, device=GPU, dtype=torch.bfloat16)
+    with torch.autocast("cuda", torch.bfloat16):
+        layer = way_of([x, weight], PRECISIONS["amp"], Options(0.5, (128, 128), "bernoulli"))
 
-        def twice(out=out, leaves=leaves):
+        class Failing:
+            def __getattr__(self, name):
+                raise torch.OutOfMemoryError("none left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(layer, "_launches", Failing())
+            with pytest.raises(torch.OutOfMemoryError):
+                sparsedrop.dropout_linear(x, weight, p=0.5)
+    assert not copies._copies
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("precision", ["bfloat16", "amp", "float32"])
+def test_under_create_graph_what_would_be_missed_raises(precision, watched):
+    inputs, _ = inputs_of("kernel", PRECISIONS[precision])
+    leaves = [t.requires_grad_() for t in inputs]
+    with torch.autocast("cuda", torch.bfloat16, enabled=precision == "amp"):
+        out = sparsedrop.dropout_linear(*leaves, p=0.5)
+
+    def twice():
+        with FlopCounterMode(display=False) if watched else nullcontext():
             grads = torch.autograd.grad(out.float().square().sum(), leaves, create_graph=True)
-            grads[1].float().square().sum().backward()
+        grads[1].float().square().sum().backward()
 
-        with pytest.raises(RuntimeError, match="differentiated once, not twice"):
-            twice()
+    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
+        twice()
+
+
+def test_a_watched_backward_pass_is_the_same():
+    for shape, precision in (("kernel", "amp"), ("ten outputs", "float32"), ("kernel", "bfloat16")):
+        inputs, upstream = inputs_of(shape, PRECISIONS[precision])
+        results = []
+        for watched in (False, True):
+            leaves = [t.detach().requires_grad_() for t in inputs]
+            torch.manual_seed(3)
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "amp"):
+                out = sparsedrop.dropout_linear(*leaves, p=0.5)
+            with FlopCounterMode(display=False) if watched else nullcontext():
+                results.append(torch.autograd.grad(out, leaves, upstream))
+        for own, truth in zip(*results, strict=True):
+            assert own.dtype == truth.dtype
+            assert (own.double() - truth.double()).norm() <= 0.01 * truth.double().norm()
 
 
 def test_checkpointing_replays_the_mask():
@@ -204,6 +241,16 @@ def test_gradients_are_added_in_place(path, where, weight_dtype, buffer_dtype):
         tolerance = 1e-3 if torch.float32 is weight_dtype is buffer_dtype else 2e-2
         error = (buffer.double() - 1 - grad.double()).norm()
         assert error <= tolerance * grad.double().norm()
+
+
+def test_a_buffer_of_less_precision_is_added_to_by_torch():
+    layer = sparsedrop.nn.SparseDropLinear(
+        64, 64, p=0.5, fuse_wgrad_accumulation=True, device=GPU, dtype=torch.float64
+    )
+    layer.weight.main_grad = torch.zeros(64, 64, device=GPU)
+    layer(torch.randn(64, 64, device=GPU, dtype=torch.float64)).square().sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is not None
 
 
 def test_without_a_buffer_gradients_are_made():

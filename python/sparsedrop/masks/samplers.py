@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.masks.tensors import MaskTensors, grid_shape, words_shapes
+from sparsedrop.masks.tensors import MAX_KERNEL_BLOCK, MaskTensors, grid_shape, words_shapes
 
 _ADVANCING = threading.Lock()
 
@@ -38,7 +38,11 @@ def _fill_bernoulli(
     generator: torch.Generator | None,
 ) -> None:
     """Drops each block on its own with probability p."""
-    draws = 0 not in grid_shape(*grid) and _native.runs_portable(device)
+    draws = (
+        0 not in grid_shape(*grid)
+        and max(grid[2:]) <= MAX_KERNEL_BLOCK
+        and _native.runs_portable(device)
+    )
     state = host_state(device, generator) if draws else None
     if state is None:
         mask.all()[0].bernoulli_(1.0 - p, generator=generator)

@@ -14,6 +14,10 @@ MASK_UNIT = 64
 """One bit of a word stands for so many columns (or rows): the depth of the kernels' K tile."""
 
 
+MAX_KERNEL_BLOCK = 2**31 - 1
+"""The largest extent of a block that the kernels take."""
+
+
 def grid_shape(rows: int, cols: int, block_rows: int, block_cols: int) -> tuple[int, int]:
     """Extents of the grid of blocks over a matrix."""
     return -(-rows // block_rows), -(-cols // block_cols)
@@ -23,7 +27,11 @@ def words_shapes(
     rows: int, cols: int, block_rows: int, block_cols: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Of row_words and col_words; (0, 0) where no tile of the kernels fits the blocks."""
-    if block_rows % MASK_UNIT or block_cols % MASK_UNIT or max(block_rows, block_cols) >= 2**31:
+    if (
+        block_rows % MASK_UNIT
+        or block_cols % MASK_UNIT
+        or max(block_rows, block_cols) > MAX_KERNEL_BLOCK
+    ):
         return (0, 0), (0, 0)
     grid_rows, grid_cols = grid_shape(rows, cols, block_rows, block_cols)
     bits_per_word = 32 * MASK_UNIT

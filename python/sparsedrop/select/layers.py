@@ -13,9 +13,11 @@ from sparsedrop.select.overriding import decide, forced_path, is_free
 from sparsedrop.select.request import Choice, Request, describe_blocks
 from sparsedrop.select.rules import refusal, why_dense
 
+PADDED = "operands have to be padded, each product's for itself"
+
 
 class LayerChoice(NamedTuple):
-    """path: "kernel" or "dense"."""
+    """path: "kernel", "dense" or "products": each product of the layer goes its own way."""
 
     path: str
     # Of the kernels: forward, input gradient and weight gradient.
@@ -34,9 +36,11 @@ def decide_layer(requests: tuple[Request, ...]) -> LayerChoice:
     if forced_path() == "dense":
         return LayerChoice("dense", reason="forced")
     choices = tuple(map(decide, requests))
-    if all(choice.path == "kernel" for choice in choices):
-        return LayerChoice("kernel", choices, "forced")
-    return LayerChoice("dense", reason=next(c.reason for c in choices if c.path != "kernel"))
+    if any(choice.path != "kernel" for choice in choices):
+        return LayerChoice("dense", reason=next(c.reason for c in choices if c.path != "kernel"))
+    if not _are_aligned(requests):
+        return LayerChoice("products", reason=PADDED)
+    return LayerChoice("kernel", choices, "forced")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -44,7 +48,7 @@ def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
     """The way with the least expected time for the products of a layer on a GPU. Pure."""
     choices = best_kernels(requests)
     if isinstance(choices, str):
-        return LayerChoice("dense", reason=choices)
+        return LayerChoice("products" if choices == PADDED else "dense", reason=choices)
     ours = sum(map(expected_us, requests, choices))
     dense = sum(map(_dense_us, requests))
     reason = f"{ours:.0f} us expected, dense {dense:.0f}"
@@ -64,7 +68,11 @@ def best_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:
         if not legal:
             return "no tile divides the blocks: " + describe_blocks(request)
         choices.append(best(request, legal))
-    return tuple(choices)
+    return tuple(choices) if _are_aligned(requests) else PADDED
+
+
+def _are_aligned(requests: tuple[Request, ...]) -> bool:
+    return all(request.aligned for request in requests)
 
 
 def _dense_us(request: Request) -> float:

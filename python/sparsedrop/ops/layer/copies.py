@@ -1,6 +1,8 @@
-"""Weights rounded under autocast, once for all layers that use them: as torch does for its own.
+"""Weights rounded under autocast, once for all layers that use them, as torch does for its own.
 
-A copy lives as long as a backward pass needs it, and is found by layers that run meanwhile.
+A copy lives as long as a backward pass needs it, and is found by layers that run meanwhile. A
+weight that is written to is rounded anew, if autograd can know of it: what is written through
+`.data` while a backward pass is still to come shows neither here nor in what autograd has saved.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 
 class _Copy(NamedTuple):
     weight: weakref.ref[Tensor]
-    copy: weakref.ref[Tensor]
+    copy: TensorWeakRef
+    # Forgets the entry when the copy is gone.
+    guard: weakref.ref[Tensor]
     # What it was rounded from, and the stream that did it.
     version: int
     at: int
@@ -46,9 +51,14 @@ def keep(weight: Tensor, copy: Tensor, stream: int) -> None:
 
     def forget(dead: weakref.ref[Tensor]) -> None:
         found = _copies.get(key)
-        if found is not None and found.copy is dead:
+        if found is not None and found.guard is dead:
             del _copies[key]
 
     _copies[key] = _Copy(
-        weakref.ref(weight), weakref.ref(copy, forget), weight._version, weight.data_ptr(), stream
+        weakref.ref(weight),
+        TensorWeakRef(copy),
+        weakref.ref(copy, forget),
+        weight._version,
+        weight.data_ptr(),
+        stream,
     )

@@ -5,8 +5,7 @@ All of a direction is one call into `_C`, cuBLAS's products among it.
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,9 +39,9 @@ class DenseLayer:
         self._grad_x = self._memory.x._replace(dtype=facts.x_dtype)
         result_bytes = m * n * facts.dtype.itemsize
         self._fuses_bias = facts.bias_dtype is not None and result_bytes > BIAS_FIRST_BYTES
+        self._others: dict[tuple[Any, Any], _C.DenseLayer] = {}
         self._launches = self._make_launches(facts.weight_dtype, facts.bias_dtype)
 
-    @functools.cache  # noqa: B019 - layers live as long as the process
     def _make_launches(
         self, weight_dtype: torch.dtype, bias_dtype: torch.dtype | None
     ) -> _C.DenseLayer:
@@ -90,6 +89,8 @@ class DenseLayer:
             _native.allows_narrow_sums(facts.dtype),
             stream,
         )
+        if weight_at:
+            memory.share(weight, used_weight, stream)
         if self._fuses_bias:
             assert bias is not None
             self._multiply((masked, used_weight, bias), out, options.alpha)
@@ -104,9 +105,15 @@ class DenseLayer:
             flat = masked.view(m, k), weight.t()
             torch.addmm(rounded, *flat, alpha=alpha, out=out.view(m, n))
 
+    def _launches_into(self, dtypes: tuple[torch.dtype, torch.dtype | None]) -> _C.DenseLayer:
+        if dtypes not in self._others:
+            self._others[dtypes] = self._make_launches(*dtypes)
+        return self._others[dtypes]
+
     def adds_into(self, buffer: Tensor) -> bool:
-        dtypes = (self.facts.dtype, torch.float32)
-        is_dense = buffer.dtype in dtypes and buffer.layout is torch.strided
+        own = self.facts.dtype
+        is_wide = own is not torch.float64 and buffer.dtype is torch.float32
+        is_dense = (is_wide or buffer.dtype is own) and buffer.layout is torch.strided
         return is_dense and buffer.device == self._memory.device and lie_well(buffer)
 
     def backward(
@@ -119,7 +126,7 @@ class DenseLayer:
     ) -> Grads:
         facts, memory, launches = self.facts, self._memory, self._launches
         if into != (None, None):
-            launches = self._make_launches(*gradient_dtypes(facts, into))
+            launches = self._launches_into(gradient_dtypes(facts, into))
         grads = memory.gradients(self._grad_x, needs, into)
         product = grads[0]
         if product is not None and facts.x_dtype is not facts.dtype:
@@ -144,8 +151,15 @@ class DenseLayer:
 
     def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
         facts = self.facts
-        m, n, k = facts.extents
+        m, n, _ = facts.extents
         grad = grad.reshape(m, n)
+        # The dtypes are settled: autocast around a backward pass may not change them again.
+        with torch.autocast("cuda", enabled=False):
+            return self._plain_gradients(saved, grad, options, needs)
+
+    def _plain_gradients(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
+        facts = self.facts
+        m, _, k = facts.extents
         grad_x = grad_weight = grad_bias = None
         if needs[0]:
             is_live = expand_live(saved.mask, facts.block_shape, (m, k))

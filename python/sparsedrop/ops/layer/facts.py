@@ -10,6 +10,8 @@ from torch import Tensor
 from sparsedrop.masks import scale
 from sparsedrop.ops.plan import ALIGNMENT_BITS
 
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
 Grads = tuple["Tensor | None", "Tensor | None", "Tensor | None"]
 """Of x, weight and bias."""
 
@@ -33,8 +35,9 @@ class Facts(NamedTuple):
     weight_dtype: torch.dtype
     bias_shape: torch.Size | None
     bias_dtype: torch.dtype | None
-    # Of the products: that of autocast, where it is on.
+    # Of the products: that of autocast, where it is on and casts float32 operands to it.
     dtype: torch.dtype
+    casts: bool
     # The share that is kept: a choice may change with it, but not with every step of a schedule.
     keep_percent: int
     block_shape: tuple[int, int]
@@ -52,14 +55,15 @@ class Facts(NamedTuple):
     def are_legal(self) -> bool:
         """Whether there is a layer of these operands, with something to multiply."""
         dtypes = (self.x_dtype, self.weight_dtype, self.bias_dtype or self.weight_dtype)
-        rounded = self.dtype in (torch.bfloat16, torch.float16)
+        rounds = self.casts and self.dtype in (torch.bfloat16, torch.float16)
         return (
-            len(self.x_shape) > 0
+            self.dtype in DTYPES
+            and len(self.x_shape) > 0
             and len(self.weight_shape) == 2
             and self.x_shape[-1] == self.weight_shape[1]
             and self.bias_shape in (None, self.weight_shape[:1])
             and 0 not in (*self.x_shape, *self.weight_shape)
-            and all(own is self.dtype or (rounded and own is torch.float32) for own in dtypes)
+            and all(own is self.dtype or (rounds and own is torch.float32) for own in dtypes)
         )
 
 
@@ -71,14 +75,15 @@ def lie_well(*tensors: Tensor) -> bool:
 def facts_of(
     x: Tensor,
     options: Options,
-    dtype: torch.dtype,
+    of_products: tuple[torch.dtype, bool],
     of_weight: tuple[torch.Size, torch.dtype],
     of_bias: tuple[torch.Size | None, torch.dtype | None],
 ) -> tuple[Any, ...]:
     """`Facts`, in a plain tuple: it is looked up for every call."""
     percent = round(100 * (1.0 - options.p))
     return (
-        x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, dtype, percent, options.block_shape
+        x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, *of_products, percent,
+        options.block_shape,
     )  # fmt: skip
 
 

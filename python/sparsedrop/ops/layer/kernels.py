@@ -86,11 +86,11 @@ class KernelLayer:
         self._mask = Space((self.packing.mask_size,), (1,), torch.int32)
         self._pack = Space((self.packing.size,), (1,), torch.int32)
         self._choices = choices
+        self._others: dict[tuple[Any, Any], _C.Layer] = {}
         self._launches = self._make_launches(facts.weight_dtype, facts.bias_dtype)
         self._forward_workspace = self._launches.forward_workspace_bytes
         self._backward_workspace = self._launches.backward_workspace_bytes
 
-    @functools.cache  # noqa: B019 - layers live as long as the process
     def _make_launches(self, weight_dtype: torch.dtype, bias_dtype: torch.dtype | None) -> _C.Layer:
         """Those whose gradients of weight and bias are of these dtypes."""
         keys = keys_of(self.facts._replace(weight_dtype=weight_dtype))
@@ -124,6 +124,8 @@ class KernelLayer:
             given = weight if weight_at else used_weight
         places = Places(mask.data_ptr(), x_at, weight_at)
         out = self._launch_forward((x, given, bias), mask, places, options, stream)
+        if weight_at:
+            memory.share(weight, used_weight, stream)
         return out, Saved(used_x, used_weight, mask)
 
     def forward_packed(
@@ -175,6 +177,11 @@ class KernelLayer:
         )
         return out
 
+    def _launches_into(self, dtypes: tuple[torch.dtype, torch.dtype | None]) -> _C.Layer:
+        if dtypes not in self._others:
+            self._others[dtypes] = self._make_launches(*dtypes)
+        return self._others[dtypes]
+
     def adds_into(self, buffer: Tensor) -> bool:
         is_wide = buffer.dtype is torch.float32 and buffer.layout is torch.strided
         return is_wide and buffer.device == self._memory.device and lie_well(buffer)
@@ -212,7 +219,7 @@ class KernelLayer:
     ) -> Grads:
         memory, launches = self._memory, self._launches
         if into != (None, None):
-            launches = self._make_launches(*gradient_dtypes(self.facts, into))
+            launches = self._launches_into(gradient_dtypes(self.facts, into))
         # An input's gradient is of the dtype of the products: autograd casts it where x was not.
         grads = memory.gradients(memory.x, needs, into)
         scratch = memory.bytes(self._backward_workspace)
@@ -250,6 +257,8 @@ def kernel_layer_for(facts: tuple[Any, ...]) -> KernelLayer | None:
     """The layer for `Facts` in a plain tuple by the best kernels; None where they cannot run it."""
     of = Facts(*facts)
     if not of.are_legal() or not kernels.gpu_facts(of.device)["tiles"]:
+        return None
+    if of.bias_dtype is not None and of.weight_shape[0] > _native.C.MAX_SUM_COLUMNS:
         return None
     choices = select.best_kernels(tuple(map(request_of, keys_of(of))))
     return None if isinstance(choices, str) else KernelLayer(of, choices)

@@ -55,15 +55,25 @@ class Memory:
 
     def rounded_weight(self, weight: Tensor, stream: int) -> tuple[Tensor, int]:
         """The weight in the dtype of the products, and its address if it has yet to be filled."""
-        # In a graph a copy from before its capture would be that of the capture's weights for ever.
-        shares = torch.is_autocast_cache_enabled() and not is_capturing(self.device)
-        copy = copies.find(weight, self.weight.dtype, stream) if shares else None
+        copy = copies.find(weight, self.weight.dtype, stream) if self._shares(weight) else None
         if copy is not None:
             return copy, 0
         copy = self.allocate(*self.weight)
-        if shares and weight.requires_grad:
-            copies.keep(weight, copy, stream)
         return copy, copy.data_ptr()
+
+    def share(self, weight: Tensor, copy: Tensor, stream: int) -> None:
+        """Lets other layers find a copy that has been filled."""
+        if self._shares(weight):
+            copies.keep(weight, copy, stream)
+
+    def _shares(self, weight: Tensor) -> bool:
+        # In a graph a copy from before its capture would be that of the capture's weights for ever.
+        return (
+            weight.requires_grad
+            and torch.is_autocast_cache_enabled()
+            and not weight.is_inference()
+            and not is_capturing(self.device)
+        )
 
     def gradients(self, x: Space, needs: Needs, into: Buffers) -> Grads:
         """Those that are needed and not added to a buffer."""

@@ -14,6 +14,7 @@ from sparsedrop.ops.autograd import ONCE, once
 from sparsedrop.ops.layer.accumulation import buffer_of, was_added
 from sparsedrop.ops.layer.dense import DenseLayer
 from sparsedrop.ops.layer.facts import (
+    Buffers,
     Facts,
     Grads,
     Layer,
@@ -48,20 +49,25 @@ def layer_of(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -
     """
     if is_watched(x, weight) or (bias is not None and is_watched(bias)) or not x.is_cuda:
         return None
+    if not x.layout is weight.layout is torch.strided:
+        return None
     index = x.get_device()
     at = x.data_ptr() | weight.data_ptr()
     lies_well = x.is_contiguous() and weight.is_contiguous() and weight.get_device() == index
     of_bias: tuple[Any, Any] = (None, None)
     if bias is not None:
+        if bias.layout is not torch.strided:
+            return None
         at |= bias.data_ptr()
         lies_well = lies_well and bias.is_contiguous() and bias.get_device() == index
         of_bias = bias.shape, bias.dtype
     if not lies_well or at & ALIGNMENT_BITS or has_forward_tangents():
         return None
     dtype = x.dtype
-    if torch.is_autocast_enabled("cuda") and dtype is not torch.float64:
+    casts = torch.is_autocast_enabled("cuda") and dtype is not torch.float64
+    if casts:
         dtype = torch.get_autocast_dtype("cuda")
-    facts = facts_of(x, options, dtype, (weight.shape, weight.dtype), of_bias)
+    facts = facts_of(x, options, (dtype, casts), (weight.shape, weight.dtype), of_bias)
     return layer_for(facts) if select.is_free() else make_layer(facts)
 
 
@@ -70,12 +76,14 @@ def make_layer(facts: tuple[Any, ...]) -> Layer | None:
     of = Facts(*facts)
     if not of.are_legal() or not _native.runs_portable(torch.device("cuda", of.device)):
         return None
-    if max(of.extents) > select.MAX_EXTENT:
+    if max(*of.extents, *of.block_shape) > select.MAX_EXTENT:
+        return None
+    if of.bias_dtype is not None and of.weight_shape[0] > _native.C.MAX_SUM_COLUMNS:
         return None
     choice = decide(of)
     if choice.path == "kernel":
         return KernelLayer(of, choice.products)
-    return DenseLayer(of) if _native.has_blas() else None
+    return DenseLayer(of) if choice.path == "dense" and _native.has_blas() else None
 
 
 layer_for = functools.lru_cache(maxsize=4096)(make_layer)
@@ -104,47 +112,59 @@ class _DropoutLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved, options, layer = Saved(*ctx.saved_tensors), ctx.options, ctx.layer
         needs = ctx.needs_input_grad[:3]
-        if is_watched(grad):
-            return *layer.backward_by_ops(saved, grad, options, needs), None, None
-        if not lie_well(grad):
-            grad = grad.clone(memory_format=torch.contiguous_format)
-        if not torch.is_grad_enabled():
-            if options.fuse_wgrad_accumulation:
-                return *_accumulate(ctx.parameters, layer, saved, grad, options, needs), None, None
-            return *layer.backward(saved, grad, options, needs), None, None
-        if not layer.saves_operands:
-            raise RuntimeError(ONCE)
-        with torch.no_grad():
-            grads = layer.backward(saved, grad, options, needs)
-        return *once(grads, grad, saved.x, saved.weight, None), None, None
+        if torch.is_grad_enabled():
+            if not layer.saves_operands:
+                raise RuntimeError(ONCE)
+            with torch.no_grad():
+                grads = _gradients(layer, saved, grad, options, needs)
+            return *once(grads, grad, saved.x, saved.weight, None), None, None
+        if options.fuse_wgrad_accumulation:
+            buffers = _buffers_of(ctx.parameters, needs)
+            fused = tuple(b if b is not None and layer.adds_into(b) else None for b in buffers)
+            grads = _gradients(layer, saved, grad, options, needs, (fused[0], fused[1]))
+            return *_added(ctx.parameters, buffers, grads), None, None
+        return *_gradients(layer, saved, grad, options, needs), None, None
 
 
-def _accumulate(
-    parameters: tuple[Tensor, Tensor | None],
+def _gradients(
     layer: Layer,
     saved: Saved,
     grad: Tensor,
     options: Options,
     needs: Needs,
+    into: Buffers = (None, None),
 ) -> Grads:
-    """`layer.backward`, the gradients of parameters that have a buffer added to it."""
-    buffers = tuple(
-        buffer_of(parameter) if parameter is not None and is_needed else None
-        for parameter, is_needed in zip(parameters, needs[1:], strict=True)
+    """`layer.backward` of any gradient; whoever watches sees ops, which add to no buffer."""
+    if is_watched(grad):
+        return layer.backward_by_ops(saved, grad, options, needs)
+    if not lie_well(grad):
+        grad = grad.clone(memory_format=torch.contiguous_format)
+    return layer.backward(saved, grad, options, needs, into)
+
+
+def _buffers_of(parameters: tuple[Tensor, Tensor | None], needs: Needs) -> Buffers:
+    """What the gradients that are needed accumulate in, where there is something."""
+    weight, bias = parameters
+    return (
+        buffer_of(weight) if needs[1] else None,
+        buffer_of(bias) if needs[2] and bias is not None else None,
     )
-    weight_sum, bias_sum = (
-        buffer if buffer is not None and layer.adds_into(buffer) else None for buffer in buffers
-    )
-    grad_x, *grads = layer.backward(saved, grad, options, needs, (weight_sum, bias_sum))
+
+
+def _added(parameters: tuple[Tensor, Tensor | None], buffers: Buffers, grads: Grads) -> Grads:
+    """The gradients, but those of parameters with a buffer: they have been added to it, or are."""
+    grad_x, *of_parameters = grads
     for i, (parameter, buffer) in enumerate(zip(parameters, buffers, strict=True)):
         if parameter is None or buffer is None:
             continue
-        made = grads[i]
-        if made is not None:
+        made = of_parameters[i]
+        if made is None:  # by the kernel, of which autograd knows nothing
+            torch.autograd.graph.increment_version(buffer)
+        else:
             buffer.add_(made)
-            grads[i] = None
+        of_parameters[i] = None
         was_added(parameter)
-    return grad_x, grads[0], grads[1]
+    return grad_x, of_parameters[0], of_parameters[1]
 
 
 _apply = apply_eagerly(_DropoutLinear)

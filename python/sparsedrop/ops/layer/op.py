@@ -32,7 +32,9 @@ def _forward(
     layer = None
     if lie_well(x, weight) and (bias is None or lie_well(bias)):
         of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
-        layer = kernel_layer_for(facts_of(x, options, dtype, (weight.shape, weight.dtype), of_bias))
+        layer = kernel_layer_for(
+            facts_of(x, options, (dtype, True), (weight.shape, weight.dtype), of_bias)
+        )
     if layer is None:
         return _forward_by_products(x, weight, bias, options, dtype)
     return layer.forward_packed(x, weight, bias, options)
@@ -61,7 +63,7 @@ def _backward(
     facts = (
         grad.get_device(), torch.Size((*grad.shape[:-1], features)), x_dtype,
         torch.Size((n, features)), weight_dtype, None if bias_dtype is None else torch.Size((n,)),
-        bias_dtype, grad.dtype, round(100 * (1.0 - p)), options.block_shape,
+        bias_dtype, grad.dtype, True, round(100 * (1.0 - p)), options.block_shape,
     )  # fmt: skip
     layer = None
     if (x is None or lie_well(x)) and (weight is None or lie_well(weight)):
