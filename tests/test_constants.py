@@ -70,7 +70,7 @@ def test_the_build_says_what_the_sources_say():
     assert _native.C.MASK_UNIT == MASK_UNIT
     assert _native.C.MAX_EXTENT == MAX_EXTENT + UNIT
     operands = {str(d).removeprefix("torch.") for d in kernels.KERNEL_DTYPES}
-    assert set(_native.C.DTYPES) == operands | {"float32"}
+    assert set(_native.C.DTYPES) == operands | {"float32", "float64"}
     assert set(_native.C.ACTIVATIONS) == {name or "none" for name in ACTIVATIONS}
     assert [family.name for family in _native.C.ARCHITECTURES] == list(LIMITS)
     for family in _native.C.ARCHITECTURES:

@@ -151,7 +151,8 @@ void call_dense_layer_backward(DenseLayer const& layer, uintptr_t grad, uintptr_
 }  // namespace
 
 void bind_products(py::module_& module) {
-  py::class_<Launch>(module, "Launch")
+  // Local to the module: two builds may be loaded side by side.
+  py::class_<Launch>(module, "Launch", py::module_local())
       .def(py::init(&make_launch), py::kw_only(), py::arg("dtype"), py::arg("m"), py::arg("n"),
            py::arg("k"), py::arg("a_ld"), py::arg("a_k_major"), py::arg("b_ld"),
            py::arg("b_k_major"), py::arg("d_ld"), py::arg("a_block"), py::arg("b_block"),
@@ -161,7 +162,7 @@ void bind_products(py::module_& module) {
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
       .def_property_readonly("refusal", &Launch::refusal)
       .def("__call__", &call_launch);
-  py::class_<Layer>(module, "Layer")
+  py::class_<Layer>(module, "Layer", py::module_local())
       .def(py::init(&make_layer), py::kw_only(), py::arg("forward"), py::arg("grad_x"),
            py::arg("grad_weight"), py::arg("block"), py::arg("col_words_at"), py::arg("live_at"),
            py::arg("bias_dtype"))
@@ -169,7 +170,7 @@ void bind_products(py::module_& module) {
       .def_property_readonly("backward_workspace_bytes", &Layer::backward_workspace_bytes)
       .def("forward", &call_layer)
       .def("backward", &call_layer_backward);
-  py::class_<DenseLayer>(module, "DenseLayer")
+  py::class_<DenseLayer>(module, "DenseLayer", py::module_local())
       .def(py::init(&make_dense_layer), py::kw_only(), py::arg("rows"), py::arg("cols"),
            py::arg("outputs"), py::arg("block"), py::arg("x_dtype"), py::arg("dtype"),
            py::arg("weight_dtype"), py::arg("bias_dtype"), py::arg("device"))
