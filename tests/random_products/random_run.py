@@ -145,7 +145,7 @@ class _Plain:
         # The same as they were given, and lying so: what torch makes of these layouts. In float16
         # cuBLAS erred by 28 in 680 where a [264, 3329] was column-major, and by 0.2 elsewhere.
         self._lying = {
-            name: x.given if x.live is None else x.given.masked_fill(~x.live, 0)
+            name: x.given if x.live is None else x.given.clone().masked_fill_(~x.live, 0)
             for name, x in (("a", problem.a), ("b", problem.b), ("up", problem.upstream))
         }
         self._alpha, self._live = case.alpha, problem.upstream.live

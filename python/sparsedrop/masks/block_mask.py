@@ -189,6 +189,9 @@ def expand_live(live: Tensor, block_shape: tuple[int, int], shape: tuple[int, in
     """The grid `live` with each cell spread over its block, cropped to `shape`."""
     (rows, cols), (block_rows, block_cols) = shape, block_shape
     r, c = live.shape
+    # A block that is larger than the matrix is not spread beyond it.
+    if type(rows) is int and type(cols) is int:
+        block_rows, block_cols = min(block_rows, max(rows, 1)), min(block_cols, max(cols, 1))
     full = live[:, None, :, None].expand(r, block_rows, c, block_cols)
     return full.reshape(r * block_rows, c * block_cols)[:rows, :cols]
 

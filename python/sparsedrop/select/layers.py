@@ -9,7 +9,7 @@ import functools
 from typing import NamedTuple
 
 from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us
-from sparsedrop.select.overriding import decide, forced_path, is_free
+from sparsedrop.select.overriding import Override, forced_way
 from sparsedrop.select.request import Choice, Request, describe_blocks
 from sparsedrop.select.rules import refusal, why_dense
 
@@ -26,20 +26,16 @@ class LayerChoice(NamedTuple):
 
 
 def decide_layer(requests: tuple[Request, ...]) -> LayerChoice:
-    """What `choose_layer` says, unless the user overrides it.
-
-    Raises:
-        ValueError: where a forced choice cannot run.
-    """
-    if is_free():
+    """What `choose_layer` says, unless the user overrides it."""
+    forced = forced_way()
+    if forced is None:
         return choose_layer(requests)
-    if forced_path() == "dense":
+    if forced.path == "dense":
         return LayerChoice("dense", reason="forced")
-    choices = tuple(map(decide, requests))
-    if any(choice.path != "kernel" for choice in choices):
-        return LayerChoice("dense", reason=next(c.reason for c in choices if c.path != "kernel"))
-    if not _are_aligned(requests):
-        return LayerChoice("products", reason=PADDED)
+    # What else is forced holds for the products of a pass, by what is forced when that pass runs.
+    choices = best_kernels(requests) if forced == Override("kernel") else "each is forced"
+    if isinstance(choices, str):
+        return LayerChoice("products", reason=choices)
     return LayerChoice("kernel", choices, "forced")
 
 

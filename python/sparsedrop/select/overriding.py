@@ -84,9 +84,9 @@ def is_free() -> bool:
     return _forced is None
 
 
-def forced_path() -> str | None:
-    """The path that is forced; None where none is."""
-    return None if _forced is None else _forced.path
+def forced_way() -> Override | None:
+    """What is forced; None where nothing is."""
+    return _forced
 
 
 def decide(request: Request) -> Choice:
