@@ -157,6 +157,8 @@ def dropped_linear(
         bias = None if bias is None else layers.adding_in_place(bias)
     if torch.compiler.is_compiling() and x.is_cuda:
         return layers.dropout_linear_compiled(x, weight, bias, options, dtype)
+    if not torch.compiler.is_compiling() and layers.suits_cpu(x, weight, options, dtype):
+        return layers.dropout_linear_plain(x, weight, bias, options)
     shape = operands.rows_of(x), x.shape[-1]
     mask = draw(options.sampler, shape, options.p, options.block_shape, device)
     return _linear(x, weight, bias, dtype, How(mask, None, None, options.alpha, None, False, True))

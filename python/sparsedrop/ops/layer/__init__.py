@@ -4,5 +4,14 @@ from sparsedrop.ops.layer.accumulation import adding_in_place
 from sparsedrop.ops.layer.compiled import dropout_linear_compiled
 from sparsedrop.ops.layer.facts import Options
 from sparsedrop.ops.layer.node import dropout_linear, layer_of
+from sparsedrop.ops.layer.plain import dropout_linear_plain, suits_cpu
 
-__all__ = ["Options", "adding_in_place", "dropout_linear", "dropout_linear_compiled", "layer_of"]
+__all__ = [
+    "Options",
+    "adding_in_place",
+    "dropout_linear",
+    "dropout_linear_compiled",
+    "dropout_linear_plain",
+    "layer_of",
+    "suits_cpu",
+]

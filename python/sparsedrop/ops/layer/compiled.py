@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsedrop import select
-from sparsedrop.masks import MASK_UNIT, draw
+from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.facts import Options
 from sparsedrop.ops.layer.op import BACKWARD, FORWARD
+from sparsedrop.ops.layer.plain import dropout_linear_plain
 from sparsedrop.ops.plan import UNIT
 from sparsedrop.select import kernels
 
@@ -27,12 +28,7 @@ def dropout_linear_compiled(
         return _DropoutLinear.apply(
             x, weight, bias, options.p, *options.block_shape, options.sampler, dtype
         )
-    flat = x.reshape(-1, x.shape[-1])
-    mask = draw(
-        options.sampler, (flat.shape[0], flat.shape[1]), options.p, options.block_shape, x.device
-    )
-    masked = torch.where(mask.expand(), flat * options.alpha, 0).reshape(x.shape)
-    return nn.functional.linear(masked, weight, bias)
+    return dropout_linear_plain(x, weight, bias, options)
 
 
 def _suits_kernels(x: Tensor, weight: Tensor, options: Options, dtype: torch.dtype) -> bool:
