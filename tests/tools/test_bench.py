@@ -113,8 +113,9 @@ def test_what_is_about_the_kernels_needs_a_gpu(capsys, option):
     assert option[0] in fails_with(capsys, *option)
 
 
-def test_compile_is_about_the_step(capsys):
-    assert "--step" in fails_with(capsys, "--compile")
+@pytest.mark.parametrize("option", ["--compile", "--amp"])
+def test_what_is_about_the_step_needs_it(capsys, option):
+    assert "--step" in fails_with(capsys, option)
 
 
 def test_results_go_to_a_folder(capsys, tmp_path):

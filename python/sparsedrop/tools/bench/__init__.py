@@ -89,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time torch BSR and STK too, where they are installed; default: no",
     )
     add("--compile", action="store_true", help="with --step: under torch.compile too")
+    amp_help = "with --step: float32 weights under autocast, and inputs of the dtype"
+    add("--amp", action="store_true", help=amp_help)
     add("--modes", choices=MODES, nargs="+", help="with --network; default: all of the device")
     add(
         "--precision", choices=PRECISIONS, nargs="+", default=["amp"], help="likewise; default: amp"

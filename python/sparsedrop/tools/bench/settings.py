@@ -72,6 +72,7 @@ class Settings:
     tiles: bool
     peers: bool
     compiled: bool
+    amp: bool  # of layers: a network has a precision
     against: Path | None  # the extension of another build
     networks: tuple[str, ...]
     modes: tuple[str, ...]
@@ -95,6 +96,7 @@ class Settings:
             "tiles": self.tiles,
             "peers": self.peers,
             "compile": self.compiled,
+            "amp": self.amp,
             "network": list(self.networks),
             "modes": list(self.modes),
             "precision": list(self.precisions),
@@ -120,8 +122,9 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
         raise UserError(f"--{option} is about products and dense ones: leave out --{kind}")
     if args.against is not None and not args.against.is_file():
         raise UserError(f"--against {args.against} is not a file")
-    if args.compile and not args.step:
-        raise UserError("--compile is about the training step: add --step")
+    for option in ("compile", "amp"):
+        if getattr(args, option) and not args.step:
+            raise UserError(f"--{option} is about the training step: add --step")
     for option in ("modes", "batch", "whole_step"):
         if getattr(args, option) and not args.network:
             name = option.replace("_", "-")
@@ -129,12 +132,16 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is no folder")
     defaults = DEFAULTS[device.type]
+    dtypes = tuple(DTYPES[name] for name in _distinct(args.dtype or ())) or (defaults.dtype,)
+    if args.amp and any(dtype.itemsize > 2 for dtype in dtypes):
+        named = " ".join(map(dtype_name, dtypes))
+        raise UserError(f"--amp is for 16 bits, not {named}: add --dtype bfloat16")
     shapes = map(Extents.parse, defaults.quick_shapes if args.quick else defaults.shapes)
     return Settings(
         shapes=_distinct(args.shapes or shapes),
         rates=_distinct(args.rates or _rates(args)),
         products=tuple(PRODUCTS[name] for name in _distinct(args.products)),
-        dtypes=tuple(DTYPES[name] for name in _distinct(args.dtype or ())) or (defaults.dtype,),
+        dtypes=dtypes,
         block=args.block,
         both_blocks=_distinct(args.both_block),
         sampler=args.sampler,
@@ -144,6 +151,7 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
         tiles=args.tiles,
         peers=args.peers,
         compiled=args.compile,
+        amp=args.amp,
         against=args.against,
         networks=_distinct(args.network or ()),
         modes=_modes(args, device),

@@ -75,7 +75,9 @@ class Layers:
     def __init__(self, extents: Extents, p: float, dtype: torch.dtype, settings: Settings) -> None:
         m, n, k = extents
         device = settings.device
-        linear = nn.Linear(k, n, device=device, dtype=dtype)
+        self._autocast = torch.autocast(device.type, dtype, enabled=settings.amp)
+        weight_dtype = torch.float32 if settings.amp else dtype
+        linear = nn.Linear(k, n, device=device, dtype=weight_dtype)
         self.x = torch.randn(m, k, device=device, dtype=dtype, requires_grad=True)
         self._grad = torch.randn(m, n, device=device, dtype=dtype)
         self.modules: dict[str, Callable[[Tensor], Tensor]] = {
@@ -96,7 +98,12 @@ class Layers:
         """One forward and backward, gradients made anew."""
         for leaf in self.leaves:
             leaf.grad = None
-        self.modules[name](self.x).backward(self._grad)
+        self.forward(name).backward(self._grad)
+
+    def forward(self, name: str) -> Tensor:
+        """The result of a layer, under autocast if that is asked for."""
+        with self._autocast:
+            return self.modules[name](self.x)
 
 
 def run(settings: Settings) -> Report:
@@ -186,8 +193,8 @@ def _hosts(dtype: torch.dtype, settings: Settings) -> Iterator[Host]:
     """The host's time of a forward, and of a step, of each layer at p = 0.5; they take turns."""
     layers = Layers(HOST_EXTENTS, 0.5, dtype, settings)
     calls: dict[tuple[str, str], Call] = {}
-    for name, module in layers.modules.items():
-        calls[name, "forward"] = functools.partial(module, layers.x)
+    for name in layers.modules:
+        calls[name, "forward"] = functools.partial(layers.forward, name)
         calls[name, "step"] = functools.partial(layers.step, name)
     laps: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for _ in range(MAX_ROUNDS):
@@ -201,7 +208,8 @@ def _hosts(dtype: torch.dtype, settings: Settings) -> Iterator[Host]:
 def _sentences(rows: list[Row], settings: Settings) -> list[str]:
     names = [SPARSEDROP, SPARSEDROP + COMPILED] if settings.compiled else [SPARSEDROP]
     found = [
-        f"Blocks of {block_name(settings.block)}, {settings.sampler} masks. "
+        f"Blocks of {block_name(settings.block)}, {settings.sampler} masks"
+        f"{', float32 weights under autocast' if settings.amp else ''}. "
         "Speed-up: wall time of Dropout + Linear, compiled where the layer is, over the layer's."
     ]
     for name in names:
