@@ -82,8 +82,8 @@ enum class DataType { bf16 = 0, fp16 = 1, fp32 = 2, fp64 = 3 };
 
 // out = factor · in where a block is live, 0 where it is dropped and nothing is read: row-major
 // matrices, which may be one and the same. `live` holds one byte a block, in any strides, or is
-// null: all are live. An in_ld of 0 repeats one row. Of one dtype, or fp32 on one side and 16 bits on
-// the other. Extents are at most 2^31 - 1. One launch.
+// null: all are live. An in_ld of 0 repeats one row. Of one dtype, or fp32 on one side and 16 bits
+// on the other. Extents are at most 2^31 - 1. One launch.
 struct MaskedCopy {
   DataType in_dtype;
   DataType out_dtype;
@@ -133,9 +133,9 @@ struct Sums {
 
 // Sums of the columns of a [rows, cols] matrix over its live blocks, such as a bias's gradient: in
 // fp32, or fp64 of fp64, rounded once into `out`, the same in every run. The matrix is row-major;
-// rows >= 1, and 1 <= cols <= kMaxSumColumns. Of 16 bits it is read fastest if it is 16-byte aligned,
-// and cols and its leading dimension are multiples of 8. cudaErrorInvalidValue where it cannot be
-// summed. One launch.
+// rows >= 1, and 1 <= cols <= kMaxSumColumns. Of 16 bits it is read fastest if it is 16-byte
+// aligned, and cols and its leading dimension are multiples of 8. cudaErrorInvalidValue where it
+// cannot be summed. One launch.
 constexpr int64_t kMaxSumColumns = 64 * 65535;
 
 cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int64_t cols,
