@@ -85,7 +85,7 @@ BAD_CALLS = [
     (lambda: sparsedrop.dropout_linear(X, W, p=1.1), ValueError, r"in \[0, 1\], not 1.1"),
     (lambda: sparsedrop.dropout_linear(X, W, p=float("nan")), ValueError, r"in \[0, 1\], not nan"),
     (lambda: sparsedrop.dropout_linear(X, W, p="half"), TypeError, "p must be a number .* not str"),
-    (lambda: sparsedrop.dropout_linear(X, W, p=torch.tensor(0.5)), TypeError, "not Tensor"),
+    (lambda: sparsedrop.dropout_linear(X, W, p=torch.tensor([0.5])), TypeError, "not Tensor"),
     (
         lambda: sparsedrop.dropout_linear(X, W, sampler="regular"),
         ValueError,

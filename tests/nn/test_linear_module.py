@@ -1,8 +1,10 @@
 """nn.SparseDropLinear against nn.Linear."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import sparsedrop
 from sparsedrop.nn import SparseDropLinear
@@ -81,8 +83,10 @@ def test_p_can_be_set_and_is_checked():
 def test_repr_says_what_it_does():
     text = repr(SparseDropLinear(12, 8, p=0.25, block_shape=(64, 128)))
     assert text == (
-        "SparseDropLinear(in_features=12, out_features=8, bias=True, p=0.25, "
-        "block_shape=(64, 128), sampler='bernoulli')"
+        "SparseDropLinear(\n"
+        "  in_features=12, out_features=8, bias=True, block_shape=(64, 128), sampler='bernoulli'\n"
+        "  (dropout): Dropout(p=0.25, inplace=False)\n"
+        ")"
     )
 
 
@@ -138,3 +142,81 @@ def test_a_main_grad_of_another_shape_is_refused():
     out = module(torch.randn(32, 64)).sum()
     with pytest.raises(ValueError, match=r"main_grad is \[3\], but its parameter is \[48, 64\]"):
         out.backward()
+
+
+def test_the_rate_is_that_of_a_child_that_tools_find():
+    module = SparseDropLinear(64, 48, p=0.5, block_shape=(8, 8))
+    assert [type(m) for m in module.modules()] == [SparseDropLinear, nn.Dropout]
+    assert set(module.state_dict()) == {"weight", "bias"}
+    x = torch.randn(32, 64)
+    dense = nn.functional.linear(x, module.weight, module.bias)
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.p = 0.25
+    assert module.p == 0.25
+    module.eval()
+    assert torch.equal(module(x), dense)
+    module.dropout.train()  # as for Monte Carlo dropout
+    assert not torch.equal(module(x), dense)
+    module.train()
+    module.dropout.eval()
+    assert torch.equal(module(x), dense)
+    module.dropout = nn.Identity()
+    assert (module.p, torch.equal(module.train()(x), dense)) == (0.0, True)
+    module.p = 0.5
+    assert not torch.equal(module(x), dense)
+
+
+def test_a_rate_that_a_tool_set_is_checked_when_it_is_used():
+    module = SparseDropLinear(64, 48, block_shape=(8, 8))
+    module.dropout.p = 1.5
+    with pytest.raises(ValueError, match=r"p is a probability in \[0, 1\], not 1.5"):
+        module(torch.randn(32, 64))
+
+
+@pytest.mark.parametrize("p", [1, np.float32(0.25), np.int64(1), torch.tensor(0.25), 0.5])
+def test_any_number_is_a_rate(p):
+    module = SparseDropLinear(64, 48, p=p)
+    assert module.p == float(p)
+    assert type(module.p) is float
+    for bad in (True, "0.5", torch.tensor([0.5]), 0.5j, None):
+        with pytest.raises(TypeError, match="p must be a number"):
+            module.p = bad
+
+
+def test_any_integers_are_a_block_shape():
+    for block in ((np.int32(8), torch.tensor(16)), [8, 16]):
+        module = SparseDropLinear(64, 48, block_shape=block)
+        assert module.block_shape == (8, 16)
+        assert all(type(extent) is int for extent in module.block_shape)
+    for bad in ((8.0, 16), (True, 16), (torch.tensor(8.0), 16), (torch.tensor(True), 16)):
+        with pytest.raises(TypeError, match="block_shape must be two integers"):
+            SparseDropLinear(64, 48, block_shape=bad)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_to_linear_shares_everything(bias, training):
+    module = SparseDropLinear(12, 8, bias).train(training)
+    linear = module.to_linear()
+    assert type(linear) is nn.Linear
+    assert linear.weight is module.weight
+    assert linear.bias is module.bias
+    assert (linear.in_features, linear.out_features, linear.training) == (12, 8, training)
+
+
+def test_what_is_no_parameter_is_not_taken_over():
+    for make in (
+        lambda linear: torch.nn.utils.parametrizations.weight_norm(linear),
+        lambda linear: torch.nn.utils.parametrizations.orthogonal(linear),
+        lambda linear: prune.l1_unstructured(linear, "weight", 0.5),
+    ):
+        made = make(nn.Linear(12, 8))
+        with pytest.raises(ValueError, match=r"the weight is made of .*make a SparseDropLinear"):
+            SparseDropLinear.from_linear(made)
+        module = make(SparseDropLinear(12, 8, p=0.5, block_shape=(4, 4)))
+        module(torch.randn(16, 12)).sum().backward()
+        with pytest.raises(ValueError, match=r"the weight is made of .*take that off"):
+            module.to_linear()
+    with pytest.raises(ValueError, match="no weight yet: run a lazy module once"):
+        SparseDropLinear.from_linear(nn.LazyLinear(8))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numbers
+from typing import Any
+
 import torch
 
 SAMPLERS = ("bernoulli", "balanced")
 
 
 def check_p(p: float) -> float:
-    """p as a float; ValueError where it is no probability."""
-    if not isinstance(p, (float, int, torch.SymFloat)) or isinstance(p, bool):
-        raise TypeError(f"p must be a number in [0, 1], not {type(p).__name__}")
+    """p as a float, from any number or tensor of one; ValueError where it is no probability."""
+    if type(p) is not float and not isinstance(p, torch.SymFloat):
+        p = _number(p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p is a probability in [0, 1], not {p}")
     return float(p)
@@ -50,12 +53,28 @@ def check_device(device: torch.device | str | None) -> torch.device:
     return device
 
 
+def _number(p: Any) -> float:
+    is_number = isinstance(p, numbers.Real) and not isinstance(p, bool)
+    if is_number or (isinstance(p, torch.Tensor) and p.dim() == 0 and not p.is_complex()):
+        return float(p)
+    raise TypeError(f"p must be a number in [0, 1], not {type(p).__name__}")
+
+
 def _two_ints(name: str, pair: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name} must be two integers, not {pair!r}")
     first, second = pair
     if type(first) is not int or type(second) is not int:
-        for n in pair:
-            if not isinstance(n, (int, torch.SymInt)) or isinstance(n, bool):
-                raise TypeError(f"{name} must be two integers, not {pair!r}")
+        return _integer(name, first, pair), _integer(name, second, pair)
     return first, second
+
+
+def _integer(name: str, n: Any, pair: Any) -> Any:
+    if isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool):
+        return n
+    is_tensor = isinstance(n, torch.Tensor) and n.dim() == 0 and not n.is_floating_point()
+    if (isinstance(n, numbers.Integral) and not isinstance(n, bool)) or (
+        is_tensor and n.dtype != torch.bool and not n.is_complex()
+    ):
+        return int(n)
+    raise TypeError(f"{name} must be two integers, not {pair!r}")

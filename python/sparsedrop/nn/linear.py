@@ -15,7 +15,8 @@ class SparseDropLinear(Rated, nn.Linear):
     """Drops blocks of the input with probability p, then applies a linear layer (Lo 2024).
 
     In training `F.linear(dropout(x, p), weight, bias)` whose work on dropped blocks is skipped, in
-    evaluation `nn.Linear`. Parameters and `state_dict` are those of `nn.Linear`.
+    evaluation `nn.Linear`. Parameters and `state_dict` are those of `nn.Linear`. The rate, and
+    whether it is applied, is that of the child `dropout`, an `nn.Dropout`.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
@@ -47,6 +48,19 @@ class SparseDropLinear(Rated, nn.Linear):
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
 
+    def to_linear(self) -> nn.Linear:
+        """An `nn.Linear` that shares the parameters and the training flag.
+
+        Raises:
+            ValueError: where the weight or bias is no parameter of its own.
+        """
+        _check_parameters(self, "take that off first")
+        linear = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device="meta"
+        )
+        linear.weight, linear.bias = self.weight, self.bias
+        return linear.train(self.training)
+
     @classmethod
     def from_linear(
         cls,
@@ -68,9 +82,11 @@ class SparseDropLinear(Rated, nn.Linear):
 
         Raises:
             TypeError: where `linear` is not an nn.Linear.
+            ValueError: where its weight or bias is no parameter of its own.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, not {type(linear).__name__}")
+        _check_parameters(linear, "make a SparseDropLinear first, and apply that to it")
         # On the meta device nothing is allocated or drawn for parameters that are replaced at once.
         module = cls(
             linear.in_features,
@@ -87,9 +103,27 @@ class SparseDropLinear(Rated, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        options = Options(self._p, self.block_shape, self.sampler, self.fuse_wgrad_accumulation)
-        return dropped_linear(x, self.weight, self.bias, options, self.training)
+        dropout = self.dropout
+        if not isinstance(dropout, nn.Dropout) or not dropout.training:
+            return nn.functional.linear(x, self.weight, self.bias)
+        p = check_p(dropout.p)
+        options = Options(p, self.block_shape, self.sampler, self.fuse_wgrad_accumulation)
+        return dropped_linear(x, self.weight, self.bias, options, True)
 
     def extra_repr(self) -> str:
-        own = f"p={self.p}, block_shape={self.block_shape}, sampler={self.sampler!r}"
+        own = f"block_shape={self.block_shape}, sampler={self.sampler!r}"
         return f"{super().extra_repr()}, {own}"
+
+
+def _check_parameters(linear: nn.Linear, advice: str) -> None:
+    """ValueError where there is no weight yet, or it is made of others: it could not be shared."""
+    for name in ("weight", "bias"):
+        parameter = getattr(linear, name)
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"linear has no {name} yet: run a lazy module once, then convert it")
+        if parameter is not None and linear._parameters.get(name) is not parameter:
+            made_of = ", ".join(sorted(key for key, _ in linear.named_parameters()))
+            raise ValueError(
+                f"the {name} is made of {made_of}, by a norm, a parametrization or pruning: "
+                f"{advice}"
+            )

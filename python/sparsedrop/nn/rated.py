@@ -8,15 +8,25 @@ from sparsedrop.masks import check_p
 
 
 class Rated(nn.Module):
-    """A module whose drop probability `p` is checked, and may be set at any time."""
+    """A module whose drop probability `p` is checked, and may be set at any time.
 
-    _p: float
+    It lives in a child `dropout`, an `nn.Dropout` that is never called: what looks for those, to
+    set their rate, to switch them off or to keep them on in evaluation, finds it. The child has
+    neither parameters nor buffers. Where something else stands in its place, nothing is dropped.
+    """
+
+    dropout: nn.Module
 
     @property
     def p(self) -> float:
         """Drop probability."""
-        return self._p
+        dropout = self.dropout
+        return check_p(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = check_p(p)
+        dropout = self._modules.get("dropout")
+        if isinstance(dropout, nn.Dropout):
+            dropout.p = check_p(p)
+        else:
+            self.dropout = nn.Dropout(check_p(p)).train(self.training)
