@@ -31,6 +31,7 @@ def _private(owner: Any, name: str) -> Any:
 _dispatch_modes: Callable[[], int] = _private(_C, "_len_torch_dispatch_stack")
 _transforms_are_active: Callable[[], bool] = _private(_C, "_are_functorch_transforms_active")
 _private(forward_ad, "_current_level")
+_private(torch.utils, "_pytree")
 _raw_stream: Callable[[int], int] | None = (
     _private(_C, "_cuda_getCurrentRawStream") if torch.version.cuda else None
 )
@@ -74,6 +75,36 @@ def is_watched(*tensors: Tensor) -> bool:
         if type(tensor) not in _PLAIN_TYPES or tensor.is_neg():
             return True
     return False
+
+
+def register_container(
+    cls: type,
+    names: tuple[str, ...],
+    flatten: Callable[[Any], tuple[list[Tensor], Any]],
+    unflatten: Callable[[Any, Any], Any],
+) -> None:
+    """Lets torch.export, and whatever else walks through arguments, find a class's tensors.
+
+    Args:
+        cls: the class.
+        names: of its tensors.
+        flatten: object -> (its tensors, the rest as JSON has it).
+        unflatten: (tensors, the rest) -> object.
+    """
+    pytree = torch.utils._pytree
+
+    def flatten_with_keys(container: Any) -> tuple[Any, Any]:
+        tensors, rest = flatten(container)
+        keys = map(pytree.GetAttrKey, names)
+        return list(zip(keys, tensors, strict=True)), rest
+
+    pytree.register_pytree_node(
+        cls,
+        flatten,
+        unflatten,
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        flatten_with_keys_fn=flatten_with_keys,
+    )
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:

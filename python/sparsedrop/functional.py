@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from sparsedrop import _native, operands
-from sparsedrop.masks import BlockMask, check_block_shape, check_p, check_sampler, draw
+from sparsedrop.masks import (
+    BlockMask,
+    check_block_shape,
+    check_generator,
+    check_p,
+    check_sampler,
+    draw,
+)
 from sparsedrop.ops import How, Product, multiply
 from sparsedrop.ops import layer as layers
 from sparsedrop.ops.layer import Options
@@ -44,6 +52,10 @@ def matmul(
         ValueError: where extents, dtypes, devices or a mask disagree.
         RuntimeError: for CUDA tensors in a build without CUDA kernels; where differentiated twice.
     """
+    if has_torch_function((a, b)):
+        return handle_torch_function(
+            matmul, (a, b), a, b, a_mask=a_mask, b_mask=b_mask, out_mask=out_mask, alpha=alpha
+        )
     dtype = operands.check_matmul(a, b)
     (m, k), n = a.shape, b.shape[1]
     names, masks = ("a_mask", "b_mask", "out_mask"), (a_mask, b_mask, out_mask)
@@ -85,6 +97,12 @@ def linear(
 
     Raises: as `matmul`, and ValueError for an unknown activation.
     """
+    if has_torch_function((x, weight, bias)):
+        return handle_torch_function(
+            linear, (x, weight, bias), x, weight, bias,
+            x_mask=x_mask, weight_mask=weight_mask, out_mask=out_mask,
+            alpha=alpha, activation=activation,
+        )  # fmt: skip
     operands.check_activation(activation)
     dtype = operands.check_linear(x, weight, bias)
     (n, k), rows = weight.shape, operands.rows_of(x)
@@ -104,6 +122,7 @@ def dropout_linear(
     block_shape: tuple[int, int] = (128, 128),
     sampler: str = "bernoulli",
     fuse_wgrad_accumulation: bool = False,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """`F.linear(dropout(x, p), weight, bias)`, where blocks of x are dropped and skipped (Lo 2024).
 
@@ -126,13 +145,18 @@ def dropout_linear(
             or to a `.grad` that is there already, and hand none to autograd: hooks that wait for a
             gradient, such as those of DDP, do not see it. A float32 buffer is added to by the
             kernels themselves. Not under torch.compile.
+        generator: of the device of x; None is torch's default one.
 
     Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid. On a GPU a
         backward pass under `create_graph` may raise at once where it could not be differentiated
         again: densely, and where autocast casts.
     """
     options = Options(
-        check_p(p), check_block_shape(block_shape), check_sampler(sampler), fuse_wgrad_accumulation
+        check_p(p),
+        check_block_shape(block_shape),
+        check_sampler(sampler),
+        fuse_wgrad_accumulation,
+        check_generator(generator),
     )
     return dropped_linear(x, weight, bias, options, training)
 
@@ -147,9 +171,16 @@ def dropped_linear(
         layer = layers.layer_of(x, weight, bias, options)
         if layer is not None:
             return layers.dropout_linear(x, weight, bias, options, layer)
+    if has_torch_function((x, weight, bias)):
+        return handle_torch_function(
+            dropped_linear, (x, weight, bias), x, weight, bias, options, training
+        )
     dtype = operands.check_linear(x, weight, bias)
     device = x.device
     _native.require_build_for(device)
+    if options.generator is not None and options.generator.device != device:
+        where = options.generator.device
+        raise ValueError(f"generator is on {where}, but x is on {device}")
     if options.fuse_wgrad_accumulation:
         if torch.compiler.is_compiling():
             raise RuntimeError("fuse_wgrad_accumulation=True is for eager mode, not torch.compile")
@@ -160,7 +191,8 @@ def dropped_linear(
     if not torch.compiler.is_compiling() and layers.suits_cpu(x, weight, options, dtype):
         return layers.dropout_linear_plain(x, weight, bias, options)
     shape = operands.rows_of(x), x.shape[-1]
-    mask = draw(options.sampler, shape, options.p, options.block_shape, device)
+    how = options.sampler, shape, options.p, options.block_shape
+    mask = draw(*how, device, options.generator)
     return _linear(x, weight, bias, dtype, How(mask, None, None, options.alpha, None, False, True))
 
 

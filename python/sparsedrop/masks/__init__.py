@@ -1,11 +1,18 @@
 """What is dropped: masks of blocks, and how they are drawn."""
 
 from sparsedrop.masks.block_mask import BlockMask, Masks, draw, expand_live, scale
-from sparsedrop.masks.checks import SAMPLERS, check_block_shape, check_p, check_sampler
-from sparsedrop.masks.samplers import fill, host_state, is_capturing
+from sparsedrop.masks.checks import (
+    SAMPLERS,
+    check_block_shape,
+    check_generator,
+    check_p,
+    check_sampler,
+)
+from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
 
 __all__ = [
+    "FILLS",
     "MASK_UNIT",
     "SAMPLERS",
     "BlockMask",
@@ -13,11 +20,11 @@ __all__ = [
     "MaskTensors",
     "Masks",
     "check_block_shape",
+    "check_generator",
     "check_p",
     "check_sampler",
     "draw",
     "expand_live",
-    "fill",
     "grid_shape",
     "host_state",
     "is_capturing",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsedrop._torch import register_container
 from sparsedrop.masks import ops
 from sparsedrop.masks.checks import check_block_shape, check_device, check_p, check_shape
 from sparsedrop.masks.tensors import MaskTensors, grid_shape
@@ -152,17 +154,46 @@ class BlockMask:
         """Bool `[rows, cols]`, True where the element is live."""
         return expand_live(self.live, self.block_shape, self.shape)
 
-    def to(self, device: torch.device | str) -> BlockMask:
-        """The same mask on another device; itself where it is there already."""
-        live = self.live.to(device)
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> BlockMask:
+        """The same mask on another device; itself where it is there already.
+
+        With `non_blocking` the host does not wait for a copy to or from pinned memory.
+        """
+        live = self.live.to(device, non_blocking=non_blocking)
         if live.device == self.live.device:
             return self
         return _of_grid(live.contiguous(), self.shape, self.block_shape, self.keep)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What the kernels read belongs to a device: it is built anew wherever the grid ends up.
+    def cpu(self) -> BlockMask:
+        """The same mask on the CPU."""
+        return self.to("cpu")
+
+    def cuda(
+        self, device: torch.device | int | None = None, *, non_blocking: bool = False
+    ) -> BlockMask:
+        """The same mask on a GPU; None is torch's current one."""
+        index = torch.cuda.current_device() if device is None else device
+        return self.to(
+            torch.device("cuda", index) if isinstance(index, int) else index,
+            non_blocking=non_blocking,
+        )
+
+    def pin_memory(self) -> BlockMask:
+        """The same mask in pinned memory of the CPU, for `cuda(non_blocking=True)`."""
+        live = self.live.contiguous().pin_memory()
+        return _of_grid(live, self.shape, self.block_shape, self.keep)
+
+    # What the kernels read belongs to a device: it is built anew wherever the grid ends up. By a
+    # state, and not by a function that makes a mask: torch.load(weights_only=True) takes it where
+    # BlockMask is allow-listed.
+    def __getstate__(self) -> tuple[Any, ...]:
         live = self.live.clone(memory_format=torch.contiguous_format)
-        return _of_grid, (live, self.shape, self.block_shape, self.keep)
+        return live, self.shape, self.block_shape, self.keep
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        made = _of_grid(*state)
+        for field in fields(self):
+            object.__setattr__(self, field.name, getattr(made, field.name))
 
     def __repr__(self) -> str:
         return (
@@ -223,3 +254,19 @@ def _of_grid(
     """The mask of a contiguous grid, with what the kernels read on the grid's device."""
     words = ops.words(live, *shape, *block_shape)
     return BlockMask(shape, block_shape, keep, MaskTensors((live, *words)))
+
+
+def _flatten(mask: BlockMask) -> tuple[list[Tensor], list[Any]]:
+    return list(mask.tensors.all()), [*mask.shape, *mask.block_shape, mask.keep]
+
+
+def _unflatten(tensors: Iterable[Tensor], rest: list[Any]) -> BlockMask:
+    rows, cols, block_rows, block_cols, keep = rest
+    live, row_words, col_words = tensors
+    held = MaskTensors((live, row_words, col_words))
+    return BlockMask((rows, cols), (block_rows, block_cols), keep, held)
+
+
+# A mask is its grid: torch.load(weights_only=True) may build one.
+torch.serialization.add_safe_globals([BlockMask])
+register_container(BlockMask, ("live", "row_words", "col_words"), _flatten, _unflatten)

@@ -43,6 +43,13 @@ def check_sampler(sampler: str) -> str:
     return sampler
 
 
+def check_generator(generator: torch.Generator | None) -> torch.Generator | None:
+    """The generator; TypeError where it is something else."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, not {type(generator).__name__}")
+    return generator
+
+
 def check_device(device: torch.device | str | None) -> torch.device:
     """A device with its index, as every tensor on it will name it; None is torch's default."""
     device = torch.get_default_device() if device is None else torch.device(device)

@@ -159,13 +159,6 @@ def empty_drawn(
     return (live, *empty_words(live, *grid))
 
 
-def fill(
-    sampler: str, mask: MaskTensors, grid: tuple[int, ...], p: float, device: torch.device
-) -> None:
-    """Draws a mask into its tensors, by torch's default generator of that device."""
-    FILLS[sampler](mask, grid, p, device, None)
-
-
 Fill = Callable[[MaskTensors, tuple[int, ...], float, torch.device, "torch.Generator | None"], None]
 
 FILLS: dict[str, Fill] = {"bernoulli": _fill_bernoulli, "balanced": _fill_balanced}

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop.functional import dropped_linear
-from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.masks import check_block_shape, check_generator, check_p, check_sampler
+from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.rated import Rated
 from sparsedrop.ops.layer import Options
 
@@ -24,6 +25,8 @@ class SparseDropLinear(Rated, nn.Linear):
         block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`.
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
         fuse_wgrad_accumulation: as for `dropout_linear`: gradients are added in place.
+        generator: that masks are drawn from, of the device of the input; None is torch's default
+            one. A deep copy of the module has a copy of it, which draws the same.
 
     Raises:
         ValueError, TypeError: if p, the block shape or the sampler is invalid.
@@ -39,6 +42,7 @@ class SparseDropLinear(Rated, nn.Linear):
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
         fuse_wgrad_accumulation: bool = False,
+        generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -47,6 +51,8 @@ class SparseDropLinear(Rated, nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
+        self.generator = check_generator(generator)
+        self._is_new = True
 
     def to_linear(self) -> nn.Linear:
         """An `nn.Linear` that shares the parameters and the training flag.
@@ -70,6 +76,7 @@ class SparseDropLinear(Rated, nn.Linear):
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
         fuse_wgrad_accumulation: bool = False,
+        generator: torch.Generator | None = None,
     ) -> SparseDropLinear:
         """The module that shares the parameters of `linear`, and its training flag.
 
@@ -79,6 +86,7 @@ class SparseDropLinear(Rated, nn.Linear):
             block_shape: likewise.
             sampler: likewise.
             fuse_wgrad_accumulation: likewise.
+            generator: likewise.
 
         Raises:
             TypeError: where `linear` is not an nn.Linear.
@@ -96,6 +104,7 @@ class SparseDropLinear(Rated, nn.Linear):
             block_shape=block_shape,
             sampler=sampler,
             fuse_wgrad_accumulation=fuse_wgrad_accumulation,
+            generator=generator,
             device="meta",
         )
         module.weight, module.bias = linear.weight, linear.bias
@@ -107,7 +116,12 @@ class SparseDropLinear(Rated, nn.Linear):
         if not isinstance(dropout, nn.Dropout) or not dropout.training:
             return nn.functional.linear(x, self.weight, self.bias)
         p = check_p(dropout.p)
-        options = Options(p, self.block_shape, self.sampler, self.fuse_wgrad_accumulation)
+        if not torch.compiler.is_compiling() and self._is_new:
+            self._is_new = False
+            warn_if_coarse(x, p, self.block_shape)
+        options = Options(
+            p, self.block_shape, self.sampler, self.fuse_wgrad_accumulation, self.generator
+        )
         return dropped_linear(x, self.weight, self.bias, options, True)
 
     def extra_repr(self) -> str:

@@ -99,6 +99,8 @@ def _register() -> torch.library.Library:
     )
     library.impl("masked_mm", _kernel(cpu.product), "CPU")
     library.impl("masked_mm", _kernel(cuda.product), "CUDA")
+    # Devices that nothing here knows, such as Apple's and Intel's, have torch's operations.
+    library.impl("masked_mm", _kernel(dense.product), "CompositeExplicitAutograd")
     torch.library.register_fake("sparsedrop::masked_mm", _fake, lib=library)
     return library
 

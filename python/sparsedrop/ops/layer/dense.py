@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.masks import MaskTensors, expand_live, fill, grid_shape, host_state
+from sparsedrop.masks import MaskTensors, expand_live, grid_shape
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
-from sparsedrop.ops.layer.memory import DRAWN, Memory, Space, address, gradient_dtypes
+from sparsedrop.ops.layer.memory import Memory, Space, address, draw, gradient_dtypes
 
 if TYPE_CHECKING:
     from sparsedrop import _C
@@ -67,10 +67,7 @@ class DenseLayer:
         stream, device = _native.current_stream(facts.device), memory.device
         out, live = memory.allocate(*memory.out), memory.allocate(*self._live)
         masked = memory.allocate(*memory.x)
-        state = host_state(device) if options.sampler == "bernoulli" else None
-        if state is None:
-            words = torch.empty((0, 0), dtype=torch.int32, device=device)
-            fill(options.sampler, MaskTensors((live, words, words)), self._grid, options.p, device)
+        seed, offset = draw(options, self._grid, device, lambda: _grid_alone(live))
         used_weight, weight_at = weight, 0
         if facts.weight_dtype is not facts.dtype:
             used_weight, weight_at = memory.rounded_weight(weight, stream)
@@ -83,7 +80,8 @@ class DenseLayer:
             0 if self._fuses_bias else out.data_ptr(),
             live.data_ptr(),
             1.0 - options.p,
-            *(DRAWN if state is None else state),
+            seed,
+            offset,
             options.alpha,
             _native.blas_handle(facts.device),
             _native.allows_narrow_sums(facts.dtype),
@@ -171,3 +169,9 @@ class DenseLayer:
         if needs[2]:
             grad_bias = grad.sum(0, dtype=facts.bias_dtype)
         return grad_x, grad_weight, grad_bias
+
+
+def _grid_alone(live: Tensor) -> MaskTensors:
+    """A mask whose words nobody reads."""
+    words = torch.empty((0, 0), dtype=torch.int32, device=live.device)
+    return MaskTensors((live, words, words))

@@ -94,6 +94,7 @@ class Options(NamedTuple):
     block_shape: tuple[int, int]
     sampler: str
     fuse_wgrad_accumulation: bool = False
+    generator: torch.Generator | None = None
 
     @property
     def alpha(self) -> float:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
-from sparsedrop.masks import Layout, MaskTensors, fill, host_state, layout
+from sparsedrop.masks import Layout, MaskTensors, layout
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
-from sparsedrop.ops.layer.memory import DRAWN, Memory, Space, address, gradient_dtypes
+from sparsedrop.ops.layer.memory import Memory, Space, address, draw, gradient_dtypes
 from sparsedrop.ops.plan import Key, kernel_plan, request_of
 from sparsedrop.select import kernels
 
@@ -155,10 +155,9 @@ class KernelLayer:
     ) -> Tensor:
         memory, (x, weight, bias) = self._memory, operands
         out = memory.allocate(*memory.out)
-        state = host_state(memory.device) if options.sampler == "bernoulli" else None
-        if state is None:
-            tensors = MaskTensors(None, mask, self._layout)
-            fill(options.sampler, tensors, self._grid, options.p, memory.device)
+        seed, offset = draw(
+            options, self._grid, memory.device, lambda: MaskTensors(None, mask, self._layout)
+        )
         scratch = memory.bytes(self._forward_workspace)
         self._launches.forward(
             x.data_ptr(),
@@ -171,7 +170,8 @@ class KernelLayer:
             places.mask,
             address(scratch),
             1.0 - options.p,
-            *(DRAWN if state is None else state),
+            seed,
+            offset,
             options.alpha,
             stream,
         )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.masks import is_capturing
+from sparsedrop.masks import FILLS, MaskTensors, host_state, is_capturing
 from sparsedrop.ops.layer import copies
-from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs
+from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options
 
 DRAWN = (0, -1)
 """Seed and offset of a mask that was drawn before the call."""
@@ -18,6 +19,21 @@ DRAWN = (0, -1)
 
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def draw(
+    options: Options,
+    grid: tuple[int, ...],
+    device: torch.device,
+    tensors: Callable[[], MaskTensors],
+) -> tuple[int, int]:
+    """Seed and offset of a mask that `_C` is to draw; or `DRAWN`, into those tensors."""
+    sampler, generator = options.sampler, options.generator
+    state = host_state(device, generator) if sampler == "bernoulli" else None
+    if state is not None:
+        return state
+    FILLS[sampler](tensors(), grid, options.p, device, generator)
+    return DRAWN
 
 
 class Space(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsedrop.masks import BlockMask, MaskTensors, fill, layout
+from sparsedrop.masks import FILLS, BlockMask, MaskTensors, layout
 from sparsedrop.ops import cuda
 from sparsedrop.ops.layer.facts import Grads, Options, facts_of, lie_well
 from sparsedrop.ops.layer.kernels import kernel_layer_for, packing
@@ -100,7 +100,7 @@ def _forward_by_products(
     lies = packing((m, n, k), options.block_shape, rounds)
     pack = torch.empty(lies.size, dtype=torch.int32, device=x.device)
     mask = _mask_of(pack, (m, k), options)
-    fill(options.sampler, mask.tensors, (m, k, *options.block_shape), options.p, x.device)
+    FILLS[options.sampler](mask.tensors, (m, k, *options.block_shape), options.p, x.device, None)
     used_x, used_weight = x.reshape(m, k).to(dtype), weight.to(dtype)
     if rounds[0]:
         _part(pack, lies.x_at, (m, k), dtype).copy_(used_x)

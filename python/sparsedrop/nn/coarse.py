@@ -1,0 +1,45 @@
+"""Layers whose input is only a few blocks: a warning that says so."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor
+
+ALL_DROPPED = 0.02
+"""The share of steps in which a whole input may be dropped without a word."""
+
+WANTED_BLOCKS = 4
+"""In each extent, of the block shape that is recommended."""
+
+FINEST = 8
+"""Rows or columns below which a smaller block is not recommended."""
+
+
+def warn_if_coarse(x: Tensor, p: float, block_shape: tuple[int, int]) -> None:
+    """A UserWarning where the whole input would be dropped in more than a few steps."""
+    if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0 or p in (0.0, 1.0):
+        return
+    shape = x.numel() // x.shape[-1], x.shape[-1]
+    rows, cols = (-(-n // block) for n, block in zip(shape, block_shape, strict=True))
+    share = p ** (rows * cols)
+    if share <= ALL_DROPPED:
+        return
+    finer = tuple(map(_finer, shape, block_shape))
+    blocks = "one block" if rows * cols == 1 else f"{rows * cols} blocks ({rows} by {cols})"
+    advice = ""
+    if finer != tuple(block_shape):
+        advice = f" Blocks of {finer[0]}x{finer[1]} would do: block_shape={finer}."
+    warnings.warn(
+        f"the input of this layer, {shape[0]} rows of {shape[1]} features, is {blocks} of "
+        f"{block_shape[0]}x{block_shape[1]}: with p = {p:g} all of it is dropped in {share:.0%} of "
+        f"the steps.{advice}",
+        stacklevel=4,
+    )
+
+
+def _finer(extent: int, block: int) -> int:
+    """A block of which an extent has several: by halves, and no finer than makes sense."""
+    while block > FINEST and extent < WANTED_BLOCKS * block:
+        block //= 2
+    return block
