@@ -194,3 +194,44 @@ def test_a_layer_of_few_blocks_says_so_once():
         many(torch.randn(128, 1024))
         SparseDropLinear(64, 32, p=0.0)(torch.randn(32, 64))
         SparseDropLinear(64, 32).eval()(torch.randn(32, 64))
+
+
+def test_an_exported_program_in_training_has_all_gradients():
+    model = nn.Sequential(SparseDropLinear(16, 8, block_shape=(2, 2)), nn.ReLU(), nn.Linear(8, 4))
+    for strict in (False, True):
+        program = torch.export.export(model.train(), (torch.randn(8, 16),), strict=strict).module()
+        program(torch.randn(8, 16)).square().sum().backward()
+        assert all(parameter.grad is not None for parameter in program.parameters())
+
+
+def test_a_compiled_transform_is_right_or_raises():
+    layer = SparseDropLinear(16, 8, block_shape=(2, 2))
+    parameters, x = dict(layer.named_parameters()), torch.randn(8, 16)
+
+    def step(parameters, x):
+        def loss(parameters):
+            return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+        return torch.func.grad(loss)(parameters)
+
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="functorch transforms"):
+        torch.compile(step, fullgraph=True, backend="aot_eager")(parameters, x)
+
+
+def test_a_mask_without_a_device_is_drawn_under_the_compiler():
+    def product(a, b):
+        return sparsedrop.matmul(a, b, a_mask=BlockMask.balanced((32, 32), 0.5, block_shape=(4, 4)))
+
+    torch._dynamo.reset()
+    a, b = torch.randn(32, 32), torch.randn(32, 8)
+    compiled = torch.compile(product, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(_seeded(lambda: compiled(a, b)), _seeded(lambda: product(a, b)))
+
+
+@pytest.mark.parametrize("path", ["cpu", "dense"])
+def test_results_are_contiguous_whatever_the_mask(path, device):
+    mask = BlockMask.bernoulli((6, 4), 0.5, block_shape=(1, 1), device=device)
+    a, b = torch.randn(4, 5, device=device), torch.randn(5, 6, device=device)
+    with sparsedrop.select.override(path="dense" if device.type == "cuda" else path):
+        assert sparsedrop.matmul(a, b, out_mask=mask.T).is_contiguous()

@@ -9,6 +9,7 @@ from sparsedrop.nn import SparseDropLinear
 
 X, W, B = torch.randn(64, 32), torch.randn(48, 32), torch.randn(48)
 MASK = BlockMask.bernoulli((64, 32), 0.5, block_shape=(16, 16))
+NESTED = torch.nested.nested_tensor([X, X[:3]])
 
 
 BAD_CALLS = [
@@ -140,6 +141,7 @@ BAD_CALLS = [
     (lambda: sparsedrop.linear(X, W, [1.0] * 48), TypeError, "bias must be a tensor, not list"),
     (lambda: sparsedrop.linear(X, W.to_sparse()), TypeError, "weight must be a dense tensor"),
     (lambda: sparsedrop.linear(X, W, B.to_sparse()), TypeError, "bias must be a dense tensor"),
+    (lambda: sparsedrop.dropout_linear(NESTED, W), TypeError, "x must be .* not a nested one"),
     (lambda: sparsedrop.linear(X, W[None]), ValueError, r"weight must have 2 extents, but is \["),
 ]
 

@@ -31,6 +31,9 @@ def _private(owner: Any, name: str) -> Any:
 _dispatch_modes: Callable[[], int] = _private(_C, "_len_torch_dispatch_stack")
 _transforms_are_active: Callable[[], bool] = _private(_C, "_are_functorch_transforms_active")
 _private(forward_ad, "_current_level")
+_functorch: Any = _private(_C, "_functorch")
+_private(_functorch, "get_interpreter_stack")
+_private(_functorch, "TransformType")
 _private(torch.utils, "_pytree")
 _raw_stream: Callable[[int], int] | None = (
     _private(_C, "_cuda_getCurrentRawStream") if torch.version.cuda else None
@@ -107,10 +110,25 @@ def register_container(
     )
 
 
-def is_transformed(*tensors: Tensor | None) -> bool:
-    """True under vmap or a transform of torch.func, and where a tensor has a forward tangent."""
+def is_transformed() -> bool:
+    """True within a transform of torch.func, and within a level of forward-mode AD."""
+    return _transforms_are_active() or forward_ad._current_level >= 0
+
+
+def is_vmapped() -> bool:
+    """True under vmap."""
+    return _is_within(_functorch.TransformType.Vmap)
+
+
+def _is_within(kind: Any) -> bool:
+    levels = _functorch.get_interpreter_stack() if _transforms_are_active() else None
+    return any(level.key() == kind for level in levels or ())
+
+
+def is_forward_mode(*tensors: Tensor | None) -> bool:
+    """True in forward-mode AD: where a jvp is taken, or a tensor has a tangent."""
     if _transforms_are_active():
-        return True
+        return _is_within(_functorch.TransformType.Jvp)
     return forward_ad._current_level >= 0 and any(
         forward_ad.unpack_dual(tensor).tangent is not None
         for tensor in tensors
@@ -125,8 +143,3 @@ def apply_eagerly(function: type[torch.autograd.Function]) -> Callable[..., Any]
     """
     of_functions: Any = super(torch.autograd.Function, function)
     return of_functions.apply
-
-
-def has_forward_tangents() -> bool:
-    """True where tensors may have forward tangents: within a level of forward-mode AD."""
-    return forward_ad._current_level >= 0

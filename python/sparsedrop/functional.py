@@ -50,7 +50,7 @@ def matmul(
         TypeError: for an operand that is not a tensor of these dtypes, or a mask that is not a
             BlockMask.
         ValueError: where extents, dtypes, devices or a mask disagree.
-        RuntimeError: for CUDA tensors in a build without CUDA kernels; where differentiated twice.
+        RuntimeError: for CUDA tensors in a build without CUDA kernels; in forward-mode AD.
     """
     if has_torch_function((a, b)):
         return handle_torch_function(
@@ -143,8 +143,8 @@ def dropout_linear(
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
         fuse_wgrad_accumulation: add the gradients of weight and bias in place to their `main_grad`,
             or to a `.grad` that is there already, and hand none to autograd: hooks that wait for a
-            gradient, such as those of DDP, do not see it. A float32 buffer is added to by the
-            kernels themselves. Not under torch.compile.
+            gradient, such as those of DDP, are called with None. A float32 buffer is added to by
+            the kernels themselves. Not under torch.compile.
         generator: of the device of x; None is torch's default one.
 
     Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid. On a GPU a

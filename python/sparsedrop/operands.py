@@ -48,6 +48,10 @@ def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
         raise TypeError(f"{name} must be of {known}, not {operand.dtype}")
     if operand.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, not one of layout {operand.layout}")
+    if operand.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor, not a nested one: pad it, or take it apart"
+        )
     if operand.dim() != rank if rank is not None else operand.dim() == 0:
         wanted = "at least one extent" if rank is None else f"{rank} extents"
         raise ValueError(f"{name} must have {wanted}, but is {list(operand.shape)}")
@@ -58,7 +62,7 @@ def _is_usual(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
     The checks that have a sentence ready for each fault cost the host three times as much.
     """
-    if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor) or x.is_nested:
         return False
     dtype, device = x.dtype, x.device
     x_shape, weight_shape = x.shape, weight.shape

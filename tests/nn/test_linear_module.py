@@ -220,3 +220,41 @@ def test_what_is_no_parameter_is_not_taken_over():
             module.to_linear()
     with pytest.raises(ValueError, match="no weight yet: run a lazy module once"):
         SparseDropLinear.from_linear(nn.LazyLinear(8))
+
+
+def test_what_is_set_later_is_checked():
+    module = SparseDropLinear(64, 48)
+    module.block_shape = [8, np.int64(16)]
+    assert module.block_shape == (8, 16)
+    with pytest.raises(ValueError, match=r"block_shape must be positive, not \(0, 4\)"):
+        module.block_shape = (0, 4)
+    with pytest.raises(ValueError, match=r"sampler is one of .* not 'foo'"):
+        module.sampler = "foo"
+    assert (module.block_shape, module.sampler) == ((8, 16), "bernoulli")
+
+
+def test_a_rate_in_the_place_of_the_bias_is_refused():
+    with pytest.raises(TypeError, match=r"bias is True or False, not 0.3: p is the"):
+        SparseDropLinear(16, 4, 0.3)
+
+
+def test_a_main_grad_that_holds_no_gradients_is_refused():
+    module = SparseDropLinear(64, 48, block_shape=(16, 16), fuse_wgrad_accumulation=True)
+    module.weight.main_grad = torch.zeros(48, 64, dtype=torch.int32)
+    out = module(torch.randn(32, 64)).sum()
+    with pytest.raises(ValueError, match=r"main_grad is torch.int32, which holds no gradients"):
+        out.backward()
+
+
+def test_fused_gradients_cannot_be_differentiated_again():
+    module = SparseDropLinear(64, 48, block_shape=(16, 16), fuse_wgrad_accumulation=True)
+    module.weight.main_grad = torch.zeros(48, 64)
+    out = module(torch.randn(32, 64)).square().sum()
+    with pytest.raises(RuntimeError, match=r"leave it out where .* create_graph"):
+        out.backward(create_graph=True)
+    with pytest.raises(RuntimeError, match=r"not for transforms of torch\.func"):
+        torch.func.grad(
+            lambda x: torch.func.functional_call(
+                module, dict(module.named_parameters()), (x,)
+            ).sum()
+        )(torch.randn(32, 64))

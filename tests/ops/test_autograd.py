@@ -1,5 +1,7 @@
 """Gradients: against finite differences, only where needed, under autocast and checkpointing."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -62,44 +64,38 @@ def test_no_graph_where_nothing_needs_one(device):
         assert not sparsedrop.linear(x.requires_grad_(), weight, x_mask=mask).requires_grad
 
 
-@pytest.mark.parametrize("upstream_needs_grad", [False, True])
-def test_a_second_derivative_raises(upstream_needs_grad, device):
-    x = torch.randn(64, 32, device=device, requires_grad=True)
-    weight = torch.randn(48, 32, device=device, requires_grad=True)
-    out = sparsedrop.linear(x, weight, x_mask=random_mask((64, 32), (32, 16), device))
-    upstream = torch.randn_like(out).requires_grad_(upstream_needs_grad)
-    (grad,) = torch.autograd.grad(out, x, upstream, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
-        grad.square().sum().backward()
+@pytest.mark.parametrize("path", ["cpu", "dense"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+@pytest.mark.parametrize("sides", list(itertools.product((False, True), repeat=3)), ids=str)
+def test_gradgradcheck_linear(sides, activation, path):
+    device = torch.device("cpu")
+    shapes = {"x_mask": (6, 8), "weight_mask": (4, 8), "out_mask": (6, 4)}
+    masks = {
+        name: random_mask(shape, (2, 2), device)
+        for (name, shape), is_masked in zip(shapes.items(), sides, strict=True)
+        if is_masked
+    }
+    inputs = [x.requires_grad_() for x in (normal(6, 8), normal(4, 8), normal(4))]
+    with select.override(path=path):
+        assert torch.autograd.gradgradcheck(
+            lambda *args: sparsedrop.linear(*args, activation=activation, alpha=1.3, **masks),
+            inputs,
+        )
 
 
-@pytest.mark.parametrize("activation", [None, "gelu"])
-def test_no_second_derivative_is_lost_in_silence(activation, device):
-    x = torch.randn(64, 32, device=device, requires_grad=True)
-    weight = torch.randn(48, 32, device=device, requires_grad=True)
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+def test_second_derivatives_are_those_of_the_reference(activation, device):
+    inputs = [normal(64, 32).to(device), normal(48, 32).to(device), normal(48).to(device)]
     mask = random_mask((64, 32), (32, 16), device)
 
-    def layer(x, weight):
-        return sparsedrop.linear(x, weight, x_mask=mask, activation=activation)
+    def penalty(function):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = function(*leaves, x_mask=mask, activation=activation)
+        grads = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(grad.square().sum() for grad in grads), leaves)
 
-    out = layer(x, weight)
-    (grad,) = torch.autograd.grad(out, x, torch.randn_like(out), create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
-        torch.autograd.grad(grad.square().sum(), (x, weight), allow_unused=True)
-    # Differentiates the backward pass by the upstream gradient.
-    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
-        torch.autograd.functional.jvp(layer, (x, weight), (x.detach(), weight.detach()))
-
-
-@pytest.mark.parametrize("activation", ["gelu", "silu"])
-def test_no_second_derivative_by_the_bias_is_lost(activation, device):
-    x, weight = torch.randn(64, 32, device=device), torch.randn(48, 32, device=device)
-    bias = torch.randn(48, device=device, requires_grad=True)
-    mask = random_mask((64, 32), (32, 16), device)
-    out = sparsedrop.linear(x, weight, bias, x_mask=mask, activation=activation)
-    (grad,) = torch.autograd.grad(out.sum(), bias, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated once, not twice"):
-        (out.sum() + grad.square().sum()).backward()
+    for own, truth in zip(penalty(sparsedrop.linear), penalty(reference.linear), strict=True):
+        torch.testing.assert_close(own, truth)
 
 
 @pytest.mark.parametrize("a_turned", [False, True])
@@ -126,19 +122,60 @@ def test_gradients_of_turned_operands(a_turned, b_turned, device):
         torch.testing.assert_close(own, expected)
 
 
-def test_forward_mode_and_transforms_raise(device):
+@pytest.mark.parametrize("activation", [None, "gelu", "silu"])
+def test_transforms_of_torch_func(activation, device):
+    x, weight, bias = normal(64, 32).to(device), normal(48, 32).to(device), normal(48).to(device)
+    mask = random_mask((64, 32), (32, 16), device)
+
+    def found(function):
+        def layer(x, weight=weight, bias=bias):
+            return function(x, weight, bias, x_mask=mask, activation=activation)
+
+        def penalty(weight):
+            return torch.func.grad(lambda x: layer(x, weight).square().sum())(x).square().sum()
+
+        yield torch.func.grad(lambda x: layer(x).square().sum())(x)
+        yield torch.func.vjp(layer, x)[1](torch.ones(64, 48, dtype=x.dtype, device=device))[0]
+        yield torch.func.grad(penalty)(weight)
+        yield torch.func.jacrev(lambda bias: layer(x, bias=bias).sum(0))(bias)
+        yield torch.vmap(layer)(torch.stack([x, -x]))
+        yield torch.vmap(torch.func.grad(lambda x: layer(x).square().sum()))(torch.stack([x, -x]))
+
+    for own, truth in zip(found(sparsedrop.linear), found(reference.linear), strict=True):
+        torch.testing.assert_close(own, truth)
+
+
+def test_a_layer_under_transforms(device):
+    layer = sparsedrop.nn.SparseDropLinear(32, 48, p=0.5, block_shape=(8, 8), device=device)
+    x, parameters = torch.randn(64, 32, device=device), dict(layer.named_parameters())
+
+    def loss(parameters):
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    torch.manual_seed(2)
+    grads = torch.func.grad(loss)(parameters)
+    torch.manual_seed(2)
+    loss(parameters).backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(grads[name], parameter.grad)
+    with pytest.raises(RuntimeError, match=r"cannot be drawn under torch\.vmap"):
+        torch.vmap(layer, randomness="different")(x.expand(3, 64, 32))
+
+
+def test_forward_mode_raises(device):
     x, weight = torch.randn(64, 32, device=device), torch.randn(48, 32, device=device)
     mask = random_mask((64, 32), (32, 16), device)
 
     def layer(x):
         return sparsedrop.linear(x, weight, x_mask=mask)
 
-    with pytest.raises(RuntimeError, match="forward-mode"):
-        torch.func.jvp(layer, (x,), (x,))
-    with pytest.raises(RuntimeError, match="transforms"):
-        torch.func.grad(lambda x: layer(x).sum())(x)
-    with pytest.raises(RuntimeError, match="transforms"):
-        torch.vmap(layer)(x.expand(3, 64, 32))
+    for transform in (torch.func.jvp, torch.autograd.functional.jvp):
+        if transform is torch.func.jvp:
+            with pytest.raises(RuntimeError, match="forward-mode"):
+                transform(layer, (x,), (x,))
+        else:  # by two backward passes
+            out, tangent = transform(layer, (x,), (x,))
+            torch.testing.assert_close(out, tangent)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
         with pytest.raises(RuntimeError, match="forward-mode"):

@@ -52,7 +52,10 @@ def check_generator(generator: torch.Generator | None) -> torch.Generator | None
 
 def check_device(device: torch.device | str | None) -> torch.device:
     """A device with its index, as every tensor on it will name it; None is torch's default."""
-    device = torch.get_default_device() if device is None else torch.device(device)
+    if device is None:  # torch.compile cannot ask for the default
+        is_compiling = torch.compiler.is_compiling()
+        device = torch.empty(0).device if is_compiling else torch.get_default_device()
+    device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         if not torch.cuda.is_available():
             raise RuntimeError(f"device is {device}, but this torch can use no GPU")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop._torch import is_watched
+from sparsedrop._torch import is_vmapped, is_watched
 from sparsedrop.masks.samplers import FILLS, empty_drawn, empty_words, mask_words
 from sparsedrop.masks.tensors import MaskTensors, layout
 
@@ -32,6 +32,10 @@ def draw_tensors(
 ) -> MaskTensors:
     """The tensors of a mask that a sampler draws; `grid` as `grid_shape` takes it."""
     if is_watched():
+        if not torch.compiler.is_compiling() and is_vmapped():
+            raise RuntimeError(
+                "a mask cannot be drawn under torch.vmap: draw it outside, and pass it"
+            )
         op = getattr(torch.ops.sparsedrop, f"{sampler}_mask")
         return MaskTensors(op(*grid, p=p, device=device, generator=generator))
     lies = layout(*grid)

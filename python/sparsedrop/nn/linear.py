@@ -46,13 +46,33 @@ class SparseDropLinear(Rated, nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_p(p)
-        block_shape, sampler = check_block_shape(block_shape), check_sampler(sampler)
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias is True or False, not {bias!r}: p is the argument behind it")
+        # All of it before a parameter is drawn.
+        check_p(p), check_block_shape(block_shape), check_sampler(sampler)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
         self.generator = check_generator(generator)
         self._is_new = True
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns of a block of the input."""
+        return self._block_shape
+
+    @block_shape.setter
+    def block_shape(self, block_shape: tuple[int, int]) -> None:
+        self._block_shape = check_block_shape(block_shape)
+
+    @property
+    def sampler(self) -> str:
+        """How masks are drawn."""
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: str) -> None:
+        self._sampler = check_sampler(sampler)
 
     def to_linear(self) -> nn.Linear:
         """An `nn.Linear` that shares the parameters and the training flag.
@@ -118,9 +138,9 @@ class SparseDropLinear(Rated, nn.Linear):
         p = check_p(dropout.p)
         if not torch.compiler.is_compiling() and self._is_new:
             self._is_new = False
-            warn_if_coarse(x, p, self.block_shape)
+            warn_if_coarse(x, p, self._block_shape)
         options = Options(
-            p, self.block_shape, self.sampler, self.fuse_wgrad_accumulation, self.generator
+            p, self._block_shape, self._sampler, self.fuse_wgrad_accumulation, self.generator
         )
         return dropped_linear(x, self.weight, self.bias, options, True)
 

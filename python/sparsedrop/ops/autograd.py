@@ -12,26 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import apply_eagerly, is_transformed
+from sparsedrop._torch import apply_eagerly, is_forward_mode, is_transformed
 from sparsedrop.masks import BlockMask
+from sparsedrop.ops import dense, op
 from sparsedrop.ops.backend import Backend, backend_for
+from sparsedrop.ops.dense import activation_grad
 from sparsedrop.ops.product import How, Product
-
-_aten = torch.ops.aten
 
 
 def multiply(p: Product) -> Tensor:
     """The result of a product on checked arguments, differentiable in a, b and bias."""
     a, b, bias, how = p
     is_compiling = torch.compiler.is_compiling()
-    if not is_compiling and is_transformed(a, b, bias):
-        raise RuntimeError(
-            "a sparsedrop product has neither forward-mode derivatives nor rules for torch.func's "
-            "transforms: compute what needs them with sparsedrop.reference"
-        )
+    if not is_compiling and is_forward_mode(a, b, bias):
+        raise RuntimeError(FORWARD_MODE)
     live = _without_full_masks(how)
     if live is not how:
         how, p = live, Product(a, b, bias, live)
+    if not is_compiling and is_transformed():
+        return _Transformed.apply(a, b, bias, how)
+    if is_compiling and torch.compiler.is_exporting():
+        return op.product(p)  # a program that is exported keeps no node, and the op has its rule
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
         apply = _Multiply.apply if is_compiling else _apply_eagerly
@@ -58,6 +59,12 @@ def _backend_of(a: Tensor, b: Tensor, bias: Tensor | None) -> Backend:
     return backend_for(a, b) if bias is None else backend_for(a, b, bias)
 
 
+FORWARD_MODE = (
+    "a sparsedrop product has no forward-mode derivatives: compute what needs them with "
+    "sparsedrop.reference"
+)
+
+
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, how: How) -> Tensor:
@@ -69,7 +76,7 @@ class _Multiply(torch.autograd.Function):
         else:
             out, kept = backend.product_and_pre_activation(p)
         need_a, need_b, _, _ = ctx.needs_input_grad
-        # An activation's gradient depends on a, b and bias, which `_Once` must know.
+        # An activation's gradient depends on a, b and bias.
         ctx.save_for_backward(
             a if need_b or activation is not None else None,
             b if need_a or activation is not None else None,
@@ -84,42 +91,79 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         a, b, bias, kept = ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            return _gradients(ctx, upstream, a, b, kept)
-        with torch.no_grad():
-            grads = _gradients(ctx, upstream, a, b, kept)
-        if torch.compiler.is_compiling():
-            return grads
-        return once(grads, upstream, a, b, bias)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # under create_graph
+            kept = _kept_again(a, b, bias, kept, ctx.how)
+            return _gradients(ctx, upstream, a, b, kept, multiply)
+        return _gradients(ctx, upstream, a, b, kept)
 
 
 _apply_eagerly = apply_eagerly(_Multiply)
 
 
+class _Transformed(torch.autograd.Function):
+    """The same as transforms of torch.func want it: nothing is kept but inputs and the result."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, bias: Tensor | None, how: How) -> Tensor:
+        return _backend_of(a, b, bias).product(Product(a, b, bias, how))
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, How], output: Tensor
+    ) -> None:
+        a, b, bias, how = inputs
+        ctx.save_for_backward(a, b, bias, output)
+        ctx.how = how
+        ctx.column_major = _is_column_major(a), _is_column_major(b)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, bias, out = ctx.saved_tensors
+        kept = _kept_again(a, b, bias, out, ctx.how)
+        return _gradients(ctx, upstream, a, b, kept, multiply)
+
+
+def _kept_again(a: Tensor, b: Tensor, bias: Tensor | None, kept: Tensor, how: How) -> Tensor:
+    """What an activation's gradient follows from, with its own dependence on the operands."""
+    if how.activation not in ("gelu", "silu"):
+        return kept
+    return multiply(Product(a, b, bias, how._replace(activation=None)))
+
+
 def _gradients(
-    ctx: Any, upstream: Tensor, a: Tensor, b: Tensor, kept: Tensor
+    ctx: Any,
+    upstream: Tensor,
+    a: Tensor,
+    b: Tensor,
+    kept: Tensor,
+    product: Callable[[Product], Tensor] | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
     """Gradients of a, b and bias: two products that read in place what the user gave.
 
     What no gradient needs was not saved, and is None. Where the output is dropped, `kept` and the
     gradient before the activation may hold anything: all that is done with them leaves it out.
+    `product`: what multiplies, where the gradients are to be differentiated again.
     """
     how: How = ctx.how
     out_mask, alpha, activation, a_turned, b_turned = how[2:]
     need_a, need_b, need_bias, _ = ctx.needs_input_grad
     a_column_major, b_column_major = ctx.column_major
-    grad = upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, kept)
+    grad = activation_grad(activation, upstream, kept)
     backend = backend_for(grad, grad if a is None else a, grad if b is None else b)
+    run = backend.product if product is None else product
     grad_a = grad_b = grad_bias = None
     upstream_side = grad, out_mask, False
     if need_a:
         left, right = upstream_side, (b, how.b_mask, not b_turned)
-        grad_a = _gradient(backend, left, right, alpha, how.a_mask, a_turned, a_column_major)
+        grad_a = _gradient(run, left, right, alpha, how.a_mask, a_turned, a_column_major)
     if need_b:
         left, right = (a, how.a_mask, not a_turned), upstream_side
-        grad_b = _gradient(backend, left, right, alpha, how.b_mask, b_turned, b_column_major)
+        grad_b = _gradient(run, left, right, alpha, how.b_mask, b_turned, b_column_major)
     if need_bias:
-        grad_bias = backend.column_sums(grad, out_mask)
+        sums = backend.column_sums if product is None else dense.column_sums
+        grad_bias = sums(grad, out_mask)
     return grad_a, grad_b, grad_bias, None
 
 
@@ -128,7 +172,7 @@ _Side = tuple[Tensor, "BlockMask | None", bool]
 
 
 def _gradient(
-    backend: Backend,
+    run: Callable[[Product], Tensor],
     left: _Side,
     right: _Side,
     alpha: float,
@@ -149,51 +193,8 @@ def _gradient(
     if column_major and mask is not None:
         mask = mask.T
     how = How(left[1], right[1], mask, alpha, None, a_turned, b_turned)
-    result = backend.product(Product(left[0], right[0], None, how))
+    result = run(Product(left[0], right[0], None, how))
     return result.t() if column_major else result
-
-
-ONCE = (
-    "a sparsedrop product can be differentiated once, not twice: "
-    "compute what needs second derivatives with sparsedrop.reference"
-)
-
-
-def once(
-    grads: tuple[Tensor | None, ...],
-    upstream: Tensor,
-    a: Tensor | None,
-    b: Tensor | None,
-    bias: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """Gradients under create_graph: what they depend on is not recorded, and says so."""
-    return _Once.apply(upstream, a, b, bias, *grads)
-
-
-class _Once(torch.autograd.Function):
-    """Hands gradients through; raises where they are differentiated by what they depend on."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        upstream: Tensor,
-        a: Tensor | None,
-        b: Tensor | None,
-        bias: Tensor | None,
-        *grads: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
-        return grads
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(ONCE)
-
-
-_ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda grad, out: _aten.threshold_backward(grad, out, 0),
-    "gelu": lambda grad, before: _aten.gelu_backward(grad, before),
-    "silu": lambda grad, before: _aten.silu_backward(grad, before),
-}
 
 
 def _is_column_major(matrix: Tensor) -> bool:

@@ -37,7 +37,28 @@ def product(p: Product) -> Tensor:
         out = torch.addmm(a.new_empty(()), a, b, beta=0, alpha=p.how.alpha)
     else:
         out = torch.addmm(p.bias, a, b, alpha=p.how.alpha)
-    return keep_live(ACTIVATIONS[p.how.activation](out), out_mask)
+    return keep_live(ACTIVATIONS[p.how.activation](out), out_mask).contiguous()
+
+
+def activation_grad(activation: str | None, upstream: Tensor, kept: Tensor) -> Tensor:
+    """The gradient before an activation; `kept` is relu's result, or what went into the others."""
+    return upstream if activation is None else _ACTIVATION_GRADS[activation](upstream, kept)
+
+
+_aten = torch.ops.aten
+_ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda grad, out: _aten.threshold_backward(grad, out, 0),
+    "gelu": lambda grad, before: _aten.gelu_backward(grad, before),
+    "silu": lambda grad, before: (_silu_slope if torch.is_grad_enabled() else _aten.silu_backward)(
+        grad, before
+    ),
+}
+
+
+def _silu_slope(grad: Tensor, before: Tensor) -> Tensor:
+    """As silu_backward, which torch cannot differentiate."""
+    share = torch.sigmoid(before)
+    return grad * (share * (1 + before * (1 - share)))
 
 
 def in_two_steps(run: Callable[[Product], Tensor], p: Product) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,49 @@ def _kernel(run: Callable[[Product], Tensor]) -> Callable[..., Tensor]:
     return kernel
 
 
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a, b, bias, mask_tensors, blocks, keeps, alpha, activation = inputs
+    ctx.save_for_backward(a, b, bias, output, *mask_tensors)
+    ctx.how = blocks, keeps, alpha, activation
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    """Gradients as products of the same kind, which can be differentiated again."""
+    a, b, bias, out, *mask_tensors = ctx.saved_tensors
+    blocks, keeps, alpha, activation = ctx.how
+    need_a, need_b, need_bias, *_ = ctx.needs_input_grad
+    kept = out
+    if activation in ("gelu", "silu"):
+        kept = _OP(a, b, bias, mask_tensors, blocks, keeps, alpha, None)
+    grad = dense.activation_grad(activation, upstream, kept)
+    a_mask, b_mask, out_mask = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)
+    grad_a = grad_b = grad_bias = None
+    if need_a:
+        masks = out_mask, None if b_mask is None else b_mask.T, a_mask
+        grad_a = _OP(grad, b.t(), None, *_pack(masks), alpha, None)
+    if need_b:
+        masks = None if a_mask is None else a_mask.T, out_mask, b_mask
+        grad_b = _OP(a.t(), grad, None, *_pack(masks), alpha, None)
+    if need_bias:
+        grad_bias = column_sums(grad, out_mask)
+    return grad_a, grad_b, grad_bias, [None] * len(mask_tensors), None, None, None, None
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    """One product after the other."""
+
+    def sample(value: Any, dim: Any, i: int) -> Any:
+        if isinstance(value, (list, tuple)) and isinstance(dim, (list, tuple)):
+            return [sample(v, d, i) for v, d in zip(value, dim, strict=True)]
+        return value.select(dim, i) if isinstance(value, Tensor) and dim is not None else value
+
+    parts = (
+        [sample(value, dim, i) for value, dim in zip(args, in_dims, strict=True)]
+        for i in range(info.batch_size)
+    )
+    return torch.stack([_OP(*part) for part in parts]), 0
+
+
 def _fake(a: Tensor, b: Tensor, *_: object) -> Tensor:
     return a.new_empty((a.shape[0], b.shape[1]))
 
@@ -102,6 +146,11 @@ def _register() -> torch.library.Library:
     # Devices that nothing here knows, such as Apple's and Intel's, have torch's operations.
     library.impl("masked_mm", _kernel(dense.product), "CompositeExplicitAutograd")
     torch.library.register_fake("sparsedrop::masked_mm", _fake, lib=library)
+    # For graphs and transforms that see the op alone; elsewhere `autograd` has a node around it.
+    torch.library.register_autograd(
+        "sparsedrop::masked_mm", _backward, setup_context=_setup_context, lib=library
+    )
+    torch.library.register_vmap("sparsedrop::masked_mm", _vmap, lib=library)
     return library
 
 

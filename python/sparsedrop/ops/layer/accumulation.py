@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsedrop._torch import is_transformed
+
 
 def buffer_of(parameter: Tensor) -> Tensor | None:
     """Where its gradient accumulates: `main_grad`, as frameworks with float32 gradients have it,
@@ -17,6 +19,8 @@ def buffer_of(parameter: Tensor) -> Tensor | None:
     if not isinstance(buffer, Tensor) or buffer.shape != parameter.shape:
         shape = list(buffer.shape) if isinstance(buffer, Tensor) else type(buffer).__name__
         raise ValueError(f"main_grad is {shape}, but its parameter is {list(parameter.shape)}")
+    if not buffer.is_floating_point():
+        raise ValueError(f"main_grad is {buffer.dtype}, which holds no gradients")
     return buffer
 
 
@@ -35,8 +39,13 @@ class _AddInPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
         buffer = buffer_of(ctx.parameter)
-        if buffer is None or torch.is_grad_enabled():
+        if buffer is None:
             return grad
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "fuse_wgrad_accumulation adds gradients in place, which cannot be differentiated: "
+                "leave it out where a backward pass is under create_graph"
+            )
         buffer.add_(grad)
         was_added(ctx.parameter)
         return None
@@ -44,4 +53,6 @@ class _AddInPlace(torch.autograd.Function):
 
 def adding_in_place(parameter: Tensor) -> Tensor:
     """The parameter for an operation that knows nothing of buffers."""
+    if is_transformed():
+        raise RuntimeError("fuse_wgrad_accumulation=True is not for transforms of torch.func")
     return _AddInPlace.apply(parameter)

@@ -24,8 +24,9 @@ def dropout_linear_compiled(
     x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype
 ) -> Tensor:
     """`linear(dropout(x), weight, bias)` on checked arguments on a GPU, while it is compiled."""
-    # The op has no generator: its own is the default one of the device.
-    if options.generator is None and _suits_kernels(x, weight, options, dtype):
+    # The ops draw from the default generator of the device, and have no rule without a node.
+    is_free = options.generator is None and not torch.compiler.is_exporting()
+    if is_free and _suits_kernels(x, weight, options, dtype):
         return _DropoutLinear.apply(
             x, weight, bias, options.p, *options.block_shape, options.sampler, dtype
         )

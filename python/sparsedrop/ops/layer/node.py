@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
-from sparsedrop._torch import apply_eagerly, has_forward_tangents, is_watched
-from sparsedrop.ops.autograd import ONCE, once
+from sparsedrop._torch import apply_eagerly, is_transformed, is_watched
+from sparsedrop.ops.autograd import multiply
 from sparsedrop.ops.layer.accumulation import buffer_of, was_added
 from sparsedrop.ops.layer.dense import DenseLayer
 from sparsedrop.ops.layer.facts import (
@@ -25,7 +25,9 @@ from sparsedrop.ops.layer.facts import (
     lie_well,
 )
 from sparsedrop.ops.layer.kernels import KernelLayer, keys_of
+from sparsedrop.ops.layer.op import mask_of
 from sparsedrop.ops.plan import ALIGNMENT_BITS, request_of
+from sparsedrop.ops.product import How, Product
 from sparsedrop.select import kernels
 
 
@@ -61,7 +63,7 @@ def layer_of(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -
         at |= bias.data_ptr()
         lies_well = lies_well and bias.is_contiguous() and bias.get_device() == index
         of_bias = bias.shape, bias.dtype
-    if not lies_well or at & ALIGNMENT_BITS or has_forward_tangents():
+    if not lies_well or at & ALIGNMENT_BITS or is_transformed():
         return None
     dtype = x.dtype
     casts = torch.is_autocast_enabled("cuda") and dtype is not torch.float64
@@ -113,17 +115,41 @@ class _DropoutLinear(torch.autograd.Function):
         saved, options, layer = Saved(*ctx.saved_tensors), ctx.options, ctx.layer
         needs = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
-            if not layer.saves_operands:
+            if not layer.saves_operands or options.fuse_wgrad_accumulation:
                 raise RuntimeError(ONCE)
-            with torch.no_grad():
-                grads = _gradients(layer, saved, grad, options, needs)
-            return *once(grads, grad, saved.x, saved.weight, None), None, None
+            return *_differentiable(layer, saved, grad, options, needs), None, None
         if options.fuse_wgrad_accumulation:
             buffers = _buffers_of(ctx.parameters, needs)
             fused = tuple(b if b is not None and layer.adds_into(b) else None for b in buffers)
             grads = _gradients(layer, saved, grad, options, needs, (fused[0], fused[1]))
             return *_added(ctx.parameters, buffers, grads), None, None
         return *_gradients(layer, saved, grad, options, needs), None, None
+
+
+ONCE = (
+    "a backward pass under create_graph needs what this layer does not keep: without autocast, in "
+    "bfloat16 or float16 and without fuse_wgrad_accumulation it can be differentiated twice; or "
+    "use sparsedrop.reference"
+)
+
+
+def _differentiable(
+    layer: Layer, saved: Saved, grad: Tensor, options: Options, needs: Needs
+) -> Grads:
+    """The gradients by products that can be differentiated again."""
+    (m, n, k), alpha = layer.facts.extents, options.alpha
+    x, weight, mask = saved.x, saved.weight, mask_of(saved.mask, (m, k), options)
+    flat = grad.reshape(m, n)
+    grad_x = grad_weight = grad_bias = None
+    if needs[0]:
+        product = multiply(Product(flat, weight, None, How(None, None, mask, alpha)))
+        grad_x = product.reshape(x.shape)
+    if needs[1]:
+        how = How(None, mask, None, alpha, None, True, False)
+        grad_weight = multiply(Product(flat, x.reshape(m, k), None, how))
+    if needs[2]:
+        grad_bias = flat.sum(0)
+    return grad_x, grad_weight, grad_bias
 
 
 def _gradients(

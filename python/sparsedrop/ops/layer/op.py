@@ -85,7 +85,7 @@ def _backward(
     return grad_x, grad_weight, grad_bias
 
 
-def _mask_of(pack: Tensor, shape: tuple[int, int], options: Options) -> BlockMask:
+def mask_of(pack: Tensor, shape: tuple[int, int], options: Options) -> BlockMask:
     """The mask that stands at the head of a layer's buffer."""
     lies = layout(*shape, *options.block_shape)
     tensors = MaskTensors(None, pack, lies)
@@ -99,7 +99,7 @@ def _forward_by_products(
     rounds = x.dtype != dtype, weight.dtype != dtype
     lies = packing((m, n, k), options.block_shape, rounds)
     pack = torch.empty(lies.size, dtype=torch.int32, device=x.device)
-    mask = _mask_of(pack, (m, k), options)
+    mask = mask_of(pack, (m, k), options)
     FILLS[options.sampler](mask.tensors, (m, k, *options.block_shape), options.p, x.device, None)
     used_x, used_weight = x.reshape(m, k).to(dtype), weight.to(dtype)
     if rounds[0]:
@@ -127,7 +127,7 @@ def _gradients_by_products(
     used_x = _part(pack, lies.x_at, (m, k), grad.dtype) if x is None else x.reshape(m, k)
     if weight is None:
         weight = _part(pack, lies.weight_at, (n, k), grad.dtype)
-    mask, grad = _mask_of(pack, (m, k), options), grad.view(m, n)
+    mask, grad = mask_of(pack, (m, k), options), grad.view(m, n)
     grad_x = cuda.product(Product(grad, weight, None, How(None, None, mask, alpha)))
     how = How(None, mask, None, alpha, None, True, False)
     grad_weight = cuda.product(Product(grad, used_x, None, how))
