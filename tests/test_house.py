@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "select": {"_native"},
     "ops": {"_torch", "_native", "masks", "select"},
     "operands": {"_native", "masks", "ops"},
-    "functional": {"_native", "masks", "ops", "operands"},
+    "sharded": {"_native", "masks", "ops"},
+    "functional": {"_native", "masks", "ops", "operands", "sharded"},
     "nn": {"masks", "ops", "functional"},
     "__init__": {"reference", "masks", "select", "functional", "nn"},
     # The command is a user of the whole package.

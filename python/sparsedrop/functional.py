@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from sparsedrop import _native, operands
+from sparsedrop import _native, operands, sharded
 from sparsedrop.masks import (
     BlockMask,
     check_block_shape,
@@ -175,6 +175,8 @@ def dropped_linear(
         return handle_torch_function(
             dropped_linear, (x, weight, bias), x, weight, bias, options, training
         )
+    if not torch.compiler.is_compiling() and sharded.are_sharded(x, weight, bias):
+        return sharded.dropout_linear(x, weight, bias, options, _dropped_locally)
     dtype = operands.check_linear(x, weight, bias)
     device = x.device
     _native.require_build_for(device)
@@ -194,6 +196,10 @@ def dropped_linear(
     how = options.sampler, shape, options.p, options.block_shape
     mask = draw(*how, device, options.generator)
     return _linear(x, weight, bias, dtype, How(mask, None, None, options.alpha, None, False, True))
+
+
+def _dropped_locally(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    return dropped_linear(x, weight, bias, options, True)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, how: How) -> Tensor:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparsedrop.masks import check_p
+
+
+class Rate(nn.Dropout):
+    """The child of a rated layer. It passes for a linear layer without weights where it has to:
+    plans of tensor parallelism hand every module within a layer to what shards the layer's weight.
+    """
+
+    bias = None
+
+    @property
+    def weight(self) -> Tensor:
+        return torch.empty(0, 0)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Has none, and takes none."""
 
 
 class Rated(nn.Module):
@@ -29,4 +45,4 @@ class Rated(nn.Module):
         if isinstance(dropout, nn.Dropout):
             dropout.p = check_p(p)
         else:
-            self.dropout = nn.Dropout(check_p(p)).train(self.training)
+            self.dropout = Rate(check_p(p)).train(self.training)

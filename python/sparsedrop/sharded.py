@@ -1,0 +1,143 @@
+"""A layer whose operands are DTensors: tensor parallelism, and batches that are sharded.
+
+Each rank runs the layer of its shards. A replicated input has the same mask on every rank, drawn
+from torch's default generator, whose state the first layer of a mesh takes over from its first
+rank; a sharded one has each rank's own, from a generator that is seeded by that one and the rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsedrop import _native
+from sparsedrop.masks import host_state
+from sparsedrop.ops.layer import Options
+
+Local = Callable[[Tensor, Tensor, "Tensor | None", Options], Tensor]
+"""A layer of plain tensors."""
+
+
+def are_sharded(*tensors: Tensor | None) -> bool:
+    """Whether one of them is a DTensor; without importing what makes them."""
+    dtensors = sys.modules.get("torch.distributed.tensor")
+    return dtensors is not None and any(isinstance(t, dtensors.DTensor) for t in tensors)
+
+
+class _Case(NamedTuple):
+    """How the operands lie along one extent of the mesh, their gradients, and the result."""
+
+    x: Any
+    weight: Any
+    x_grad: Any
+    weight_grad: Any
+    bias: Any
+    bias_grad: Any
+    out: Any
+    # Whether a bias is added up over the ranks.
+    shares_bias: bool = False
+
+
+def dropout_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, local: Local
+) -> Tensor:
+    """`linear(dropout(x), weight, bias)` of DTensors on one mesh; the result is one, too.
+
+    Raises:
+        ValueError: where their placements do not make a layer, with the placements.
+    """
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = next(t.device_mesh for t in (weight, x, bias) if isinstance(t, DTensor))
+    everywhere = [Replicate()] * mesh.ndim
+
+    def laid(tensor: Tensor) -> Any:
+        if isinstance(tensor, DTensor):
+            return tensor
+        return DTensor.from_local(tensor, mesh, everywhere, run_check=False)
+
+    x_laid, weight_laid = laid(x), laid(weight)
+    cases = [
+        _case_of(*placements, x.dim() - 1)
+        for placements in zip(x_laid.placements, weight_laid.placements, strict=True)
+    ]
+    own_bias = None
+    if bias is not None:
+        spread = laid(bias).redistribute(mesh, [case.bias for case in cases])
+        own_bias = spread.to_local(grad_placements=[case.bias_grad for case in cases])
+        shares = [mesh.size(i) for i, case in enumerate(cases) if case.shares_bias]
+        for share in shares:
+            own_bias = own_bias / share
+    out = local(
+        x_laid.to_local(grad_placements=[case.x_grad for case in cases]),
+        weight_laid.to_local(grad_placements=[case.weight_grad for case in cases]),
+        own_bias,
+        _seeded(options, mesh, [case.x.is_replicate() for case in cases], x_laid.device),
+    )
+    return DTensor.from_local(out, mesh, [case.out for case in cases], run_check=False)
+
+
+def _case_of(x: Any, weight: Any, last: int) -> _Case:
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    whole, partial = Replicate(), Partial()
+    if x.is_replicate() and weight.is_replicate():
+        return _Case(x, weight, whole, whole, whole, whole, whole)
+    if x.is_replicate() and weight.is_shard(0):  # by columns
+        return _Case(x, weight, partial, weight, Shard(0), Shard(0), Shard(last))
+    if x.is_shard(last) and weight.is_shard(1):  # by rows
+        return _Case(x, weight, x, weight, whole, partial, partial, shares_bias=True)
+    if x.is_shard() and not x.is_shard(last) and weight.is_replicate():  # a part of the batch
+        return _Case(x, weight, x, partial, whole, partial, x)
+    raise ValueError(
+        f"x is placed {x} and weight {weight} along one extent of the mesh: a layer has x "
+        "replicated and weight replicated or sharded by rows, both sharded by columns, or x "
+        "sharded along another extent and weight replicated"
+    )
+
+
+_in_step: set[tuple[int, int]] = set()
+"""Meshes, and their extents, whose ranks' generators had the same state once."""
+
+_generators: dict[torch.device, torch.Generator] = {}
+
+
+def _seeded(options: Options, mesh: Any, replicated: list[bool], device: torch.device) -> Options:
+    """The options with the generator that this rank's mask is drawn from."""
+    for i, is_replicated in enumerate(replicated):
+        if is_replicated and options.generator is None and (hash(mesh), i) not in _in_step:
+            _bring_in_step(mesh, i, device)
+            _in_step.add((hash(mesh), i))
+    if all(replicated):
+        return options
+    own = [mesh.get_local_rank(i) for i, is_whole in enumerate(replicated) if not is_whole]
+    text = f"{_next_state(options.generator, device)} {own}"
+    digest = hashlib.blake2b(text.encode(), digest_size=7).digest()
+    generator = _generators.setdefault(device, torch.Generator(device))
+    return options._replace(generator=generator.manual_seed(int.from_bytes(digest, "little")))
+
+
+def _next_state(generator: torch.Generator | None, device: torch.device) -> Any:
+    """What the next draw from a generator depends on; the generator moves on."""
+    if device.type == "cuda":
+        state = host_state(device, generator)
+        if state is None:
+            raise RuntimeError("a sharded input has no mask of its own in a CUDA graph")
+        return state
+    return torch.randint(2**62, (), device=device, generator=generator).item()
+
+
+def _bring_in_step(mesh: Any, extent: int, device: torch.device) -> None:
+    """Gives the default generators of all ranks along an extent the first one's state."""
+    group = mesh.get_group(extent)
+    generator = (
+        _native.default_generator(device) if device.type == "cuda" else torch.default_generator
+    )
+    state = generator.get_state().to(device)
+    torch.distributed.broadcast(state, group=group, group_src=0)
+    generator.set_state(state.cpu())
