@@ -190,3 +190,27 @@ def test_autocast_inside(device):
     out, *grads = value_and_grads(layer, [x.float() for x in _inputs(device)], upstream)
     assert out.dtype == torch.bfloat16
     assert all(grad.dtype == torch.float32 for grad in grads)
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_compiled_autograd(is_compiled, device):
+    """A backward pass that is compiled as a whole finds the masks of a compiled forward pass."""
+    x, weight, bias = (t.float() for t in _inputs(device))
+    mask = random_mask((128, 64), (16, 16), device)
+
+    def model(x, weight, bias):
+        drop = sparsedrop.dropout_linear(x, weight, bias, p=0.3, block_shape=(16, 16))
+        return drop + sparsedrop.linear(x, weight, bias, x_mask=mask, activation="gelu")
+
+    def grads(forward):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        torch.manual_seed(2)
+        forward(*leaves).square().sum().backward()
+        return [leaf.grad for leaf in leaves]
+
+    expected = grads(model)
+    forward = torch.compile(model, backend=TRACED) if is_compiled else model
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend=TRACED)):
+        found = grads(forward)
+    for own, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, truth, rtol=1e-4, atol=1e-4)

@@ -6,14 +6,14 @@ gradient of an operand is an output under that operand's mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly, is_forward_mode, is_transformed
-from sparsedrop.masks import BlockMask
+from sparsedrop.masks import BlockMask, MaskTensors
 from sparsedrop.ops import dense, op
 from sparsedrop.ops.backend import Backend, backend_for
 from sparsedrop.ops.dense import activation_grad
@@ -35,8 +35,10 @@ def multiply(p: Product) -> Tensor:
         return op.product(p)  # a program that is exported keeps no node, and the op has its rule
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
-        apply = _Multiply.apply if is_compiling else _apply_eagerly
-        return apply(a, b, bias, how)
+        if is_compiling:
+            stripped, kinds, tensors = _strip(how)
+            return _Compiled.apply(a, b, bias, stripped, kinds, *tensors)
+        return _apply_eagerly(a, b, bias, how)
     return _backend_of(a, b, bias).product(p)
 
 
@@ -68,13 +70,8 @@ FORWARD_MODE = (
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, how: How) -> Tensor:
-        p, activation = Product(a, b, bias, how), how.activation
-        backend = _backend_of(a, b, bias)
-        # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
-        if activation is None or activation == "relu":
-            kept = out = backend.product(p)
-        else:
-            out, kept = backend.product_and_pre_activation(p)
+        out, kept = _run(Product(a, b, bias, how))
+        activation = how.activation
         need_a, need_b, _, _ = ctx.needs_input_grad
         # An activation's gradient depends on a, b and bias.
         ctx.save_for_backward(
@@ -91,10 +88,71 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         a, b, bias, kept = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # under create_graph
+        if torch.is_grad_enabled():  # under create_graph
             kept = _kept_again(a, b, bias, kept, ctx.how)
-            return _gradients(ctx, upstream, a, b, kept, multiply)
-        return _gradients(ctx, upstream, a, b, kept)
+            return _gradients(ctx, ctx.how, upstream, a, b, kept, multiply)
+        return _gradients(ctx, ctx.how, upstream, a, b, kept)
+
+
+def _run(p: Product) -> tuple[Tensor, Tensor]:
+    """The result, and what the activation's gradient follows from."""
+    backend = _backend_of(p.a, p.b, p.bias)
+    # relu's gradient follows from the output's sign; gelu's and silu's need what went in.
+    if p.how.activation is None or p.how.activation == "relu":
+        out = backend.product(p)
+        return out, out
+    return backend.product_and_pre_activation(p)
+
+
+class _Compiled(torch.autograd.Function):
+    """The same under torch.compile, which has to see the masks' tensors as inputs of a node."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor | None,
+        stripped: How,
+        kinds: tuple[Any, ...],
+        *tensors: Tensor,
+    ) -> Tensor:
+        out, kept = _run(Product(a, b, bias, _with_masks(stripped, kinds, tensors)))
+        ctx.save_for_backward(a, b, kept, *tensors)
+        ctx.how, ctx.kinds = stripped, kinds
+        ctx.column_major = _is_column_major(a), _is_column_major(b)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, kept, *tensors = ctx.saved_tensors
+        how = _with_masks(ctx.how, ctx.kinds, tensors)
+        grads = _gradients(ctx, how, upstream, a, b, kept)
+        return *grads, None, *(None for _ in tensors)
+
+
+def _strip(how: How) -> tuple[How, tuple[Any, ...], list[Tensor]]:
+    """A product's masks apart from it: what they are, and their tensors."""
+    masks = how.a_mask, how.b_mask, how.out_mask
+    kinds = tuple(None if m is None else (m.shape, m.block_shape, m.keep) for m in masks)
+    tensors = [tensor for mask in masks if mask is not None for tensor in mask.tensors.all()]
+    return how._replace(a_mask=None, b_mask=None, out_mask=None), kinds, tensors
+
+
+def _with_masks(how: How, kinds: tuple[Any, ...], tensors: Sequence[Tensor]) -> How:
+    """The inverse of `_strip`."""
+    masks: list[BlockMask | None] = []
+    used = 0
+    for kind in kinds:
+        if kind is None:
+            masks.append(None)
+            continue
+        live, row_words, col_words = tensors[used : used + 3]
+        shape, block_shape, keep = kind
+        held = MaskTensors((live, row_words, col_words))
+        masks.append(BlockMask(shape, block_shape, keep, held))
+        used += 3
+    return how._replace(a_mask=masks[0], b_mask=masks[1], out_mask=masks[2])
 
 
 _apply_eagerly = apply_eagerly(_Multiply)
@@ -122,7 +180,7 @@ class _Transformed(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         a, b, bias, out = ctx.saved_tensors
         kept = _kept_again(a, b, bias, out, ctx.how)
-        return _gradients(ctx, upstream, a, b, kept, multiply)
+        return _gradients(ctx, ctx.how, upstream, a, b, kept, multiply)
 
 
 def _kept_again(a: Tensor, b: Tensor, bias: Tensor | None, kept: Tensor, how: How) -> Tensor:
@@ -134,6 +192,7 @@ def _kept_again(a: Tensor, b: Tensor, bias: Tensor | None, kept: Tensor, how: Ho
 
 def _gradients(
     ctx: Any,
+    how: How,
     upstream: Tensor,
     a: Tensor,
     b: Tensor,
@@ -146,9 +205,8 @@ def _gradients(
     gradient before the activation may hold anything: all that is done with them leaves it out.
     `product`: what multiplies, where the gradients are to be differentiated again.
     """
-    how: How = ctx.how
     out_mask, alpha, activation, a_turned, b_turned = how[2:]
-    need_a, need_b, need_bias, _ = ctx.needs_input_grad
+    need_a, need_b, need_bias, *_ = ctx.needs_input_grad
     a_column_major, b_column_major = ctx.column_major
     grad = activation_grad(activation, upstream, kept)
     backend = backend_for(grad, grad if a is None else a, grad if b is None else b)
