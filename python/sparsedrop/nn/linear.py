@@ -132,7 +132,7 @@ class SparseDropLinear(Rated, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        dropout = self.dropout
+        dropout = self._modules["dropout"]
         if not isinstance(dropout, nn.Dropout) or not dropout.training:
             return nn.functional.linear(x, self.weight, self.bias)
         p = check_p(dropout.p)

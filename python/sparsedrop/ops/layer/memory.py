@@ -71,8 +71,8 @@ class Memory:
 
     def rounded_weight(self, weight: Tensor, stream: int) -> tuple[Tensor, int]:
         """The weight in the dtype of the products, and its address if it has yet to be filled."""
-        copy = copies.find(weight, self.weight.dtype, stream) if self._shares(weight) else None
-        if copy is not None:
+        copy = copies.find(weight, self.weight.dtype, stream)
+        if copy is not None and self._shares(weight):
             return copy, 0
         copy = self.allocate(*self.weight)
         return copy, copy.data_ptr()

@@ -49,7 +49,9 @@ def layer_of(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -
     The one look at operands that training takes: whatever is unusual about them, or wrong, is for
     the long way, which has a sentence for it.
     """
-    if is_watched(x, weight) or (bias is not None and is_watched(bias)) or not x.is_cuda:
+    if is_watched(x, weight) if bias is None else is_watched(x, weight, bias):
+        return None
+    if not x.is_cuda:
         return None
     if not x.layout is weight.layout is torch.strided:
         return None
