@@ -46,7 +46,7 @@ class SparseDropLinear(Rated, nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if not isinstance(bias, bool):
+        if isinstance(bias, float):
             raise TypeError(f"bias is True or False, not {bias!r}: p is the argument behind it")
         # All of it before a parameter is drawn.
         check_p(p), check_block_shape(block_shape), check_sampler(sampler)
