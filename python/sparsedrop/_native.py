@@ -40,6 +40,11 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
+def gpu(index: int) -> torch.device:
+    """GPU `index`."""
+    return torch.device("cuda", index)
+
+
 def runs_on(device: torch.device) -> bool:
     """True where this build has kernels for that device. The device must have its index."""
     if C is None or device.type != "cuda":
@@ -94,7 +99,7 @@ def allocator(index: int) -> Allocate:
     def allocate(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if torch.cuda.current_device() == index:
             return empty_on_current_gpu(shape, strides, dtype)
-        return torch.empty_strided(shape, strides, dtype=dtype, device=torch.device("cuda", index))
+        return torch.empty_strided(shape, strides, dtype=dtype, device=gpu(index))
 
     return allocate
 

@@ -50,10 +50,11 @@ class SparseDropLinear(Rated, nn.Linear):
             raise TypeError(f"bias is True or False, not {bias!r}: p is the argument behind it")
         # All of it before a parameter is drawn.
         check_p(p), check_block_shape(block_shape), check_sampler(sampler)
+        check_generator(generator)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
-        self.generator = check_generator(generator)
+        self.generator = generator
         self._is_new = True
 
     @property

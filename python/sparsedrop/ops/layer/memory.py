@@ -56,7 +56,7 @@ class Memory:
     """Where a layer's tensors lie. What does not depend on a call is worked out once."""
 
     def __init__(self, facts: Facts) -> None:
-        self.device = torch.device("cuda", facts.device)
+        self.device = _native.gpu(facts.device)
         self.allocate = _native.allocator(facts.device)
         self.out = Space.of(facts.out_shape, facts.dtype)
         self.x = Space.of(tuple(facts.x_shape), facts.dtype)

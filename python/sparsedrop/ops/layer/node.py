@@ -78,7 +78,7 @@ def layer_of(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -
 def make_layer(facts: tuple[Any, ...]) -> Layer | None:
     """The layer for `Facts`, which may be a plain tuple; None where it has to go the long way."""
     of = Facts(*facts)
-    if not of.are_legal() or not _native.runs_portable(torch.device("cuda", of.device)):
+    if not of.are_legal() or not _native.runs_portable(_native.gpu(of.device)):
         return None
     if max(*of.extents, *of.block_shape) > select.MAX_EXTENT:
         return None

@@ -1,0 +1,176 @@
+"""What Python does around a layer's calls, without a GPU: against the reference."""
+
+import itertools
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import layer_stub
+import sparsedrop
+from cases import TILES, normal
+from sparsedrop import BlockMask, _native, reference, select
+from sparsedrop.masks import samplers
+from sparsedrop.ops.layer import copies, node, op
+from sparsedrop.ops.layer import kernels as layer_kernels
+from sparsedrop.ops.layer.kernels import KernelLayer
+from sparsedrop.select import kernels
+
+CPU = torch.device("cpu")
+BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+
+# Of x, of the parameters, and of autocast.
+PRECISIONS = [
+    (BF16, BF16, None), (F16, F16, None), (F32, F32, None), (F64, F64, None),
+    (BF16, F32, BF16), (F32, F32, BF16), (F16, F32, F16), (F32, BF16, BF16),
+]  # fmt: skip
+SHAPES = [((6, 32), 48, 64, (64, 64)), ((192,), 10, 65, (32, 16)), ((), 16, 64, (64, 64))]
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    """Lets CPU tensors pass for a GPU's, whose extension is the stub."""
+    generator = layer_stub.Generator()
+    facts = {"capability": (9, 0), "gpu": "NVIDIA H200", "sms": 132, "tiles": TILES}
+    for name, value in {
+        "C": layer_stub.C, "runs_portable": lambda device: True, "gpu": lambda index: CPU,
+        "current_stream": lambda index: 0, "launch_target": lambda device: (0, 0),
+        "default_generator": lambda device: generator, "has_blas": lambda: True,
+        "blas_handle": lambda index: 0,
+        "allocator": lambda index: lambda shape, strides, dtype: torch.empty_strided(
+            shape, strides, dtype=dtype
+        ),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(_native, name, value)
+    monkeypatch.setattr(samplers, "is_capturing", lambda device: False)
+    monkeypatch.setattr("sparsedrop.ops.layer.memory.is_capturing", lambda device: False)
+    monkeypatch.setattr(kernels, "gpu_facts", lambda index: facts)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
+    caches = node.layer_for, layer_kernels.kernel_layer_for
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@contextmanager
+def _autocast(dtype):
+    """torch.autocast for a GPU, without one."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", dtype is not None)
+    torch.set_autocast_dtype("cuda", dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
+
+
+def _layer(shape, precision, bias=True, **kwargs):
+    """Result, gradients, and the same by the reference under the mask that was drawn."""
+    (lead, n, k, block), (x_dtype, dtype, autocast) = shape, precision
+    product = autocast or x_dtype
+    inputs = [normal(*lead, k).to(x_dtype), *(t.to(dtype) for t in (normal(n, k), normal(n)))]
+    leaves = [t.requires_grad_() for t in inputs[: 2 + bias]]
+    upstream = normal(*lead, n).to(product)
+    with _autocast(autocast):
+        out = sparsedrop.dropout_linear(*leaves, p=0.5, block_shape=block, **kwargs)
+    grads = torch.autograd.grad(out, leaves, upstream)
+    rows = torch.Size(lead).numel()
+    mask = BlockMask.from_live(layer_stub.C.live, (rows, k), block_shape=block)
+    rounded = [t.detach().to(product).double().requires_grad_() for t in leaves]
+    truth = reference.dropout_linear(*rounded, *([] if bias else [None]), mask, 0.5)
+    exact = torch.autograd.grad(truth, rounded, upstream.double())
+    return out, grads, truth, exact
+
+
+@pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_layer_is_the_reference(shape, precision, sampler):
+    for bias, path in itertools.product((True, False), ("dense", "kernel")):
+        has_kernel = shape[2] % 8 == 0 and (precision[2] or precision[0]) in (BF16, F16)
+        if path == "kernel" and not has_kernel:
+            continue
+        with select.override(path=path):
+            out, grads, truth, exact = _layer(shape, precision, bias, sampler=sampler)
+        node_layer = out.grad_fn.layer
+        assert type(node_layer) is KernelLayer or path == "dense"
+        dtypes = [precision[2] or precision[0], precision[0], precision[1], precision[1]]
+        for own, expected, dtype in zip((out, *grads), (truth, *exact), dtypes, strict=False):
+            assert own.dtype == dtype
+            assert own.shape == expected.shape
+            error = (own.double() - expected).norm()
+            assert error <= 4 * torch.finfo(out.dtype).eps * (1 + expected.norm())
+
+
+def test_results_are_no_views():
+    for path in ("dense", "kernel"):
+        with select.override(path=path):
+            out = _layer(SHAPES[0], PRECISIONS[0])[0]
+        assert not out._is_view()
+        out.add_(1)
+
+
+@pytest.mark.parametrize("path", ["dense", "kernel"])
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_gradients_are_added_in_place(dtype, path):
+    x, upstream = normal(128, 64).to(BF16), normal(128, 32).to(BF16)
+    weight, bias = (normal(*s).to(dtype).requires_grad_() for s in ((32, 64), (32,)))
+    for parameter in (weight, bias):
+        parameter.main_grad = torch.ones(parameter.shape)
+    with select.override(path=path), _autocast(BF16):
+        out = sparsedrop.dropout_linear(
+            x, weight, bias, p=0.5, block_shape=(64, 64), fuse_wgrad_accumulation=True
+        )
+    out.backward(upstream)
+    mask = BlockMask.from_live(layer_stub.C.live, (128, 64), block_shape=(64, 64))
+    leaves = [t.detach().to(BF16).double().requires_grad_() for t in (weight, bias)]
+    truth = reference.dropout_linear(x.double(), *leaves, mask, 0.5)
+    exact = torch.autograd.grad(truth, leaves, upstream.double())
+    for parameter, grad in zip((weight, bias), exact, strict=True):
+        assert parameter.grad is None
+        torch.testing.assert_close(parameter.main_grad.double(), grad + 1, rtol=1e-4, atol=1e-4)
+
+
+def test_a_rounded_weight_is_shared_while_it_is_needed():
+    weight = normal(64, 64).float().requires_grad_()
+    x = normal(64, 64).to(BF16)
+    with select.override(path="kernel"), _autocast(BF16):
+        first, second = (
+            sparsedrop.dropout_linear(x, weight, p=0.5, block_shape=(64, 64)) for _ in range(2)
+        )
+        assert len(copies._copies) == 1
+        kept = [out.grad_fn.saved_tensors[1].data_ptr() for out in (first, second)]
+        assert kept[0] == kept[1]
+        with torch.no_grad():
+            weight.add_(1)
+        third = sparsedrop.dropout_linear(x, weight, p=0.5, block_shape=(64, 64))
+        assert third.grad_fn.saved_tensors[1].data_ptr() != kept[0]
+    del first, second, third
+    assert not copies._copies
+
+
+@pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[4], PRECISIONS[5]], ids=str)
+def test_the_ops_pack_what_was_rounded(precision):
+    x_dtype, dtype, autocast = precision
+    x, weight, bias = normal(3, 64, 64).to(x_dtype), normal(32, 64).to(dtype), normal(32).to(dtype)
+    upstream, product = normal(3, 64, 32).to(BF16), autocast or x_dtype
+    options = 0.5, 64, 64
+    out, pack = op._forward(x, weight, bias, *options, "bernoulli", product)
+    fake = op._fake_forward(x, weight, bias, *options, "bernoulli", product)
+    assert [(t.shape, t.dtype) for t in fake] == [(t.shape, t.dtype) for t in (out, pack)]
+    kept = [t if t.dtype == product else None for t in (x, weight)]
+    args = 0.5, 64, 64, 64, x.dtype, dtype, dtype, [True] * 3
+    grads = op._backward(upstream, *kept, pack, *args)
+    fakes = op._fake_backward(upstream, *kept, pack, *args)
+    assert [(t.shape, t.dtype) for t in fakes] == [(t.shape, t.dtype) for t in grads]
+    mask = BlockMask.from_live(layer_stub.C.live, (192, 64), block_shape=(64, 64))
+    leaves = [t.to(product).double().requires_grad_() for t in (x, weight, bias)]
+    truth = reference.dropout_linear(*leaves, mask, 0.5)
+    exact = torch.autograd.grad(truth, leaves, upstream.double())
+    for own, expected in zip((out, *grads), (truth, *exact), strict=True):
+        error = (own.double() - expected).norm()
+        assert error <= 0.02 * (1 + expected.norm())
