@@ -174,3 +174,35 @@ def test_the_ops_pack_what_was_rounded(precision):
     for own, expected in zip((out, *grads), (truth, *exact), strict=True):
         error = (own.double() - expected).norm()
         assert error <= 0.02 * (1 + expected.norm())
+
+
+def test_second_derivatives_of_a_layer_that_kept_its_operands(monkeypatch):
+    inputs = [normal(3, 64, 64).to(BF16), normal(32, 64).to(BF16), normal(32).to(BF16)]
+    leaves = [t.requires_grad_() for t in inputs]
+    with select.override(path="kernel"):
+        out = sparsedrop.dropout_linear(*leaves, p=0.5, block_shape=(64, 64))
+    mask = BlockMask.from_live(layer_stub.C.live, (192, 64), block_shape=(64, 64))
+    doubled = [t.detach().double().requires_grad_() for t in inputs]
+    truth = reference.dropout_linear(*doubled, mask, 0.5)
+    # The products of the backward pass are the CPU's own.
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: False))
+
+    def twice(out, leaves):
+        grads = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+
+    for own, expected in zip(twice(out, leaves), twice(truth, doubled), strict=True):
+        assert (own.double() - expected).norm() <= 0.03 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("path", "precision"), [("dense", PRECISIONS[2]), ("kernel", PRECISIONS[4])]
+)
+def test_second_derivatives_that_would_be_missed_raise(path, precision):
+    with select.override(path=path), _autocast(precision[2]):
+        x, weight = normal(64, 64).to(precision[0]), normal(32, 64).to(precision[1])
+        out = sparsedrop.dropout_linear(
+            x.requires_grad_(), weight.requires_grad_(), p=0.5, block_shape=(64, 64)
+        )
+    with pytest.raises(RuntimeError, match="under create_graph"):
+        torch.autograd.grad(out.sum(), (x, weight), create_graph=True)
