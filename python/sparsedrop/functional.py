@@ -147,9 +147,8 @@ def dropout_linear(
             the kernels themselves. Not under torch.compile.
         generator: of the device of x; None is torch's default one.
 
-    Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid. On a GPU a
-        backward pass under `create_graph` may raise at once where it could not be differentiated
-        again: densely, and where autocast casts.
+    Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid. A
+        backward pass under `create_graph` raises RuntimeError with `fuse_wgrad_accumulation`.
     """
     options = Options(
         check_p(p),

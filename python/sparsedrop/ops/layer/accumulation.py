@@ -9,6 +9,11 @@ from torch import Tensor
 
 from sparsedrop._torch import is_transformed
 
+NOT_FUSED = (
+    "fuse_wgrad_accumulation adds gradients in place, which cannot be differentiated: leave it out "
+    "where a backward pass is under create_graph"
+)
+
 
 def buffer_of(parameter: Tensor) -> Tensor | None:
     """Where its gradient accumulates: `main_grad`, as frameworks with float32 gradients have it,
@@ -42,10 +47,7 @@ class _AddInPlace(torch.autograd.Function):
         if buffer is None:
             return grad
         if torch.is_grad_enabled():
-            raise RuntimeError(
-                "fuse_wgrad_accumulation adds gradients in place, which cannot be differentiated: "
-                "leave it out where a backward pass is under create_graph"
-            )
+            raise RuntimeError(NOT_FUSED)
         buffer.add_(grad)
         was_added(ctx.parameter)
         return None

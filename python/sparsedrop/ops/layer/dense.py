@@ -28,7 +28,7 @@ bias as it stores."""
 class DenseLayer:
     """See `facts.Layer`. What is saved of x is the masked copy."""
 
-    saves_operands = False
+    remakes_x = True
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -169,6 +169,14 @@ class DenseLayer:
         if needs[2]:
             grad_bias = grad.sum(0, dtype=facts.bias_dtype)
         return grad_x, grad_weight, grad_bias
+
+    backward_again = backward_by_ops
+
+    def through_kept(self, saved: Saved, grad: Tensor) -> Tensor:
+        rows, _, k = self.facts.extents
+        is_live = expand_live(saved.mask, self.facts.block_shape, (rows, k))
+        kept = torch.where(is_live, grad.reshape(rows, k), 0)
+        return kept.view(self.facts.x_shape).to(self.facts.x_dtype)
 
 
 def _grid_alone(live: Tensor) -> MaskTensors:

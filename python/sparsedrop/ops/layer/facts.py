@@ -114,8 +114,8 @@ class Layer(Protocol):
     """One way of running the layers of some facts."""
 
     facts: Facts
-    # Whether x and weight are saved as they were given: second derivatives by them are noticed.
-    saves_operands: bool
+    # Whether what is saved of x is not x itself.
+    remakes_x: bool
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
@@ -141,3 +141,9 @@ class Layer(Protocol):
 
     def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
         """The same by torch's ops and registered ones, for whoever watches, and any `grad`."""
+
+    def backward_again(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
+        """The same, and can be differentiated; what is saved depends on what was given."""
+
+    def through_kept(self, saved: Saved, grad: Tensor) -> Tensor:
+        """The gradient of x that one of what is kept of it has for a consequence."""

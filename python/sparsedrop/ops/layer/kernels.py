@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
-from sparsedrop.masks import Layout, MaskTensors, layout
+from sparsedrop.masks import BlockMask, Layout, MaskTensors, layout
+from sparsedrop.ops.autograd import multiply
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
 from sparsedrop.ops.layer.memory import Memory, Space, address, draw, gradient_dtypes
 from sparsedrop.ops.plan import Key, kernel_plan, request_of
+from sparsedrop.ops.product import How, Product
 from sparsedrop.select import kernels
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class KernelLayer:
     def __init__(self, facts: Facts, choices: tuple[select.Choice, ...]) -> None:
         self.facts = facts
         self.rounds = facts.x_dtype is not facts.dtype, facts.weight_dtype is not facts.dtype
-        self.saves_operands = self.rounds == (False, False)
+        self.remakes_x = self.rounds[0]
         m, _, k = facts.extents
         self._memory = Memory(facts)
         self._grid = (m, k, *facts.block_shape)
@@ -250,6 +252,28 @@ class KernelLayer:
             found if is_needed else None for found, is_needed in zip(grads, needs, strict=True)
         )
         return grad_x, grad_weight, grad_bias
+
+    def backward_again(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
+        facts = self.facts
+        (m, n, k), alpha = facts.extents, options.alpha
+        tensors = MaskTensors(None, saved.mask, self._layout)
+        mask = BlockMask((m, k), facts.block_shape, 1.0 - options.p, tensors)
+        flat = grad.reshape(m, n)
+        grad_x = grad_weight = grad_bias = None
+        if needs[0]:
+            how = How(None, None, mask, alpha)
+            product = multiply(Product(flat, saved.weight, None, how))
+            grad_x = product.reshape(facts.x_shape).to(facts.x_dtype)
+        if needs[1]:
+            how = How(None, mask, None, alpha, None, True, False)
+            product = multiply(Product(flat, saved.x.reshape(m, k), None, how))
+            grad_weight = product.to(facts.weight_dtype)
+        if needs[2]:
+            grad_bias = flat.sum(0, dtype=facts.bias_dtype)
+        return grad_x, grad_weight, grad_bias
+
+    def through_kept(self, saved: Saved, grad: Tensor) -> Tensor:
+        return grad.to(self.facts.x_dtype)
 
 
 @functools.lru_cache(maxsize=4096)

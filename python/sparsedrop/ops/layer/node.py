@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sparsedrop import _native, select
 from sparsedrop._torch import apply_eagerly, is_transformed, is_watched
-from sparsedrop.ops.autograd import multiply
-from sparsedrop.ops.layer.accumulation import buffer_of, was_added
+from sparsedrop.ops.layer.accumulation import NOT_FUSED, buffer_of, was_added
 from sparsedrop.ops.layer.dense import DenseLayer
 from sparsedrop.ops.layer.facts import (
     Buffers,
@@ -25,9 +24,7 @@ from sparsedrop.ops.layer.facts import (
     lie_well,
 )
 from sparsedrop.ops.layer.kernels import KernelLayer, keys_of
-from sparsedrop.ops.layer.op import mask_of
 from sparsedrop.ops.plan import ALIGNMENT_BITS, request_of
-from sparsedrop.ops.product import How, Product
 from sparsedrop.select import kernels
 
 
@@ -39,7 +36,8 @@ def dropout_linear(
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
     if needs_grad and torch.is_grad_enabled():
-        return _apply(x, weight, bias, options, layer)
+        made = _apply(x, weight, bias, options, layer)
+        return made[0] if layer.remakes_x and x.requires_grad else made
     return layer.forward(x, weight, bias, options)[0]
 
 
@@ -101,25 +99,30 @@ def decide(of: Facts) -> select.LayerChoice:
 
 
 class _DropoutLinear(torch.autograd.Function):
+    """What is kept of x, where it is not x, is a second result that nobody is given: by it a
+    gradient that is differentiated again depends on x."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, layer: Layer
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         out, saved = layer.forward(x, weight, bias, options)
         ctx.save_for_backward(*saved)
         ctx.options, ctx.layer = options, layer
-        if options.fuse_wgrad_accumulation:
-            ctx.parameters = weight, bias
+        ctx.parameters = weight, bias
+        if layer.remakes_x and ctx.needs_input_grad[0]:
+            ctx.set_materialize_grads(False)
+            return out, saved.x
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_of_kept: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
         saved, options, layer = Saved(*ctx.saved_tensors), ctx.options, ctx.layer
         needs = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
-            if not layer.saves_operands or options.fuse_wgrad_accumulation:
-                raise RuntimeError(ONCE)
-            return *_differentiable(layer, saved, grad, options, needs), None, None
+        if grad is None or grad_of_kept is not None or torch.is_grad_enabled():
+            return *_gradients_again(ctx, saved, grad, grad_of_kept), None, None
         if options.fuse_wgrad_accumulation:
             buffers = _buffers_of(ctx.parameters, needs)
             fused = tuple(b if b is not None and layer.adds_into(b) else None for b in buffers)
@@ -128,29 +131,22 @@ class _DropoutLinear(torch.autograd.Function):
         return *_gradients(layer, saved, grad, options, needs), None, None
 
 
-ONCE = (
-    "a backward pass under create_graph needs what this layer does not keep: without autocast, in "
-    "bfloat16 or float16 and without fuse_wgrad_accumulation it can be differentiated twice; or "
-    "use sparsedrop.reference"
-)
-
-
-def _differentiable(
-    layer: Layer, saved: Saved, grad: Tensor, options: Options, needs: Needs
+def _gradients_again(
+    ctx: Any, saved: Saved, grad: Tensor | None, grad_of_kept: Tensor | None
 ) -> Grads:
-    """The gradients by products that can be differentiated again."""
-    (m, n, k), alpha = layer.facts.extents, options.alpha
-    x, weight, mask = saved.x, saved.weight, mask_of(saved.mask, (m, k), options)
-    flat = grad.reshape(m, n)
+    """The gradients under create_graph, by what can be differentiated; and in a pass over those."""
+    options, layer, (weight, _) = ctx.options, ctx.layer, ctx.parameters
+    if options.fuse_wgrad_accumulation:
+        raise RuntimeError(NOT_FUSED)
+    # As it was given, and with it what it depends on.
+    saved = saved._replace(weight=weight.to(layer.facts.dtype))
     grad_x = grad_weight = grad_bias = None
-    if needs[0]:
-        product = multiply(Product(flat, weight, None, How(None, None, mask, alpha)))
-        grad_x = product.reshape(x.shape)
-    if needs[1]:
-        how = How(None, mask, None, alpha, None, True, False)
-        grad_weight = multiply(Product(flat, x.reshape(m, k), None, how))
-    if needs[2]:
-        grad_bias = flat.sum(0)
+    if grad is not None:
+        needs = ctx.needs_input_grad[:3]
+        grad_x, grad_weight, grad_bias = layer.backward_again(saved, grad, options, needs)
+    if grad_of_kept is not None:
+        through = layer.through_kept(saved, grad_of_kept)
+        grad_x = through if grad_x is None else grad_x + through
     return grad_x, grad_weight, grad_bias
 
 
