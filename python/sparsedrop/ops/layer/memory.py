@@ -13,8 +13,8 @@ from sparsedrop.masks import FILLS, MaskTensors, host_state, is_capturing
 from sparsedrop.ops.layer import copies
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options
 
-DRAWN = (0, -1)
-"""Seed and offset of a mask that was drawn before the call."""
+DRAWN = (0, 0)
+"""In place of the seed and the offset, plus 1, of a mask that was drawn before the call."""
 
 
 def address(tensor: Tensor | None) -> int:
@@ -27,11 +27,12 @@ def draw(
     device: torch.device,
     tensors: Callable[[], MaskTensors],
 ) -> tuple[int, int]:
-    """Seed and offset of a mask that `_C` is to draw; or `DRAWN`, into those tensors."""
+    """Seed, and offset plus 1, of a mask that `_C` is to draw; or `DRAWN`, into those tensors."""
     sampler, generator = options.sampler, options.generator
     state = host_state(device, generator) if sampler == "bernoulli" else None
     if state is not None:
-        return state
+        seed, offset = state
+        return seed, offset + 1
     FILLS[sampler](tensors(), grid, options.p, device, generator)
     return DRAWN
 
