@@ -11,8 +11,9 @@ import sparsedrop
 from cases import TILES, normal
 from sparsedrop import BlockMask, _native, reference, select
 from sparsedrop.masks import samplers
-from sparsedrop.ops.layer import copies, node, op
+from sparsedrop.ops import copies
 from sparsedrop.ops.layer import kernels as layer_kernels
+from sparsedrop.ops.layer import node, op
 from sparsedrop.ops.layer.kernels import KernelLayer
 from sparsedrop.select import kernels
 
@@ -43,7 +44,7 @@ def gpu(monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setattr(_native, name, value)
     monkeypatch.setattr(samplers, "is_capturing", lambda device: False)
-    monkeypatch.setattr("sparsedrop.ops.layer.memory.is_capturing", lambda device: False)
+    monkeypatch.setattr("sparsedrop.ops.copies.is_capturing", lambda device: False)
     monkeypatch.setattr(kernels, "gpu_facts", lambda index: facts)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from sparsedrop import _native
 from sparsedrop.masks import MaskTensors, expand_live, grid_shape
+from sparsedrop.ops import copies
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
-from sparsedrop.ops.layer.memory import Memory, Space, address, draw, gradient_dtypes
+from sparsedrop.ops.layer.memory import Memory, gradient_dtypes
 from sparsedrop.ops.layer.programs import dense_backward, dense_finish, dense_forward
+from sparsedrop.ops.program import Space, address, draw
 
 if TYPE_CHECKING:
     from sparsedrop import _C
@@ -53,7 +55,10 @@ class DenseLayer:
         stream, device = _native.current_stream(facts.device), memory.device
         out, live = memory.allocate(*memory.out), memory.allocate(*self._live)
         used_x = memory.allocate(*memory.x) if self.remakes_x else x
-        seed, next_offset = draw(options, self._grid, device, lambda: _grid_alone(live))
+        seed, next_offset = draw(
+            options.sampler, options.p, options.generator, self._grid, device,
+            lambda: _grid_alone(live),
+        )  # fmt: skip
         used_weight, weight_to = weight, 0
         if facts.weight_dtype is not facts.dtype:
             used_weight, weight_to = memory.rounded_weight(weight, stream)
@@ -65,7 +70,7 @@ class DenseLayer:
         numbers = options.alpha, 1.0 - options.p
         self._forward.run(places, numbers, stream)
         if weight_to:
-            memory.share(weight, used_weight, stream)
+            copies.keep(weight, used_weight, stream)
         if self._fuses_bias:
             assert bias is not None
             alpha = 1.0 if facts.drops_output else options.alpha

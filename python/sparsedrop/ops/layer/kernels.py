@@ -10,13 +10,14 @@ from torch import Tensor
 
 from sparsedrop import _native, select
 from sparsedrop.masks import BlockMask, Layout, MaskTensors, layout
-from sparsedrop.ops import dense
+from sparsedrop.ops import copies, dense
 from sparsedrop.ops.autograd import multiply
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
-from sparsedrop.ops.layer.memory import Memory, Space, address, draw, gradient_dtypes
+from sparsedrop.ops.layer.memory import Memory, gradient_dtypes
 from sparsedrop.ops.layer.programs import kernel_backward, kernel_forward, rounds_bias
-from sparsedrop.ops.plan import Key, kernel_plan, request_of
+from sparsedrop.ops.plan import Key, kernel_plan, layer_keys, request_of
 from sparsedrop.ops.product import How, Product
+from sparsedrop.ops.program import Space, address, draw
 from sparsedrop.select import kernels
 
 if TYPE_CHECKING:
@@ -29,16 +30,10 @@ Rounds = tuple[bool, bool]
 
 def keys_of(facts: Facts) -> tuple[Key, Key, Key]:
     """The products: forward, input gradient and weight gradient."""
-    m, n, k = facts.extents
-    x, weight, grad = ((m, k), (k, 1), True), ((n, k), (k, 1), True), ((m, n), (n, 1), True)
     mask = facts.block_shape, facts.keep_percent
-    of_x, of_grad = (None, mask) if facts.drops_output else (mask, None)
-    common = None, facts.dtype, facts.device
-    return (
-        Key(*common, (*x, False), (*weight, True), of_x, None, of_grad),
-        Key(*common, (*grad, False), (*weight, False), of_grad, None, of_x),
-        Key(*common, (*grad, True), (*x, False), of_grad, of_x, None, facts.weight_dtype),
-    )
+    masks = (None, mask) if facts.drops_output else (mask, None)
+    dtypes = facts.dtype, facts.weight_dtype
+    return layer_keys(facts.device, facts.extents, dtypes, masks)
 
 
 class Packing(NamedTuple):
@@ -122,7 +117,7 @@ class KernelLayer:
         at = Places(mask.data_ptr(), used_x.data_ptr(), used_weight.data_ptr(), weight_to)
         out = self._launch_forward((x, weight, bias), mask, at, options, stream)
         if weight_to:
-            memory.share(weight, used_weight, stream)
+            copies.keep(weight, used_weight, stream)
         return out, Saved(used_x, used_weight, mask)
 
     def forward_packed(
@@ -156,8 +151,9 @@ class KernelLayer:
         memory, (x, weight, bias) = self._memory, operands
         out = memory.allocate(*memory.out)
         seed, next_offset = draw(
-            options, self._grid, memory.device, lambda: MaskTensors(None, mask, self._layout)
-        )
+            options.sampler, options.p, options.generator, self._grid, memory.device,
+            lambda: MaskTensors(None, mask, self._layout),
+        )  # fmt: skip
         scratch, bias_at = memory.bytes(self._forward_scratch), address(bias)
         used_bias = at.mask + self.packing.bias_at if self._rounds_bias else bias_at
         self._forward.run(
