@@ -41,7 +41,9 @@ CASES = {
     "last relu": Case((128, 64, 64), ("relu", "relu"), (0.5, 0.5, 0.0)),
     "last gelu": Case((128, 64, 64), (None, "gelu"), (0.5, 0.5, 0.0)),
     "one layer": Case((128, 64), (None,), (0.5, 0.0)),
-    "five layers": Case((64,) * 6, ("gelu", "relu", None, "silu", "relu"), (0.25,) * 5 + (0.0,)),
+    "five layers": Case(
+        (256, 64, 256, 64, 128, 64), ("gelu", "relu", None, "silu", "relu"), (0.25,) * 5 + (0.0,)
+    ),
 }  # fmt: skip
 
 

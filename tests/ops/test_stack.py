@@ -5,11 +5,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cases import assert_accurate, normal
+from cases import assert_accurate, normal, value_and_grads
 from layer_cases import GPU, SAMPLERS
 from sparsedrop import functional, select
 from sparsedrop.nn import SparseDropMLP
 from sparsedrop.ops.stack import Dropped
+from sparsedrop.ops.stack.facts import layers_of as layers_from
 from sparsedrop.ops.stack.facts import parameters_of
 from stack_cases import BF16, BLOCK, CASES, F32, PRECISIONS, layers_of, reference_of
 
@@ -93,6 +94,52 @@ def test_dropped_blocks_are_never_read(case, precision):
     for own, other in zip(*results, strict=True):
         assert own.isfinite().all()
         assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("precision", [PRECISIONS[i] for i in (0, 2, 3)], ids=str)
+@pytest.mark.parametrize("case", ["gelu", "gated and dropped before", "stack", "last relu"])
+def test_compiled_it_draws_the_same_masks(case, precision, backend):
+    case, autocast = CASES[case], precision[2]
+    x, layers, upstream = _inputs(case, precision)
+    params = [p.detach() for p in parameters_of(layers)]
+    dropped = Dropped(case.rates, BLOCK, "bernoulli")
+    how = [layer.activation or "" for layer in layers], [layer.gate is not None for layer in layers]
+
+    def run(x, *params):
+        with torch.autocast("cuda", autocast, enabled=autocast is not None):
+            return functional.dropped_stack(x, layers_from(params, *how), dropped, True)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, fullgraph=True, backend=backend)
+    for seed in (1, 2):
+        results = []
+        for function in (run, compiled):
+            torch.manual_seed(seed)
+            with select.override(path="kernel"):
+                results.append(value_and_grads(function, [x, *params], upstream))
+        for own, truth in zip(*results, strict=True):
+            assert own.dtype == truth.dtype
+            assert (own.double() - truth.double()).norm() <= 0.01 * truth.double().norm()
+
+
+def test_opcheck():
+    ops = torch.ops.sparsedrop
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    x, layers, _ = _inputs(CASES["gated"], PRECISIONS[3])
+    params = [p.detach() for p in parameters_of(layers)]
+    how = ["silu", ""], [True, False]
+    rates = [0.0, 0.5, 0.0]
+    args = x.detach(), params, *how, rates, *BLOCK, "bernoulli", BF16
+    torch.library.opcheck(ops.stack.default, args, test_utils=tests)
+    out, pack, used_x, *rest = ops.stack(*args)
+    weights, kept = rest[:3], rest[3:]
+    for needs in ([True] * 7, [False, True] * 3 + [False]):
+        args = (
+            torch.randn_like(out), used_x, weights, pack, kept, *how, [True] * 3, rates, *BLOCK,
+            F32, F32, needs,
+        )  # fmt: skip
+        torch.library.opcheck(ops.stack_backward.default, args)
 
 
 MLPS = {
