@@ -33,10 +33,9 @@ class Saved(NamedTuple):
         return self.x, self.pack, *self.weights, *self.kept
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], facts: Facts) -> Saved:
-        """The inverse of `tensors`."""
+    def of(cls, tensors: Sequence[Tensor], count: int) -> Saved:
+        """The inverse of `tensors`; count: of weights."""
         x, pack, *rest = tensors
-        count = len(branches(facts.kinds))
         return cls(x, pack, tuple(rest[:count]), tuple(rest[count:]))
 
 
@@ -63,6 +62,7 @@ class KernelStack:
 
     def __init__(self, facts: Facts, choices: dict[Branch, tuple[select.Choice, ...]]) -> None:
         self.facts, self._branches = facts, branches(facts.kinds)
+        self.weight_count = len(self._branches)
         launches: programs.Launches = {}
         for branch, keys in keys_of(facts).items():
             forward, grad_x, grad_weight = (
@@ -81,9 +81,16 @@ class KernelStack:
         self._pack_layout = Pack(facts)
         self._pack = Space.of((self._pack_layout.size // 4,), torch.int32)
         self._between = [Space.of((facts.rows, n), facts.dtype) for n in facts.features[1:]]
-        self._weights = {
-            b: (facts.features[b.layer + 1], facts.features[b.layer]) for b in self._branches
-        }
+        self._kept = [kept_of(facts, i) for i in range(len(facts.kinds))]
+        self._backward_spaces = self._between_backward()
+        shapes = [(facts.features[i + 1], facts.features[i]) for i, *_ in self._branches]
+        self._weights = [Space.of(shape, facts.dtype) for shape in shapes]
+        # Of weight and bias, in turn.
+        self._grads = [
+            Space.of(extents, facts.param_dtype)
+            for shape in shapes
+            for extents in (shape, shape[:1])
+        ]
         self._masks = self._pack_layout.masks(Forward.PACK)
 
     def forward(
@@ -108,10 +115,10 @@ class KernelStack:
         ]  # fmt: skip
         used: list[Tensor] = []
         fresh: list[tuple[Tensor, Tensor]] = []
-        for i, branch in enumerate(self._branches):
+        for i, space in enumerate(self._weights):
             weight, bias = parameters[2 * i], parameters[2 * i + 1]
             assert weight is not None
-            copy, to = self._rounded(branch, weight, stream if shares else None)
+            copy, to = self._rounded(weight, space, stream if shares else None)
             if to and shares:
                 fresh.append((weight, copy))
             used.append(copy)
@@ -120,7 +127,7 @@ class KernelStack:
         results: list[Tensor] = []
         last = len(facts.kinds) - 1
         for i, space in enumerate(self._between):
-            own = [allocate(*space) for _ in range(kept_of(facts, i))]
+            own = [allocate(*space) for _ in range(self._kept[i])]
             if i == last and own and not facts.kinds[i].keeps_input:
                 own = [out]
             kept += own
@@ -130,8 +137,7 @@ class KernelStack:
             places.append(results[-1].data_ptr() if is_apart else 0)
         for i, mask in self._masks.items():
             places += self._draw(i, mask.start, pack, dropped)
-        numbers = [*self._numbers(dropped), *(1.0 - p for p in dropped.rates)]
-        self._forward.run(places, numbers, stream)
+        self._forward.run(places, _numbers(dropped.rates, keeps=True), stream)
         for weight, copy in fresh:
             copies.keep(weight, copy, stream)
         return out, Saved(used_x, pack, tuple(used), tuple(kept))
@@ -139,7 +145,7 @@ class KernelStack:
     def _scratch_space(self) -> Tensor | None:
         return self._allocate((self._scratch,), (1,), torch.uint8) if self._scratch else None
 
-    def _rounded(self, branch: Branch, weight: Tensor, stream: int | None) -> tuple[Tensor, int]:
+    def _rounded(self, weight: Tensor, space: Space, stream: int | None) -> tuple[Tensor, int]:
         """The weight as it is used, and its address if it has yet to be filled.
 
         stream: where a copy that others share was made; None: none is looked for.
@@ -150,7 +156,7 @@ class KernelStack:
         found = None if stream is None else copies.find(weight, facts.dtype, stream)
         if found is not None:
             return found, 0
-        copy = self._allocate(*Space.of(self._weights[branch], facts.dtype))
+        copy = self._allocate(*space)
         return copy, copy.data_ptr()
 
     def _draw(self, index: int, start: int, pack: Tensor, dropped: Dropped) -> tuple[int, int]:
@@ -162,15 +168,7 @@ class KernelStack:
         grid = *mask.shape, *mask.block
         return draw(dropped.sampler, dropped.rates[index], None, grid, self._device, tensors)
 
-    def _numbers(self, dropped: Dropped) -> list[float]:
-        """Those that both directions have."""
-        return [
-            number
-            for i in range(len(self.facts.kinds))
-            for number in (dropped.alpha(i), dropped.bias_factor(i))
-        ]
-
-    def _between_backward(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def _between_backward(self) -> tuple[Space | None, Space | None, Space | None]:
         """Room for the gradients between layers, in turns, and for the first gate's."""
         kinds = self.facts.kinds
         even, odd = (
@@ -181,13 +179,11 @@ class KernelStack:
             ]
             for parity in (0, 1)
         )
-        spaces = (
+        return (
             max(even, key=_size, default=None),
             max(odd, key=_size, default=None),
             self._between[0] if kinds[0].is_gated else None,
         )
-        first, second, gate = (None if s is None else self._allocate(*s) for s in spaces)
-        return first, second, gate
 
     def masks(self, pack: Tensor) -> dict[int, MaskTensors]:
         """The masks that were drawn, by what they drop."""
@@ -210,20 +206,28 @@ class KernelStack:
             grad.data_ptr(), saved.x.data_ptr(), saved.pack.data_ptr(), address(grads[0]),
             address(other), address(scratch),
         ]  # fmt: skip
-        for i, branch in enumerate(self._branches):
-            shape = self._weights[branch]
-            for needed, extents in zip(needs[2 * i + 1 :], (shape, shape[:1]), strict=False):
-                made = allocate(*Space.of(extents, facts.param_dtype)) if needed else None
-                grads.append(made)
-            places += (saved.weights[i].data_ptr(), address(grads[-2]), address(grads[-1]))
-        kept, between = iter(saved.kept), self._between_backward()
-        for i in range(len(facts.kinds)):
-            places += [next(kept).data_ptr() for _ in range(kept_of(facts, i))]
+        for space, needed in zip(self._grads, needs[1:], strict=True):
+            grads.append(allocate(*space) if needed else None)
+        for i, weight in enumerate(saved.weights):
+            of_weight, of_bias = grads[2 * i + 1], grads[2 * i + 2]
+            places += (weight.data_ptr(), address(of_weight), address(of_bias))
+        kept = iter(saved.kept)
+        between = [None if s is None else allocate(*s) for s in self._backward_spaces]
+        for i, count in enumerate(self._kept):
+            places += [next(kept).data_ptr() for _ in range(count)]
             # A layer's gradient is read while the one before it is written, and never after.
             places += (address(between[i % 2]), address(between[2]) if i == 0 else 0)
         stream = _native.current_stream(facts.device)
-        self._backward.run(places, self._numbers(dropped), stream)
+        self._backward.run(places, _numbers(dropped.rates, keeps=False), stream)
         return grads
+
+
+@functools.lru_cache(maxsize=256)
+def _numbers(rates: tuple[float, ...], *, keeps: bool) -> tuple[float, ...]:
+    """Those of both directions, and the live shares by which the forward one draws."""
+    dropped = Dropped(rates, (1, 1), "bernoulli")
+    found = [f(i) for i in range(len(rates) - 1) for f in (dropped.alpha, dropped.bias_factor)]
+    return (*found, *(1.0 - p for p in rates)) if keeps else tuple(found)
 
 
 def _size(space: Space) -> int:

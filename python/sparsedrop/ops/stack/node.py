@@ -92,7 +92,7 @@ class _Stack(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         stack, dropped, needs = ctx.stack, ctx.dropped, ctx.needs_input_grad[3:]
-        saved = Saved.of(ctx.saved_tensors, stack.facts)
+        saved = Saved.of(ctx.saved_tensors, stack.weight_count)
         grads: Sequence[Tensor | None]
         if torch.is_grad_enabled():
             grads = _again(ctx, saved, grad, needs)
