@@ -31,6 +31,9 @@ def _private(owner: Any, name: str) -> Any:
 _dispatch_modes: Callable[[], int] = _private(_C, "_len_torch_dispatch_stack")
 _transforms_are_active: Callable[[], bool] = _private(_C, "_are_functorch_transforms_active")
 _private(forward_ad, "_current_level")
+_private(Tensor, "_version")
+_private(torch.UntypedStorage, "_cdata")
+_graph_task: Callable[[], int] = _private(_C, "_current_graph_task_id")
 _functorch: Any = _private(_C, "_functorch")
 _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
@@ -143,3 +146,21 @@ def apply_eagerly(function: type[torch.autograd.Function]) -> Callable[..., Any]
     """
     of_functions: Any = super(torch.autograd.Function, function)
     return of_functions.apply
+
+
+def version_of(tensor: Tensor) -> int:
+    """How many in-place operations a tensor has seen; 0 where torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The same number for tensors that share memory, also where there is none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # a sparse tensor, or a wrapper of others
+        return id(tensor)
+
+
+def is_in_backward() -> bool:
+    """True within a backward pass, where checkpointed forward passes are run again."""
+    return _graph_task() != -1

@@ -11,6 +11,7 @@ from sparsedrop.select.layers import LayerChoice, best_kernels, choose_layer, de
 from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
 from sparsedrop.select.request import Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
+from sparsedrop.select.sites import Gain, MaskedLayer, Place, expected_gain
 
 __all__ = [
     "KERNEL_DTYPES",
@@ -18,8 +19,11 @@ __all__ = [
     "MAX_EXTENT",
     "PADDING_PAYS",
     "Choice",
+    "Gain",
     "LayerChoice",
+    "MaskedLayer",
     "Override",
+    "Place",
     "Request",
     "Tile",
     "best_kernels",
@@ -30,6 +34,7 @@ __all__ = [
     "decide_layer",
     "dense_us",
     "describe",
+    "expected_gain",
     "expected_us",
     "gpu_facts",
     "is_free",

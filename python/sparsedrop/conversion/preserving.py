@@ -1,0 +1,66 @@
+"""A pass through a model that leaves no trace: what it may change is put back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsedrop.conversion.walking import tensors_in
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module, inputs: Any) -> Iterator[None]:
+    """Puts back generators, buffers, flags and attributes of modules, whatever happens within.
+
+    Generators are torch's own of the CPU and of every GPU in use, and those that modules hold.
+    Attributes are put back as objects: what a forward pass writes into a list stays.
+    """
+    modules = list(model.modules())
+    attributes = [dict(vars(module)) for module in modules]
+    own = {id(g): g for held in attributes for g in held.values() if _is_generator(g)}
+    states = [(generator, generator.get_state()) for generator in own.values()]
+    buffers = [
+        (module, dict(module._buffers), {name: _copy(b) for name, b in module._buffers.items()})
+        for module in modules
+    ]
+    tensors = [*model.parameters(), *model.buffers(), *tensors_in(inputs)]
+    gpus = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            yield
+        finally:
+            for module, held in zip(modules, attributes, strict=True):
+                _put_back(vars(module), held)
+            for module, names, copies in buffers:
+                _put_back(module._buffers, names)
+                for name, copy in copies.items():
+                    _copy_back(names[name], copy)
+            for generator, state in states:
+                generator.set_state(state)
+
+
+def _is_generator(thing: Any) -> bool:
+    return isinstance(thing, torch.Generator)
+
+
+def _copy(buffer: Tensor | None) -> Tensor | None:
+    return None if buffer is None else buffer.detach().clone()
+
+
+def _copy_back(buffer: Tensor | None, copy: Tensor | None) -> None:
+    if buffer is None or copy is None or buffer.is_meta or torch.equal(buffer, copy):
+        return
+    with torch.no_grad():
+        buffer.copy_(copy)
+
+
+def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in [name for name in now if name not in before]:
+        del now[name]
+    for name, thing in before.items():
+        if name not in now or now[name] is not thing:
+            now[name] = thing

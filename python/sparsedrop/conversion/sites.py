@@ -1,0 +1,259 @@
+"""Where a model drops, and which linear layers could do it: pure functions of the flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from sparsedrop.conversion import kinds
+from sparsedrop.conversion.flow import Call, Graph, owner
+from sparsedrop.conversion.neighbours import ATTENTION, behind, linears_beside, why_no_way
+
+FUNCTIONAL = "a functional dropout cannot be switched off on an instance: make it an nn.Dropout"
+
+
+@dataclass(eq=False)
+class Site:
+    """A place where a tensor is dropped, and the linear layers that can do it.
+
+    Attributes:
+        kind: "input", "output", "mlp" or "gated".
+        name: of the layer, or of the module that owns the block.
+        dropout: the call of it; of several the first.
+        producers: the calls of the layers whose output is dropped, in their order.
+        consumer: the call of the layer whose input is dropped.
+    """
+
+    kind: str
+    name: str
+    dropout: Call
+    producers: tuple[Call, ...]
+    consumer: Call | None
+
+    @property
+    def layers(self) -> tuple[Call, ...]:
+        """The calls of all linear layers."""
+        return self.producers if self.consumer is None else (*self.producers, self.consumer)
+
+    @property
+    def linear(self) -> nn.Module:
+        """The layer that reads what is dropped, or makes it where none does."""
+        module = self.layers[-1].module
+        assert module is not None
+        return module
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for calls of the same modules."""
+        modules = (id(call.module) for call in self.layers)
+        return self.kind, id(self.dropout.module), self.consumer is None, *modules
+
+
+@dataclass
+class Refused:
+    """A dropout that stays. `is_next_to_linear`: whether there would be something to skip."""
+
+    name: str
+    kind: str
+    reason: str
+    is_next_to_linear: bool
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A call of a dropout, and the ways of converting it, best first."""
+
+    call: Call
+    options: list[Site] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def current(self) -> Site | None:
+        return self.options[0] if self.options else None
+
+    def reject(self, reason: str) -> None:
+        """Goes on to the next way."""
+        self.options.pop(0)
+        self.reasons.append(reason)
+
+
+def find_sites(graph: Graph) -> tuple[list[Site], list[Refused]]:
+    """All dropouts that were called: those that linear layers can do, and the others."""
+    candidates = [_candidate(call) for call in graph.of_kind("dropout")]
+    wanted = {c.call: c.current for c in candidates}
+    read_elsewhere = {call.name for call in graph.of_kind("functional linear") if call.name}
+    for candidate in candidates:
+        _drop_unfit(candidate, read_elsewhere)
+    while _drop_inconsistent(graph, candidates):
+        pass
+    sites: dict[tuple[object, ...], Site] = {}
+    refused: list[tuple[Call, Refused]] = []
+    for candidate in candidates:
+        site = candidate.current
+        if site is not None:
+            sites.setdefault(site.key, site)
+        else:
+            refused.append((candidate.call, _refuse(candidate, wanted[candidate.call])))
+    for call in graph.of_kind("functional dropout", "attention"):
+        is_attention = call.kind == "attention"
+        kind, reason = ("attention", ATTENTION) if is_attention else ("functional", FUNCTIONAL)
+        name = "" if call.frame is None else call.frame.name
+        near = not is_attention and bool(linears_beside(call))
+        refused.append((call, Refused(name, kind, reason, near)))
+    order = {call: i for i, call in enumerate(graph.calls)}
+    refused.sort(key=lambda pair: order[pair[0]])
+    return list(sites.values()), [refusal for _, refusal in _unique(refused)]
+
+
+def _unique(refused: list[tuple[Call, Refused]]) -> Iterable[tuple[Call, Refused]]:
+    """One of those that the same module is called for again."""
+    seen: set[tuple[object, ...]] = set()
+    for call, refusal in refused:
+        key = (id(call.module), refusal.name, refusal.kind, refusal.reason)
+        if call.module is None or key not in seen:
+            yield call, refusal
+        seen.add(key)
+
+
+def _candidate(call: Call) -> _Candidate:
+    """The ways of converting a dropout: within a block, before a layer, behind a layer."""
+    candidate = _Candidate(call)
+    assert call.module is not None
+    why = kinds.why_not_dropout(call.module)
+    consumer, region = _reader(call), _region(call)
+    if consumer is not None and region is not None:
+        producers, inner = region
+        kind = "mlp" if len(producers) == 1 else "gated"
+        frame = owner([*producers, *inner, call, consumer])
+        name = frame.name if frame is not None else ""
+        candidate.options.append(Site(kind, name, call, producers, consumer))
+    if consumer is not None:
+        candidate.options.append(Site("input", consumer.name, call, (), consumer))
+    if region is not None:
+        producers, inner = region
+        if len(producers) == 1 and all(each.kind == "reshape" for each in inner):
+            candidate.options.append(Site("output", producers[0].name, call, producers, None))
+    while why is not None and candidate.options:
+        candidate.reject(why)
+    if why is not None:
+        candidate.reasons.append(why)
+    return candidate
+
+
+def _reader(dropout: Call) -> Call | None:
+    """The linear layer that alone reads what a dropout leaves."""
+    value = dropout.outputs[0]
+    while len(value.consumers) == 1:
+        call = value.consumers[0]
+        if call.kind == "linear":
+            return call if call.inputs == [value] else None
+        if call.kind != "reshape":
+            return None
+        value = call.outputs[0]
+    return None
+
+
+def _region(dropout: Call) -> tuple[tuple[Call, ...], list[Call]] | None:
+    """The layers of which a dropped value is an elementwise function, and the calls between.
+
+    None where there is anything else in it, or where a value within is read from outside, too.
+    """
+    producers: list[Call] = []
+    inner: list[Call] = []
+    inside = {dropout}
+    values = list(dropout.inputs)
+    while values:
+        value = values.pop()
+        call = value.producer
+        if value.shape == () or call in inside:
+            continue
+        if call is None or call.kind not in ("linear", "elementwise", "reshape"):
+            return None
+        inside.add(call)
+        (producers if call.kind == "linear" else inner).append(call)
+        if call.kind != "linear":
+            values += call.inputs
+    for call in (*producers, *inner):
+        if not all(reader in inside for value in call.outputs for reader in value.consumers):
+            return None
+    if not producers or len({call.module for call in producers}) < len(producers):
+        return None
+    return tuple(reversed(producers)), inner
+
+
+def _drop_unfit(candidate: _Candidate, read_elsewhere: set[str]) -> None:
+    """Leaves out the ways that one of their layers cannot go."""
+    fit = []
+    for site in candidate.options:
+        why = _why_unfit(site, read_elsewhere)
+        if why is None:
+            fit.append(site)
+        else:
+            candidate.reasons.append(why)
+    candidate.options = fit
+
+
+def _why_unfit(site: Site, read_elsewhere: set[str]) -> str | None:
+    for call in site.layers:
+        assert call.module is not None
+        why = kinds.why_not_linear(call.module)
+        if why is not None:
+            return why if len(site.layers) == 1 else f"{call.name}: {why}"
+        if call.name in read_elsewhere:
+            return f"the weight of {call.name} is read by a call of F.linear, too"
+    devices = {call.outputs[0].device for call in site.layers}
+    if len(devices) > 1:
+        named = " and ".join(sorted(map(str, devices)))
+        return f"its layers are on several devices, {named}"
+    return None
+
+
+def _drop_inconsistent(graph: Graph, candidates: list[_Candidate]) -> bool:
+    """Rejects ways that do not hold for every call of their modules; whether there were any."""
+    chosen = [(c, site) for c in candidates if (site := c.current) is not None]
+    inputs = {site.consumer: site.key for _, site in chosen if site.consumer is not None}
+    outputs = {call: site.key for _, site in chosen for call in site.producers}
+    calls_of: dict[nn.Module | None, list[Call]] = {}
+    for call in graph.of_kind("linear", "dropout"):
+        calls_of.setdefault(call.module, []).append(call)
+    rejected = False
+    position = {call: i for i, call in enumerate(graph.calls)}
+    last: dict[tuple[object, ...], int] = {}
+    has_no_way = {c.call.module for c in candidates if c.current is None}
+    for candidate, site in chosen:
+        why = None
+        for layer in site.layers:
+            calls = calls_of[layer.module]
+            if len({(inputs.get(call), outputs.get(call)) for call in calls}) > 1:
+                why = (
+                    f"{layer.name} is called at {len(calls)} places, and not at each of them with "
+                    "the same dropout"
+                )
+        if candidate.call.module in has_no_way:
+            count = len(calls_of[candidate.call.module])
+            why = f"its dropout is called at {count} places, of which not all can be converted"
+        first, end = (position[call] for call in (site.layers[0], site.layers[-1]))
+        if site.producers and site.consumer is not None and first < last.get(site.key, -1):
+            why = "its layers make a second hidden value before they have read the first"
+        last[site.key] = end
+        if why is not None:
+            candidate.reject(why)
+            rejected = True
+    return rejected
+
+
+def _refuse(candidate: _Candidate, wanted: Site | None) -> Refused:
+    """Why a dropout stays, under the name of the layer next to it if there is one."""
+    call = candidate.call
+    beside = linears_beside(call)
+    if wanted is not None:
+        return Refused(wanted.name, wanted.kind, candidate.reasons[0], True)
+    reason = candidate.reasons[0] if candidate.reasons else why_no_way(call)
+    readers = [other for other in beside if other in behind(call)]
+    modules = [other for other in (*readers, *beside) if other.kind == "linear"]
+    if modules:
+        kind = "input" if modules[0] in readers else "output"
+        return Refused(modules[0].name, kind, reason, True)
+    return Refused(call.name, "dropout", reason, bool(beside))
