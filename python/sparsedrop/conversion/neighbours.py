@@ -44,13 +44,19 @@ def why_no_way(call: Call) -> str:
     names = list(dict.fromkeys(other.what for other in readers)) or ["nobody"]
     linears = [other for other in readers if other.kind == "linear"]
     if linears:
-        others = ", ".join(name for name in names if name != linears[0].what)
-        return f"what {linears[0].what} reads is used elsewhere, too: by {others or 'the same'}"
+        others = [name for name in names if name != linears[0].what]
+        return f"what {linears[0].what} reads is used elsewhere, too: by {_some(others)}"
     if maker is not None and maker.kind == "linear":
         whats = [reader.what for value in maker.outputs for reader in value.consumers]
-        others = ", ".join(dict.fromkeys(what for what in whats if what != call.what))
-        return f"the output of {made} is used elsewhere, too: by {others}"
+        others = list(dict.fromkeys(what for what in whats if what != call.what))
+        return f"the output of {made} is used elsewhere, too: by {_some(others)}"
     return (
         f"no linear layer before it or behind it: it drops what {made} makes, and "
-        f"{', '.join(names)} reads it"
+        f"{_some(names)} reads it"
     )
+
+
+def _some(names: list[str]) -> str:
+    """The first few; without any it is the same layer that reads a value twice."""
+    more = f" and {len(names) - 2} others" if len(names) > 3 else ""
+    return ", ".join(names[:2] if more else names) + more or "itself"

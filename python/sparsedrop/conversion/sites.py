@@ -252,8 +252,8 @@ def _refuse(candidate: _Candidate, wanted: Site | None) -> Refused:
         return Refused(wanted.name, wanted.kind, candidate.reasons[0], True)
     reason = candidate.reasons[0] if candidate.reasons else why_no_way(call)
     readers = [other for other in beside if other in behind(call)]
-    modules = [other for other in (*readers, *beside) if other.kind == "linear"]
-    if modules:
+    modules = [other for other in (readers or beside) if other.kind == "linear"]
+    if len(modules) == 1:
         kind = "input" if modules[0] in readers else "output"
         return Refused(modules[0].name, kind, reason, True)
     return Refused(call.name, "dropout", reason, bool(beside))
