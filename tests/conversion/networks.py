@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop import BlockMask
+import sparsedrop
+from sparsedrop import BlockMask, Report
 
 BLOCK = (8, 8)
 
@@ -87,6 +88,32 @@ class Conv1DBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.c_proj(self.drop(new_gelu(self.c_fc(x)))))
+
+
+class Net(nn.Module):
+    """Layers of 32 features, and a forward of a test's own."""
+
+    def __init__(self, forward) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Linear(32, 32) for _ in range(3))
+        self.drop, self.other_drop = nn.Dropout(0.5), nn.Dropout(0.25)
+        self.run = [forward]
+
+    def forward(self, x):
+        return self.run[0](self, x)
+
+
+X = torch.randn(48, 32)
+
+
+def convert(model: nn.Module, x: Tensor = X, **kwargs: object) -> Report:
+    """All that can be, whatever it gains."""
+    return sparsedrop.convert(model, (x,), **{"min_speedup": 0, **kwargs})
+
+
+def found(report: Report) -> list[tuple[str, str]]:
+    """Names and kinds of what was converted."""
+    return [entry[:2] for entry in report.converted]
 
 
 class Case(NamedTuple):

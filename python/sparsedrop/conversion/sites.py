@@ -14,6 +14,10 @@ from sparsedrop.conversion.neighbours import ATTENTION, behind, linears_beside, 
 FUNCTIONAL = "a functional dropout cannot be switched off on an instance: make it an nn.Dropout"
 
 
+Key = tuple[object, ...]
+"""What calls of the same modules have in common."""
+
+
 @dataclass(eq=False)
 class Site:
     """A place where a tensor is dropped, and the linear layers that can do it.
@@ -45,7 +49,7 @@ class Site:
         return module
 
     @property
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> Key:
         """Equal for calls of the same modules."""
         modules = (id(call.module) for call in self.layers)
         return self.kind, id(self.dropout.module), self.consumer is None, *modules
@@ -88,7 +92,7 @@ def find_sites(graph: Graph) -> tuple[list[Site], list[Refused]]:
         _drop_unfit(candidate, read_elsewhere)
     while _drop_inconsistent(graph, candidates):
         pass
-    sites: dict[tuple[object, ...], Site] = {}
+    sites: dict[Key, Site] = {}
     refused: list[tuple[Call, Refused]] = []
     for candidate in candidates:
         site = candidate.current
@@ -212,36 +216,53 @@ def _why_unfit(site: Site, read_elsewhere: set[str]) -> str | None:
 
 def _drop_inconsistent(graph: Graph, candidates: list[_Candidate]) -> bool:
     """Rejects ways that do not hold for every call of their modules; whether there were any."""
-    chosen = [(c, site) for c in candidates if (site := c.current) is not None]
-    inputs = {site.consumer: site.key for _, site in chosen if site.consumer is not None}
-    outputs = {call: site.key for _, site in chosen for call in site.producers}
+    sites = [site for candidate in candidates if (site := candidate.current) is not None]
     calls_of: dict[nn.Module | None, list[Call]] = {}
     for call in graph.of_kind("linear", "dropout"):
         calls_of.setdefault(call.module, []).append(call)
-    rejected = False
-    position = {call: i for i, call in enumerate(graph.calls)}
-    last: dict[tuple[object, ...], int] = {}
-    has_no_way = {c.call.module for c in candidates if c.current is None}
-    for candidate, site in chosen:
-        why = None
+    stays = {candidate.call.module for candidate in candidates if candidate.current is None}
+    wrong = _at_some_calls_only(sites, calls_of) or _interleaved(graph, sites)
+    for site in sites:
+        if site.dropout.module in stays:
+            count = len(calls_of[site.dropout.module])
+            wrong[site.key] = (
+                f"its dropout is called at {count} places, of which not all can be converted"
+            )
+    for candidate in candidates:
+        if candidate.current is not None and candidate.current.key in wrong:
+            candidate.reject(wrong[candidate.current.key])
+    return bool(wrong)
+
+
+def _at_some_calls_only(
+    sites: list[Site], calls_of: dict[nn.Module | None, list[Call]]
+) -> dict[Key, str]:
+    """Sites of layers whose calls are not all alike; blocks first, which have other ways."""
+    inputs = {site.consumer: site.key for site in sites if site.consumer is not None}
+    outputs = {call: site.key for site in sites for call in site.producers}
+    wrong: dict[Key, str] = {}
+    for site in sites:
         for layer in site.layers:
             calls = calls_of[layer.module]
             if len({(inputs.get(call), outputs.get(call)) for call in calls}) > 1:
-                why = (
+                wrong[site.key] = (
                     f"{layer.name} is called at {len(calls)} places, and not at each of them with "
                     "the same dropout"
                 )
-        if candidate.call.module in has_no_way:
-            count = len(calls_of[candidate.call.module])
-            why = f"its dropout is called at {count} places, of which not all can be converted"
-        first, end = (position[call] for call in (site.layers[0], site.layers[-1]))
-        if site.producers and site.consumer is not None and first < last.get(site.key, -1):
-            why = "its layers make a second hidden value before they have read the first"
-        last[site.key] = end
-        if why is not None:
-            candidate.reject(why)
-            rejected = True
-    return rejected
+    return {key: why for key, why in wrong.items() if key[0] in ("mlp", "gated")} or wrong
+
+
+def _interleaved(graph: Graph, sites: list[Site]) -> dict[Key, str]:
+    """Blocks of which a second hidden value is begun before the first has been read."""
+    position = {call: i for i, call in enumerate(graph.calls)}
+    end: dict[Key, int] = {}
+    wrong: dict[Key, str] = {}
+    for site in sites:
+        if site.producers and site.consumer is not None:
+            if position[site.producers[0]] < end.get(site.key, -1):
+                wrong[site.key] = "a second hidden value is made before the first has been read"
+            end[site.key] = position[site.consumer]
+    return wrong
 
 
 def _refuse(candidate: _Candidate, wanted: Site | None) -> Refused:
