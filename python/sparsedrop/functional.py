@@ -13,6 +13,7 @@ from sparsedrop.masks import (
     check_generator,
     check_p,
     check_sampler,
+    check_side,
     draw,
 )
 from sparsedrop.ops import How, Product, multiply
@@ -90,7 +91,7 @@ def linear(
         weight_mask: mask of weight.
         out_mask: mask of the result, applied last.
         alpha: factor of the product, not of the bias.
-        activation: None, "relu", "gelu" (the exact one) or "silu".
+        activation: None, "relu", "gelu" (the exact one), "gelu_tanh" or "silu".
 
     Returns:
         `[..., N]` of the dtype of x.
@@ -123,17 +124,22 @@ def dropout_linear(
     sampler: str = "bernoulli",
     fuse_wgrad_accumulation: bool = False,
     generator: torch.Generator | None = None,
+    side: str = "input",
 ) -> Tensor:
     """`F.linear(dropout(x, p), weight, bias)`, where blocks of x are dropped and skipped (Lo 2024).
 
+    With `side="output"` it is `dropout(F.linear(x, weight, bias), p)`: blocks of the result are
+    dropped, the bias with them, and neither computed nor differentiated.
+
     The mask is drawn from torch's default generator of the device of x, and live blocks are scaled
     by 1 / (1 - p). With `training=False` or p = 0 this is `F.linear` and draws nothing; with p = 1
-    the result is the bias.
+    the result is the bias, and on the output's side 0.
 
     In evaluation, and with p = 0, nothing is checked: what is wrong is for `F.linear` to say.
 
     Args:
-        x: `[..., K]`; its blocks are those of x flattened to `[M, K]`.
+        x: `[..., K]`; its blocks are those of x flattened to `[M, K]`, or of the result flattened
+            to `[M, N]`.
         weight: `[N, K]`.
         bias: `[N]` or None.
         p: drop probability in [0, 1].
@@ -146,8 +152,9 @@ def dropout_linear(
             gradient, such as those of DDP, are called with None. A float32 buffer is added to by
             the kernels themselves. Not under torch.compile.
         generator: of the device of x; None is torch's default one.
+        side: "input" or "output": what is dropped.
 
-    Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid. A
+    Raises: as `linear`, and ValueError if p, the block shape, the sampler or the side is invalid. A
         backward pass under `create_graph` raises RuntimeError with `fuse_wgrad_accumulation`.
     """
     options = Options(
@@ -156,6 +163,7 @@ def dropout_linear(
         check_sampler(sampler),
         fuse_wgrad_accumulation,
         check_generator(generator),
+        check_side(side),
     )
     return dropped_linear(x, weight, bias, options, training)
 
@@ -191,10 +199,14 @@ def dropped_linear(
         return layers.dropout_linear_compiled(x, weight, bias, options, dtype)
     if not torch.compiler.is_compiling() and layers.suits_cpu(x, weight, options, dtype):
         return layers.dropout_linear_plain(x, weight, bias, options)
-    shape = operands.rows_of(x), x.shape[-1]
+    shape = operands.rows_of(x), weight.shape[0] if options.drops_output else x.shape[-1]
     how = options.sampler, shape, options.p, options.block_shape
     mask = draw(*how, device, options.generator)
-    return _linear(x, weight, bias, dtype, How(mask, None, None, options.alpha, None, False, True))
+    x_mask, out_mask = (None, mask) if options.drops_output else (mask, None)
+    if options.drops_output and bias is not None:
+        bias = bias * options.alpha
+    how_of = How(x_mask, None, out_mask, options.alpha, None, False, True)
+    return _linear(x, weight, bias, dtype, how_of)
 
 
 def _dropped_locally(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:

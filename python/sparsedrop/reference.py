@@ -30,6 +30,7 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
     "gelu": nn.functional.gelu,
     "silu": nn.functional.silu,
+    "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
 }
 
 
@@ -79,10 +80,14 @@ def linear(
 
 
 def dropout_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, x_mask: Mask, p: float
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask, p: float, side: str = "input"
 ) -> Tensor:
-    """F.linear(dropout(x, p), weight, bias) for the mask that was drawn."""
-    return linear(x, weight, bias, x_mask=x_mask, alpha=dropout_scale(p))
+    """F.linear(dropout(x, p), weight, bias) for the mask that was drawn; with side="output"
+    dropout(F.linear(x, weight, bias), p)."""
+    if side == "output":
+        out = linear(x, weight, bias, out_mask=mask)
+        return out * dropout_scale(p)
+    return linear(x, weight, bias, x_mask=mask, alpha=dropout_scale(p))
 
 
 def dropout_scale(p: float) -> float:

@@ -1,4 +1,4 @@
-"""SparseDropLinear: nn.Dropout then nn.Linear in one module."""
+"""SparseDropLinear: nn.Dropout and nn.Linear in one module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop.functional import dropped_linear
-from sparsedrop.masks import check_block_shape, check_generator, check_p, check_sampler
+from sparsedrop.masks import (
+    check_block_shape,
+    check_generator,
+    check_p,
+    check_sampler,
+    check_side,
+)
 from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.rated import Rated
 from sparsedrop.ops.layer import Options
@@ -16,20 +22,25 @@ class SparseDropLinear(Rated, nn.Linear):
     """Drops blocks of the input with probability p, then applies a linear layer (Lo 2024).
 
     In training `F.linear(dropout(x, p), weight, bias)` whose work on dropped blocks is skipped, in
-    evaluation `nn.Linear`. Parameters and `state_dict` are those of `nn.Linear`. The rate, and
-    whether it is applied, is that of the child `dropout`, an `nn.Dropout`.
+    evaluation `nn.Linear`. With `side="output"` it is `dropout(F.linear(x, weight, bias), p)`, the
+    residual dropout of transformers: what is dropped of the result, its bias too, is not computed.
+
+    Parameters and `state_dict` are those of `nn.Linear`. The rate, and whether it is applied, is
+    that of the child `dropout`, an `nn.Dropout`.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
         p: drop probability in [0, 1]; may be set later.
-        block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`.
+        side: "input" or "output": what is dropped.
+        block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`, or
+            of the output, flattened to `[M, out_features]`.
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
         fuse_wgrad_accumulation: as for `dropout_linear`: gradients are added in place.
         generator: that masks are drawn from, of the device of the input; None is torch's default
             one. A deep copy of the module has a copy of it, which draws the same.
 
     Raises:
-        ValueError, TypeError: if p, the block shape or the sampler is invalid.
+        ValueError, TypeError: if p, the side, the block shape or the sampler is invalid.
     """
 
     def __init__(
@@ -39,6 +50,7 @@ class SparseDropLinear(Rated, nn.Linear):
         bias: bool = True,
         p: float = 0.5,
         *,
+        side: str = "input",
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
         fuse_wgrad_accumulation: bool = False,
@@ -50,16 +62,26 @@ class SparseDropLinear(Rated, nn.Linear):
             raise TypeError(f"bias is True or False, not {bias!r}: p is the argument behind it")
         # All of it before a parameter is drawn.
         check_p(p), check_block_shape(block_shape), check_sampler(sampler)
-        check_generator(generator)
+        check_side(side), check_generator(generator)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.side = side
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
         self.generator = generator
         self._is_new = True
 
     @property
+    def side(self) -> str:
+        """What is dropped."""
+        return self._side
+
+    @side.setter
+    def side(self, side: str) -> None:
+        self._side = check_side(side)
+
+    @property
     def block_shape(self) -> tuple[int, int]:
-        """Rows and columns of a block of the input."""
+        """Rows and columns of a block of what is dropped."""
         return self._block_shape
 
     @block_shape.setter
@@ -94,6 +116,7 @@ class SparseDropLinear(Rated, nn.Linear):
         linear: nn.Linear,
         p: float = 0.5,
         *,
+        side: str = "input",
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
         fuse_wgrad_accumulation: bool = False,
@@ -104,6 +127,7 @@ class SparseDropLinear(Rated, nn.Linear):
         Args:
             linear: any nn.Linear; from a SparseDropLinear, too, only the parameters are taken over.
             p: as for the constructor.
+            side: likewise.
             block_shape: likewise.
             sampler: likewise.
             fuse_wgrad_accumulation: likewise.
@@ -122,6 +146,7 @@ class SparseDropLinear(Rated, nn.Linear):
             linear.out_features,
             linear.bias is not None,
             p,
+            side=side,
             block_shape=block_shape,
             sampler=sampler,
             fuse_wgrad_accumulation=fuse_wgrad_accumulation,
@@ -139,14 +164,20 @@ class SparseDropLinear(Rated, nn.Linear):
         p = check_p(dropout.p)
         if not torch.compiler.is_compiling() and self._is_new:
             self._is_new = False
-            warn_if_coarse(x, p, self._block_shape)
+            features = self.out_features if self._side == "output" else self.in_features
+            warn_if_coarse(self._side, x, features, p, self._block_shape)
         options = Options(
-            p, self._block_shape, self._sampler, self.fuse_wgrad_accumulation, self.generator
+            p,
+            self._block_shape,
+            self._sampler,
+            self.fuse_wgrad_accumulation,
+            self.generator,
+            self._side,
         )
         return dropped_linear(x, self.weight, self.bias, options, True)
 
     def extra_repr(self) -> str:
-        own = f"block_shape={self.block_shape}, sampler={self.sampler!r}"
+        own = f"side={self.side!r}, block_shape={self.block_shape}, sampler={self.sampler!r}"
         return f"{super().extra_repr()}, {own}"
 
 

@@ -46,7 +46,7 @@ def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
     if isinstance(choices, str):
         return LayerChoice("products" if choices == PADDED else "dense", reason=choices)
     ours = sum(map(expected_us, requests, choices))
-    dense = sum(map(_dense_us, requests))
+    dense = sum(map(product_us, requests)) + 2 * _masking_us(requests[0])
     reason = f"{ours:.0f} us expected, dense {dense:.0f}"
     if ours < dense:
         return LayerChoice("kernel", choices, reason)
@@ -71,9 +71,6 @@ def _are_aligned(requests: tuple[Request, ...]) -> bool:
     return all(request.aligned for request in requests)
 
 
-def _dense_us(request: Request) -> float:
-    """A product, and the copy that masks its a or result; its b was masked before."""
-    if request.b_block is not None:
-        return product_us(request)
-    size = request.m * (request.k if request.a_block is not None else request.n)
-    return product_us(request) + copy_us(size, request)
+def _masking_us(forward: Request) -> float:
+    """A masked copy of what is dropped, x or the result: each direction makes one."""
+    return copy_us(forward.m * (forward.k if forward.a_block is not None else forward.n), forward)
