@@ -81,5 +81,3 @@ def test_other_dropouts_stay(cousin):
     (entry,) = report.skipped
     assert entry[:2] == ("1", "input")
     assert f"{cousin.__name__} drops in a way of its own" in entry.reason
-
-

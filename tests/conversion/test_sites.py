@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from networks import Feedforward, Net, convert, found
+from networks import Feedforward, Net, X, convert, found
 from torch import nn
 
 import sparsedrop
+
 
 def in_place(m, x):
     hidden = m.one(x)
@@ -127,8 +128,11 @@ SKIPPED = {
         ("one", "input", "one is called at 2 places, and not at each of them with the same"),
     ),
     "a weight that is read elsewhere": (
-        lambda m, x: nn.functional.linear(m.one(m.drop(x)), m.one.weight.t()) + nn.functional.linear(x, m.one.weight),
-        ("one", "input", "the weight of one is read by a call of nn.functional.linear, too"),
+        lambda m, x: (
+            nn.functional.linear(m.one(m.drop(x)), m.one.weight.t())
+            + nn.functional.linear(x, m.one.weight)
+        ),
+        ("one", "input", "the weight of one is read by a call of F.linear, too"),
     ),
 }
 
@@ -208,9 +212,11 @@ def test_multihead_attention():
 
 
 def test_scaled_dot_product_attention():
-    model = Net(lambda m, x: m.one(m.drop(nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.1))))
+    model = Net(
+        lambda m, x: m.one(
+            m.drop(nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.1))
+        )
+    )
     report = convert(model)
     assert [entry[:2] for entry in report.skipped] == [("", "attention")]
     assert found(report) == [("one", "input")]
-
-

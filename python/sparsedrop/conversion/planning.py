@@ -110,14 +110,17 @@ def _swap_for(
     outgoing: tuple[Side, nn.Module] | None,
 ) -> Swap:  # fmt: skip
     """SparseDropLinear where one side of its own is all, else a layer for any sides."""
-    if isinstance(linear, nn.Linear) and outgoing is None and incoming is not None:
-        side, dropout = incoming
-        if side.handover is None:
-            made = SparseDropLinear.from_linear(
-                linear, block_shape=side.block_shape, sampler=side.sampler
-            )
-            new = {k: v for k, v in vars(made).items() if k not in vars(linear)}
-            return Swap(linear, SparseDropLinear, new, {"dropout": dropout})
+    only = incoming or outgoing if incoming is None or outgoing is None else None
+    if isinstance(linear, nn.Linear) and only is not None and only[0].handover is None:
+        side, dropout = only
+        made = SparseDropLinear.from_linear(
+            linear,
+            side="output" if incoming is None else "input",
+            block_shape=side.block_shape,
+            sampler=side.sampler,
+        )
+        new = {k: v for k, v in vars(made).items() if k not in vars(linear)}
+        return Swap(linear, SparseDropLinear, new, {"dropout": dropout})
     sides = {
         "incoming": None if incoming is None else incoming[0],
         "outgoing": None if outgoing is None else outgoing[0],
