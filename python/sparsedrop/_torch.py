@@ -7,6 +7,7 @@ not within a training step. `pyproject.toml` has the oldest torch that was teste
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -164,3 +165,15 @@ def storage_of(tensor: Tensor) -> int:
 def is_in_backward() -> bool:
     """True within a backward pass, where checkpointed forward passes are run again."""
     return _graph_task() != -1
+
+
+def keep_apart(op: Any) -> None:
+    """Keeps torch.compile from merging two calls of a random op, of which it knows its own only.
+
+    It goes by a list, and not by the tag that says so. To be called while a program is traced: the
+    module is not imported before it is needed.
+    """
+    compile_utils = importlib.import_module("torch._functorch.compile_utils")
+    random_ops = _private(compile_utils, "rand_ops")
+    if op not in random_ops:
+        random_ops.append(op)
