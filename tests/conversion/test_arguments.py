@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import Feedforward, Gated, X, convert, found
+from networks import Feedforward, Gated, Net, X, convert, found
 from torch import nn
 
 import sparsedrop

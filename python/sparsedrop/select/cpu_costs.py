@@ -24,6 +24,10 @@ DROPOUT_ELEMENT = 2800.0
 """What nn.Dropout costs for one element, forward and backward, in the same measure as ELEMENT: 14
 ns, from the training step of 2048x2048x2048 in README. Most of it is drawing the random number."""
 
+PARTS = 1.3
+"""How much longer the products of live parts take than their share of the operations, from the same
+step. Which way a product is run does not depend on it: dense ones cost more than they seem, too."""
+
 
 class Costs(NamedTuple):
     """Of a product, in floating-point operations of a large one."""

@@ -114,8 +114,10 @@ def _on_cpu(place: Place, layers: tuple[MaskedLayer, ...]) -> Gain:
         for request in _products(place, layer):
             extents = request.m, request.n, request.k
             costs = cpu_costs.costs(place.dtype, extents, request.blocks, request.keeps)
-            is_skipped |= costs.live < costs.dense
-            ours += min(costs.live, costs.dense)
+            skips = costs.live < costs.dense
+            is_skipped |= skips
+            in_parts = costs.live + (cpu_costs.PARTS - 1.0) * costs.live_flops
+            ours += in_parts if skips else costs.dense
             theirs += costs.flops
     assert place.rows is not None
     theirs += cpu_costs.DROPOUT_ELEMENT * place.rows * place.width
