@@ -184,6 +184,10 @@ CASES = {
         lambda: Reshaped(32),
         (3, 16, 32), (("", "mlp"), ("second", "output")), (("drop", 32), ("last", 32)),
     ),
+    "one dropout at two places": Case(
+        lambda: Net(lambda m, x: m.drop(m.two(m.drop(m.one(x).relu())))),
+        (3, 16, 32), (("", "mlp"), ("two", "output")), (("drop", 32), ("drop", 32)),
+    ),
     "Conv1D": Case(
         lambda: Conv1DBlock(32, 64),
         (3, 16, 32), (("", "mlp"), ("c_proj", "output")), (("drop", 64), ("dropout", 32)),

@@ -107,6 +107,10 @@ SKIPPED = {
         lambda m, x: m.one(nn.functional.dropout(x, 0.5, training=m.training)),
         ("", "functional", "a functional dropout cannot be switched off on an instance"),
     ),
+    "a functional dropout of channels": (
+        lambda m, x: m.one(nn.functional.dropout1d(x, 0.5)),
+        ("", "functional", "a functional dropout cannot be switched off on an instance"),
+    ),
     "attention probabilities": (
         lambda m, x: m.one(m.drop(m.two(x).softmax(-1) @ x.t() @ x)),
         ("one", "input", None),
@@ -220,3 +224,10 @@ def test_scaled_dot_product_attention():
     report = convert(model)
     assert [entry[:2] for entry in report.skipped] == [("", "attention")]
     assert found(report) == [("one", "input")]
+
+
+def test_layers_on_several_devices_do_not_share_a_mask():
+    model = Net(lambda m, x: m.two(m.drop(m.one(x).to("meta").relu())))
+    model.two.to("meta")
+    report = convert(model)
+    assert found(report) == [("two", "input")]

@@ -80,8 +80,8 @@ def test_tiny_layers_on_a_cpu_lose():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"device": "meta"}, {"rows": None}, {"dtype": torch.float16}],
-    ids=["meta", "rows unknown", "no model for the dtype"],
+    [{"device": "meta"}, {"rows": None}, {"rows": 0}, {"dtype": torch.float16}],
+    ids=["meta", "rows unknown", "no rows", "no model for the dtype"],
 )
 def test_operations_alone(changes):
     gain = expected_gain(on_cpu(p=0.75, **changes), (MaskedLayer(2048, 2048),))

@@ -17,7 +17,8 @@ def preserved(model: nn.Module, inputs: Any) -> Iterator[None]:
     """Puts back generators, buffers, flags and attributes of modules, whatever happens within.
 
     Generators are torch's own of the CPU and of every GPU in use, and those that modules hold.
-    Attributes are put back as objects: what a forward pass writes into a list stays.
+    Attributes are put back as objects: what a forward pass writes into a list stays, and so does
+    what wrappers of torch.distributed set up in their first pass.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
@@ -34,13 +35,19 @@ def preserved(model: nn.Module, inputs: Any) -> Iterator[None]:
             yield
         finally:
             for module, held in zip(modules, attributes, strict=True):
-                _put_back(vars(module), held)
+                module.training = held["training"]
+                if not _is_wrapper(module):
+                    _put_back(vars(module), held)
             for module, names, copies in buffers:
                 _put_back(module._buffers, names)
                 for name, copy in copies.items():
                     _copy_back(names[name], copy)
             for generator, state in states:
                 generator.set_state(state)
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.distributed.", "torch.nn.parallel."))
 
 
 def _is_generator(thing: Any) -> bool:

@@ -94,15 +94,14 @@ def _without(cls: type, original: type) -> type:
 
     `fully_shard` and parametrizations do so.
     """
-    if cls.__module__.startswith("sparsedrop."):
+    ours = next(base for base in cls.__mro__ if base.__module__.startswith("sparsedrop."))
+    if cls is ours:
         return original
-    bases = tuple(_without(base, original) if _is_ours(base) else base for base in cls.__bases__)
+    bases = tuple(
+        _without(base, original) if issubclass(base, ours) else base for base in cls.__bases__
+    )
     own = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-    return type(cls)(cls.__name__, bases, own)
-
-
-def _is_ours(cls: type) -> bool:
-    return any(base.__module__.startswith("sparsedrop.") for base in cls.__mro__)
+    return type(cls)(cls.__name__.replace(ours.__name__, original.__name__), bases, own)
 
 
 def stand_in(dropout: nn.Module) -> Swap:

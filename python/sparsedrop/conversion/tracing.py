@@ -186,7 +186,7 @@ class Tracer(TorchFunctionMode):
         name = kinds.name_of(func)
         call = Call("other", name, self._frame())
         bare = name.strip("_")
-        if name in ("dropout", "dropout_", "feature_dropout", "alpha_dropout"):
+        if name.strip("_").endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
             p, training = _dropout_arguments(args, kwargs)
             if training and p > 0:
                 call.kind, call.p = "functional dropout", p

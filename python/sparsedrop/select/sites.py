@@ -53,11 +53,11 @@ def expected_gain(place: Place, layers: tuple[MaskedLayer, ...]) -> Gain:
     """Of the layers around a dropout, forward and both gradients, over them with nn.Dropout.
 
     By the costs of the GPU, or of a CPU; by operations alone where there are none: on other
-    devices, in dtypes that no model is for, and where the rows are not known.
+    devices, in dtypes that no model is for, and where the rows are not known, or none.
     """
-    if place.rows is not None and place.device == "cuda":
+    if place.rows and place.device == "cuda":
         return _on_gpu(place, layers)
-    if place.rows is not None and place.device == "cpu" and place.dtype in cpu_costs.CALL:
+    if place.rows and place.device == "cpu" and place.dtype in cpu_costs.CALL:
         return _on_cpu(place, layers)
     keep = 1.0 - place.p
     speedup = 1.0 / keep if keep > 0.0 else float("inf")
