@@ -18,7 +18,9 @@ from sparsedrop.masks import (
 )
 from sparsedrop.ops import How, Product, multiply
 from sparsedrop.ops import layer as layers
+from sparsedrop.ops import stack as stacks
 from sparsedrop.ops.layer import Options
+from sparsedrop.ops.stack import Dropped, Layer
 
 
 def matmul(
@@ -207,6 +209,48 @@ def dropped_linear(
         bias = bias * options.alpha
     how_of = How(x_mask, None, out_mask, options.alpha, None, False, True)
     return _linear(x, weight, bias, dtype, how_of)
+
+
+def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, training: bool) -> Tensor:
+    """Linear layers one behind the other, dropped before, between and behind them.
+
+    The work on dropped blocks is skipped. What is dropped has been checked.
+
+    Args:
+        x: `[..., K]`; blocks are those of matrices flattened to `[M, ...]`.
+        layers: each takes the features that the one before it makes.
+        dropped: the rates, and how masks are drawn.
+        training: False for evaluation: nothing is dropped, and nothing checked.
+
+    Raises: as `linear`.
+    """
+    if not training or not any(dropped.rates):
+        return stacks.plain(x, layers, dropped._replace(rates=(0.0,) * len(dropped.rates)))
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling:
+        stack = stacks.stack_of(x, layers, dropped)
+        if stack is not None:
+            return stacks.run_stack(x, layers, dropped, stack)
+    dtype = operands.check_stack(x, layers)
+    _native.require_build_for(x.device)
+    if not is_compiling and stacks.suits_cpu(x, layers, dropped, dtype):
+        return stacks.plain(x, layers, dropped)
+    rows = operands.rows_of(x)
+    features = x.shape[-1], *(layer.weight.shape[0] for layer in layers)
+    masks = {
+        i: stacks.draw_mask(dropped, i, (rows, n), x.device)
+        for i, n in enumerate(features)
+        if dropped.rates[i] > 0.0
+    }
+    flat = operands.cast(x.reshape(rows, x.shape[-1]), dtype)
+    cast = tuple(operands.cast_layer(layer, dtype) for layer in layers)
+    out = stacks.by_products(flat, cast, masks, dropped)
+    return out.reshape(*x.shape[:-1], features[-1])
+
+
+def dropped_activation(x: Tensor, index: int, dropped: Dropped) -> Tensor:
+    """x [..., n] with the blocks dropped that a stack drops in that place, the rest scaled."""
+    return stacks.drop_at(x, index, dropped)
 
 
 def _dropped_locally(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:

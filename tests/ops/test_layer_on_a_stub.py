@@ -1,21 +1,18 @@
 """What Python does around a layer's calls, without a GPU: against the reference."""
 
 import itertools
-from contextlib import contextmanager
 
 import pytest
 import torch
 
-import layer_stub
+import extension_stub
 import sparsedrop
-from cases import TILES, normal
-from sparsedrop import BlockMask, _native, reference, select
-from sparsedrop.masks import samplers
+from cases import normal
+from gpu_stub import autocast_on_stub
+from sparsedrop import BlockMask, reference, select
 from sparsedrop.ops import copies
-from sparsedrop.ops.layer import kernels as layer_kernels
-from sparsedrop.ops.layer import node, op
+from sparsedrop.ops.layer import op
 from sparsedrop.ops.layer.kernels import KernelLayer
-from sparsedrop.select import kernels
 
 CPU = torch.device("cpu")
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -28,46 +25,7 @@ PRECISIONS = [
 SHAPES = [((6, 32), 48, 64, (64, 64)), ((192,), 10, 65, (32, 16)), ((), 16, 64, (64, 64))]
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch):
-    """Lets CPU tensors pass for a GPU's, whose extension is the stub."""
-    generator = layer_stub.Generator()
-    facts = {"capability": (9, 0), "gpu": "NVIDIA H200", "sms": 132, "tiles": TILES}
-    for name, value in {
-        "C": layer_stub.C, "runs_portable": lambda device: True, "gpu": lambda index: CPU,
-        "current_stream": lambda index: 0, "launch_target": lambda device: (0, 0),
-        "default_generator": lambda device: generator, "has_blas": lambda: True,
-        "blas_handle": lambda index: 0,
-        "allocator": lambda index: lambda shape, strides, dtype: torch.empty_strided(
-            shape, strides, dtype=dtype
-        ),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(_native, name, value)
-    monkeypatch.setattr(samplers, "is_capturing", lambda device: False)
-    monkeypatch.setattr("sparsedrop.ops.copies.is_capturing", lambda device: False)
-    monkeypatch.setattr(kernels, "gpu_facts", lambda index: facts)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
-    monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
-    caches = node.layer_for, layer_kernels.kernel_layer_for
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
-
-
-@contextmanager
-def _autocast(dtype):
-    """torch.autocast for a GPU, without one."""
-    before = torch.get_autocast_dtype("cuda")
-    torch.set_autocast_enabled("cuda", dtype is not None)
-    torch.set_autocast_dtype("cuda", dtype or before)
-    try:
-        yield
-    finally:
-        torch.set_autocast_enabled("cuda", False)
-        torch.set_autocast_dtype("cuda", before)
-
+pytestmark = pytest.mark.usefixtures("stub_gpu")
 
 SIDES = ["input", "output"]
 
@@ -75,7 +33,7 @@ SIDES = ["input", "output"]
 def _mask(x, weight, side, block=(64, 64)):
     """The mask that was drawn last, for a layer of these."""
     shape = x.shape[:-1].numel(), weight.shape[0] if side == "output" else x.shape[-1]
-    return BlockMask.from_live(layer_stub.C.grids[-1], shape, block_shape=block)
+    return BlockMask.from_live(extension_stub.C.grids[-1], shape, block_shape=block)
 
 
 def _layer(shape, precision, bias=True, side="input", **kwargs):
@@ -85,7 +43,7 @@ def _layer(shape, precision, bias=True, side="input", **kwargs):
     inputs = [normal(*lead, k).to(x_dtype), *(t.to(dtype) for t in (normal(n, k), normal(n)))]
     leaves = [t.requires_grad_() for t in inputs[: 2 + bias]]
     upstream = normal(*lead, n).to(product)
-    with _autocast(autocast):
+    with autocast_on_stub(autocast):
         out = sparsedrop.dropout_linear(*leaves, p=0.5, block_shape=block, side=side, **kwargs)
     grads = torch.autograd.grad(out, leaves, upstream)
     mask = _mask(*leaves[:2], side, block)
@@ -146,7 +104,7 @@ def test_gradients_are_added_in_place(dtype, path, side):
     weight, bias = (normal(*s).to(dtype).requires_grad_() for s in ((32, 64), (32,)))
     for parameter in (weight, bias):
         parameter.main_grad = torch.ones(parameter.shape)
-    with select.override(path=path), _autocast(BF16):
+    with select.override(path=path), autocast_on_stub(BF16):
         out = sparsedrop.dropout_linear(
             x, weight, bias, p=0.5, block_shape=(64, 64), fuse_wgrad_accumulation=True, side=side
         )
@@ -163,7 +121,7 @@ def test_gradients_are_added_in_place(dtype, path, side):
 def test_a_rounded_weight_is_shared_while_it_is_needed():
     weight = normal(64, 64).float().requires_grad_()
     x = normal(64, 64).to(BF16)
-    with select.override(path="kernel"), _autocast(BF16):
+    with select.override(path="kernel"), autocast_on_stub(BF16):
         first, second = (
             sparsedrop.dropout_linear(x, weight, p=0.5, block_shape=(64, 64)) for _ in range(2)
         )
@@ -220,7 +178,7 @@ def test_second_derivatives_are_those_of_the_reference(monkeypatch, precision, p
         normal(32, 64).to(weight_dtype).requires_grad_(),
         normal(32).to(weight_dtype).requires_grad_(),
     ]
-    with select.override(path=path), _autocast(autocast):
+    with select.override(path=path), autocast_on_stub(autocast):
         out = sparsedrop.dropout_linear(*inputs, p=0.5, block_shape=(64, 64), side=side)
     mask = _mask(*inputs[:2], side)
     doubled = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]

@@ -14,11 +14,11 @@ from sparsedrop.masks import (
     check_side,
 )
 from sparsedrop.nn.coarse import warn_if_coarse
-from sparsedrop.nn.rated import Rated
+from sparsedrop.nn.rated import Blocked
 from sparsedrop.ops.layer import Options
 
 
-class SparseDropLinear(Rated, nn.Linear):
+class SparseDropLinear(Blocked, nn.Linear):
     """Drops blocks of the input with probability p, then applies a linear layer (Lo 2024).
 
     In training `F.linear(dropout(x, p), weight, bias)` whose work on dropped blocks is skipped, in
@@ -79,31 +79,13 @@ class SparseDropLinear(Rated, nn.Linear):
     def side(self, side: str) -> None:
         self._side = check_side(side)
 
-    @property
-    def block_shape(self) -> tuple[int, int]:
-        """Rows and columns of a block of what is dropped."""
-        return self._block_shape
-
-    @block_shape.setter
-    def block_shape(self, block_shape: tuple[int, int]) -> None:
-        self._block_shape = check_block_shape(block_shape)
-
-    @property
-    def sampler(self) -> str:
-        """How masks are drawn."""
-        return self._sampler
-
-    @sampler.setter
-    def sampler(self, sampler: str) -> None:
-        self._sampler = check_sampler(sampler)
-
     def to_linear(self) -> nn.Linear:
         """An `nn.Linear` that shares the parameters and the training flag.
 
         Raises:
             ValueError: where the weight or bias is no parameter of its own.
         """
-        _check_parameters(self, "take that off first")
+        check_parameters(self, "take that off first")
         linear = nn.Linear(
             self.in_features, self.out_features, self.bias is not None, device="meta"
         )
@@ -139,7 +121,7 @@ class SparseDropLinear(Rated, nn.Linear):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, not {type(linear).__name__}")
-        _check_parameters(linear, "make a SparseDropLinear first, and apply that to it")
+        check_parameters(linear, "make a SparseDropLinear first, and apply that to it")
         # On the meta device nothing is allocated or drawn for parameters that are replaced at once.
         module = cls(
             linear.in_features,
@@ -181,7 +163,7 @@ class SparseDropLinear(Rated, nn.Linear):
         return f"{super().extra_repr()}, {own}"
 
 
-def _check_parameters(linear: nn.Linear, advice: str) -> None:
+def check_parameters(linear: nn.Linear, advice: str) -> None:
     """ValueError where there is no weight yet, or it is made of others: it could not be shared."""
     for name in ("weight", "bias"):
         parameter = getattr(linear, name)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparsedrop import select
 from sparsedrop._torch import is_watched
 from sparsedrop.masks import draw
+from sparsedrop.ops.drop import drop
 from sparsedrop.ops.layer.facts import Options
 
 Block = tuple[int, int]
@@ -22,18 +23,14 @@ def dropout_linear_plain(
 ) -> Tensor:
     """A layer on checked arguments."""
     if options.drops_output:
-        return drop_plainly(nn.functional.linear(x, weight, bias), options)
-    return nn.functional.linear(drop_plainly(x, options), weight, bias)
+        return _drop(nn.functional.linear(x, weight, bias), options)
+    return nn.functional.linear(_drop(x, options), weight, bias)
 
 
-def drop_plainly(x: Tensor, options: Options) -> Tensor:
-    """x [..., n] with dropped blocks 0 and live ones scaled."""
-    flat = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-    shape = flat.shape[0], flat.shape[1]
+def _drop(x: Tensor, options: Options) -> Tensor:
+    shape = x.shape[:-1].numel(), x.shape[-1]
     how = options.sampler, shape, options.p, options.block_shape
-    mask = draw(*how, x.device, options.generator)
-    dropped = torch.where(mask.expand(), flat * options.alpha, 0)
-    return dropped if x.dim() == 2 else dropped.view(x.shape)
+    return drop(x, draw(*how, x.device, options.generator), options.alpha)
 
 
 def suits_cpu(x: Tensor, weight: Tensor, options: Options, dtype: torch.dtype) -> bool:
@@ -48,13 +45,14 @@ def suits_cpu(x: Tensor, weight: Tensor, options: Options, dtype: torch.dtype) -
         return False
     (n, k), percent = weight.shape, round(100 * (1.0 - options.p))
     how = options.block_shape, options.drops_output, percent
-    return x.numel() > 0 and _is_dense(x.numel() // k, n, k, dtype, *how)
+    return x.numel() > 0 and is_dense(x.numel() // k, n, k, dtype, *how)
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_dense(
+def is_dense(
     m: int, n: int, k: int, dtype: torch.dtype, block: Block, drops_output: bool, percent: int
 ) -> bool:
+    """Whether a CPU runs every product of a layer of these extents densely."""
     keep = percent / 100
     of_a: Any = {"a_block": block, "a_keep": keep}
     of_out: Any = {"out_block": block, "out_keep": keep}

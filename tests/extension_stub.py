@@ -1,4 +1,4 @@
-"""A `_C` that does on CPU memory what a layer's calls do on a GPU: by their addresses, in float64.
+"""A `_C` that does on CPU memory what programs do on a GPU: by their addresses, in float64.
 
 What it cannot show is a kernel; all that Python does around one it can: plans, places, dtypes.
 """
@@ -22,22 +22,6 @@ def at(address: int, dtype: torch.dtype, *shape: int) -> Tensor:
     """What lies there."""
     size = dtype.itemsize * torch.Size(shape).numel()
     return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
-
-
-class Generator:
-    """Stands for a GPU's, whose state is a seed and an offset."""
-
-    def __init__(self) -> None:
-        self.device, self.seed, self.offset = torch.device("cpu"), 3, 0
-
-    def initial_seed(self) -> int:
-        return self.seed
-
-    def get_offset(self) -> int:
-        return self.offset
-
-    def set_offset(self, offset: int) -> None:
-        self.offset = offset
 
 
 class Launch:
@@ -115,19 +99,13 @@ class Program:
         return turned.t()
 
     def draw(self, *, rows, cols, block, live, words=None, keep, seed) -> None:
-        grid = -(-rows // block[0]), -(-cols // block[1])
-
         def step(call: Call) -> None:
             if words is not None:
                 lies = layout(rows, cols, *block)
                 assert call.address(words[1]) == call.address(words[0]) + lies.col_words_at
                 assert call.address(live) == call.address(words[0]) + lies.live_at
-            cells = call.at(live, torch.bool, *grid)
-            if call.places[seed + 1]:
-                state = 1000 * call.places[seed] + call.places[seed + 1]
-                generator = torch.Generator().manual_seed(state)
-                cells.copy_(torch.rand(grid, generator=generator) < call.number(keep))
-            C.grids.append(cells.clone())
+            state = call.places[seed : seed + 2]
+            C.grids.append(_draw(call.address(live), rows, cols, block, call.number(keep), *state))
 
         self.steps.append(step)
 
@@ -244,6 +222,16 @@ class Program:
         self.steps.append(step)
 
 
+def _draw(live: int, rows: int, cols: int, block, keep: float, seed: int, ahead: int) -> Tensor:
+    """A copy of the grid, which is drawn there unless `ahead` is 0."""
+    grid = -(-rows // block[0]), -(-cols // block[1])
+    cells = at(live, torch.bool, *grid)
+    if ahead:
+        generator = torch.Generator().manual_seed(1000 * seed + ahead)
+        cells.copy_(torch.rand(grid, generator=generator) < keep)
+    return cells.clone()
+
+
 def _grid_beside(words: int, shape, block) -> Tensor:
     """The grid of a mask whose buffer starts with the words of its block rows."""
     lies = layout(*shape, *block)
@@ -268,6 +256,20 @@ class C:
     @staticmethod
     def mask_words(*args: int) -> None:
         pass
+
+    @staticmethod
+    def bernoulli_mask(keep, seed, offset, rows, cols, block_rows, block_cols, live, *others):
+        C.grids.append(_draw(live, rows, cols, (block_rows, block_cols), keep, seed, offset + 1))
+
+    @staticmethod
+    def masked_copy(in_dtype, source, source_ld, out_dtype, out, out_ld, rows, cols, block_rows,
+                    block_cols, live, row_stride, col_stride, factor, *target):  # fmt: skip
+        assert (source_ld, out_ld) == (cols, cols)
+        block = block_rows, block_cols
+        grid = -(-rows // block_rows), -(-cols // block_cols)
+        is_live = expand_live(at(live, torch.bool, *grid), block, (rows, cols))
+        value = at(source, _DTYPES[in_dtype], rows, cols).double() * factor
+        at(out, _DTYPES[out_dtype], rows, cols).copy_(torch.where(is_live, value, 0))
 
     @staticmethod
     def balanced_live(keys, rows, columns, count, live, device, stream):
