@@ -1,4 +1,4 @@
-"""Converted models under FSDP2 and DDP, in a process of their own."""
+"""Converted models under FSDP2 and DDP, on two processes."""
 
 import copy
 
@@ -15,17 +15,14 @@ import sparsedrop
 from sparsedrop.conversion.layers import ConvertedLinear
 
 
-def _alone(function, store):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    try:
-        function()
-    finally:
-        dist.destroy_process_group()
+PROCESSES = 2
 
 
 def _model():
+    """The same on every rank. FSDP2 takes no in-place operation on what nn.Linear returns, a view."""
     torch.manual_seed(0)
     model, x = Block(32, 64), torch.randn(3, 16, 32)
+    model.mlp.activation = nn.ReLU()
     convert(model, x, block_shape=BLOCK)
     return model, x
 
@@ -34,7 +31,7 @@ def _fsdp():
     model, x = _model()
     torch.manual_seed(1)
     expected = value_and_grads(copy.deepcopy(model), x)
-    mesh = init_device_mesh("cpu", (1,))
+    mesh = init_device_mesh("cpu", (PROCESSES,))
     for module in (model.mlp.up, model.mlp.down, model):
         fully_shard(module, mesh=mesh)
     assert isinstance(model.mlp.up, FSDPModule)
@@ -78,8 +75,12 @@ def _ddp_first():
 
 @pytest.mark.parametrize("function", [_fsdp, _ddp, _ddp_first])
 def test_in_a_process_group(function, tmp_path):
-    multiprocessing.spawn(_run, (function, tmp_path / "store"), nprocs=1)
+    multiprocessing.spawn(_run, (function, tmp_path / "store"), nprocs=PROCESSES)
 
 
-def _run(_rank, function, store):
-    _alone(function, store)
+def _run(rank, function, store):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    try:
+        function()
+    finally:
+        dist.destroy_process_group()
