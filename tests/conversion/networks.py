@@ -90,6 +90,17 @@ class Conv1DBlock(nn.Module):
         return x + self.dropout(self.c_proj(self.drop(new_gelu(self.c_fc(x)))))
 
 
+class OneDropout(nn.Module):
+    """The same dropout of a hidden value and of the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.drop = nn.Linear(32, 40), nn.Linear(40, 32), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.two(self.drop(self.one(x).relu())))
+
+
 class Net(nn.Module):
     """Layers of 32 features, and a forward of a test's own."""
 
@@ -185,8 +196,8 @@ CASES = {
         (3, 16, 32), (("", "mlp"), ("second", "output")), (("drop", 32), ("last", 32)),
     ),
     "one dropout at two places": Case(
-        lambda: Net(lambda m, x: m.drop(m.two(m.drop(m.one(x).relu())))),
-        (3, 16, 32), (("", "mlp"), ("two", "output")), (("drop", 32), ("drop", 32)),
+        OneDropout,
+        (3, 16, 32), (("", "mlp"), ("two", "output")), (("drop", 40), ("drop", 32)),
     ),
     "Conv1D": Case(
         lambda: Conv1DBlock(32, 64),
@@ -200,25 +211,29 @@ CASES = {
 
 
 class ByHand(nn.Module):
-    """A dropout whose mask is given."""
+    """A dropout whose masks are given, one for each call of a forward pass."""
 
-    def __init__(self, mask: BlockMask, p: float) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.live, self.p = mask.expand(), p
+        self.p, self.masks = p, []
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(self.live.view(x.shape), x / (1.0 - self.p), 0.0)
+        live = self.masks.pop(0)
+        self.masks.append(live)
+        return torch.where(live.view(x.shape), x / (1.0 - self.p), 0.0)
 
 
 def by_hand(model: nn.Module, case: Case, sampler: str = "bernoulli") -> nn.Module:
     """A copy of the original that drops what the converted model drops from the state of now."""
     model = copy.deepcopy(model)
     for name, width in case.dropouts:
-        p = model.get_submodule(name).p
+        dropout = model.get_submodule(name)
+        if not isinstance(dropout, ByHand):
+            dropout = ByHand(dropout.p)
+            model.set_submodule(name, dropout)
         draw = getattr(BlockMask, sampler)
-        mask = draw((case.rows, width), p, block_shape=BLOCK)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, ByHand(mask, p))
+        mask = draw((case.rows, width), dropout.p, block_shape=BLOCK)
+        dropout.masks.append(mask.expand())
     return model
 
 

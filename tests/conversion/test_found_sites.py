@@ -112,12 +112,20 @@ SKIPPED = {
         ("", "functional", "a functional dropout cannot be switched off on an instance"),
     ),
     "attention probabilities": (
-        lambda m, x: m.one(m.drop(m.two(x).softmax(-1) @ x.t() @ x)),
-        ("one", "input", None),
+        lambda m, x: m.one(m.other_drop(m.drop((m.two(x) @ x.t()).softmax(-1)) @ x)),
+        ("drop", "attention", "it drops attention probabilities", ("one", "input")),
     ),
     "a functional linear layer": (
         lambda m, x: nn.functional.linear(m.drop(x.exp()), m.one.weight),
-        ("drop", "dropout", "no linear layer before it or behind it: it drops what exp makes"),
+        ("drop", "dropout", "a call of F.linear cannot be swapped on an instance"),
+    ),
+    "the output of a functional linear layer": (
+        lambda m, x: m.drop(nn.functional.linear(x, m.one.weight)),
+        ("drop", "dropout", "a call of F.linear cannot be swapped on an instance"),
+    ),
+    "no linear layer": (
+        lambda m, x: m.one(m.other_drop(x)) + m.drop(x.exp()).sum(),
+        ("drop", "dropout", "it drops what exp makes, and sum reads it", ("one", "input")),
     ),
     "a dropout at two places": (
         lambda m, x: m.drop(m.one(m.drop(x)).softmax(-1)),
@@ -143,12 +151,9 @@ SKIPPED = {
 
 @pytest.mark.parametrize(("forward", "entry"), SKIPPED.values(), ids=SKIPPED)
 def test_skipped(forward, entry):
-    name, kind, reason = entry
+    name, kind, reason, *converted = entry
     report = convert(Net(forward))
-    if reason is None:
-        assert found(report) == [(name, kind)]
-        return
-    assert report.converted == ()
+    assert found(report) == converted
     assert report.skipped[0][:2] == (name, kind)
     assert reason in report.skipped[0].reason
 
@@ -196,6 +201,50 @@ def test_tied_weights():
     assert model[3].weight is model[1].weight
     sparsedrop.revert(model)
     assert model[3].weight is model[1].weight
+
+
+def test_a_layer_under_two_names_is_one_layer():
+    model = Net(lambda m, x: m.three(m.drop(x)))
+    model.three = model.one
+    report = convert(model)
+    assert found(report) == [("one", "input")]
+    assert report.skipped == ()
+    assert model.three is model.one
+    assert sparsedrop.revert(model) == 1
+
+
+class LanguageModel(nn.Module):
+    """Its last layer has the weight of the embedding, as that of GPT-2 has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.drop, self.lm_head = (
+            nn.Embedding(50, 32), nn.Dropout(0.5), nn.Linear(32, 50, bias=False),
+        )  # fmt: skip
+        self.lm_head.weight = self.wte.weight
+
+    def forward(self, ids):
+        return self.lm_head(self.drop(self.wte(ids)))
+
+
+def test_a_weight_tied_to_an_embedding():
+    """Both keep it, and its gradient is the sum of what either makes."""
+    model, ids = LanguageModel(), torch.arange(48)
+    weight, keys = model.wte.weight, list(model.state_dict())
+    assert found(convert(model, ids, block_shape=(8, 8))) == [("lm_head", "input")]
+    assert model.lm_head.weight is model.wte.weight is weight
+    assert list(model.state_dict()) == keys
+    assert [name for name, _ in model.named_parameters()] == ["wte.weight"]
+    torch.manual_seed(1)
+    model(ids).square().sum().backward()
+    torch.manual_seed(1)
+    live = sparsedrop.BlockMask.bernoulli((48, 32), 0.5, block_shape=(8, 8)).expand()
+    other = weight.detach().clone().requires_grad_()
+    dropped = torch.where(live, 2 * nn.functional.embedding(ids, other), 0.0)
+    nn.functional.linear(dropped, other).square().sum().backward()
+    torch.testing.assert_close(weight.grad, other.grad)
+    assert sparsedrop.revert(model) == 1
+    assert model.lm_head.weight is model.wte.weight is weight
 
 
 def test_multihead_attention():

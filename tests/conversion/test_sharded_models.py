@@ -14,12 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 import sparsedrop
 from sparsedrop.conversion.layers import ConvertedLinear
 
-
 PROCESSES = 2
 
 
 def _model():
-    """The same on every rank. FSDP2 takes no in-place operation on what nn.Linear returns, a view."""
+    """The same on every rank. FSDP2 takes nothing in place on what nn.Linear returns, a view."""
     torch.manual_seed(0)
     model, x = Block(32, 64), torch.randn(3, 16, 32)
     model.mlp.activation = nn.ReLU()

@@ -106,6 +106,24 @@ def test_rates_are_set_where_the_dropout_was():
         model.up.p = 2
 
 
+def test_dropouts_may_be_replaced():
+    """By a tool that puts nn.Identity where it finds nn.Dropout: nothing is dropped any more."""
+    model = nn.Sequential(Feedforward(32, 64), nn.Dropout(0.5), Conv1DBlock(32, 64))
+    original = copy.deepcopy(model).eval()
+    convert(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, nn.Identity())
+    assert torch.equal(model(X), original(X))
+    assert sparsedrop.set_rate(model, 0.5) == 4
+    assert model[0].up.p == 0.0
+    assert torch.equal(model(X), original(X))
+    assert sparsedrop.revert(model) == 4
+    assert type(model[0].up) is nn.Linear
+    assert torch.equal(model(X), original(X))
+
+
 def test_layers_say_what_they_drop():
     model = Feedforward(32, 64)
     convert(model, block_shape=(8, 16))

@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from sparsedrop.conversion import kinds
-from sparsedrop.conversion.flow import Graph
-from sparsedrop.conversion.layers import Converted, Side
+from sparsedrop.conversion.existing import already_converted
+from sparsedrop.conversion.flow import Call, Graph
 from sparsedrop.conversion.planning import Block, block_for, extents, gain, plan
 from sparsedrop.conversion.report import Entry, Report
-from sparsedrop.conversion.sites import Refused, Site, find_sites
+from sparsedrop.conversion.sites import Site, find_sites
 from sparsedrop.conversion.structure import from_structure
 from sparsedrop.conversion.swapping import swap
 from sparsedrop.conversion.tracing import trace
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
-from sparsedrop.nn.rated import Rated
 
 METHODS = ("sparsedrop",)
 
@@ -81,7 +80,7 @@ def convert(
     graph = from_structure(model) if example_inputs is None else trace(model, example_inputs)
     sites, refused = find_sites(graph)
     refused = [refusal for refusal in refused if refusal.reason != kinds.CONVERTED]
-    already = _already_converted(model)
+    already = already_converted(model)
     if not sites and not already and not any(each.is_next_to_linear for each in refused):
         raise ValueError(_nothing(model, graph, example_inputs is not None))
     wishes = _Wishes(p, filter, min_speedup, block_shape)
@@ -92,10 +91,11 @@ def convert(
         plan([(each.site, each.block) for each in accepted], sampler),
         {dropout: rate for dropout, rate in rates.items() if isinstance(dropout, nn.Dropout)},
     )
-    skipped = [each.entry for each in judged if each.entry.reason is not None]
+    staying = [(each.site.dropout, each.entry) for each in judged if each.entry.reason is not None]
+    staying += [(each.call, Entry(each.name, each.kind, None, each.reason)) for each in refused]
     return Report(
         tuple(each.entry for each in accepted),
-        (*already, *skipped, *map(_entry_of, refused)),
+        (*already, *_in_order(staying, graph)),
         type(model).__name__,
     )
 
@@ -167,47 +167,10 @@ def _shares_with(other: _Judged) -> str:
     return f"its dropout also serves {other.entry.name or 'the model'}, which stays"
 
 
-def _entry_of(refusal: Refused) -> Entry:
-    return Entry(refusal.name, refusal.kind, None, refusal.reason)
-
-
-def _already_converted(model: nn.Module) -> list[Entry]:
-    """An entry for each place where a layer of ours drops."""
-    named = [(n, m) for n, m in model.named_modules() if isinstance(m, Rated)]
-    of_handover: dict[object, list[str]] = {}
-    for name, module in named:
-        for side in _sides(module):
-            of_handover.setdefault(side.handover, []).append(name)
-    entries = []
-    for name, module in named:
-        if not isinstance(module, Converted):
-            kind = "output" if getattr(module, "side", "input") == "output" else "input"
-            entries.append(Entry(name, kind, None, kinds.CONVERTED))
-            continue
-        if module.incoming is not None:
-            handover = module.incoming.handover
-            kind = "input" if handover is None else handover.kind
-            block = name if handover is None else _shared_prefix(of_handover[handover])
-            entries.append(Entry(block, kind, None, kinds.CONVERTED))
-        if module.outgoing is not None and module.outgoing.handover is None:
-            entries.append(Entry(name, "output", None, kinds.CONVERTED))
-    return entries
-
-
-def _sides(module: nn.Module) -> list[Side]:
-    sides = [module.incoming, module.outgoing] if isinstance(module, Converted) else []
-    return [side for side in sides if side is not None and side.handover is not None]
-
-
-def _shared_prefix(names: list[str]) -> str:
-    """The module that all of these are in."""
-    parts = [name.split(".")[:-1] for name in names]
-    shared = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return ".".join(shared)
+def _in_order(staying: list[tuple[Call, Entry]], graph: Graph) -> list[Entry]:
+    """Of the calls of the dropouts."""
+    position = {call: i for i, call in enumerate(graph.calls)}
+    return [entry for _, entry in sorted(staying, key=lambda pair: position[pair[0]])]
 
 
 def _nothing(model: nn.Module, graph: Graph, was_run: bool) -> str:

@@ -37,15 +37,17 @@ class Frame:
 
 @dataclass(eq=False)
 class Call:
-    """A function that ran, or a linear layer or a dropout, of which the inside is not looked at.
+    """A function that ran, or a module of which the inside is not looked at.
 
     Attributes:
-        kind: "linear", "dropout", "functional dropout", "functional linear", "attention" (with
+        kind: "linear", "dropout" or "block" of a module, a block being one of ours around linear
+            layers; of a function "functional dropout", "functional linear", "attention" (with
             dropout of its probabilities), "elementwise", "reshape" (the last extent and the order
-            of the rows stay), "other", or END.
+            of the rows stay) or "other"; or END.
         what: how a sentence names it.
         frame: the innermost module that was running; of a module's call the one around it.
-        module, name: the linear layer or dropout.
+        module, name: the linear layer, dropout or block; of a functional linear layer the nn.Linear
+            whose own forward calls it, or only the name of the one that holds the weight.
         p: the rate of a dropout.
     """
 

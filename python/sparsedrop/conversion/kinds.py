@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, StandIn
 from sparsedrop.nn import SparseDropLinear
+from sparsedrop.nn.rated import Rated
 
 CONVERTED = "already converted"
+
+LAYER_CONVERTED = f"its linear layer is {CONVERTED}"
 
 COUSINS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 """Dropouts of other things than single elements."""
@@ -102,9 +105,23 @@ def is_ours(module: nn.Module) -> bool:
     return isinstance(module, (SparseDropLinear, ConvertedLinear, ConvertedConv1D))
 
 
+def is_block(module: nn.Module) -> bool:
+    """Whether it is a module of ours around linear layers, whose inside is its own affair."""
+    return isinstance(module, Rated) and not is_ours(module)
+
+
 def is_dropout(module: nn.Module) -> bool:
     """Whether it drops elements of its input, in whatever way."""
     return isinstance(module, (nn.Dropout, *COUSINS))
+
+
+def kind_of(module: nn.Module) -> str | None:
+    """Of the call of a module whose inside is not looked at; None of any other."""
+    if is_dropout(module):
+        return "dropout"
+    if is_linear(module):
+        return "linear"
+    return "block" if is_block(module) else None
 
 
 def rate_of(dropout: nn.Module) -> float:
@@ -123,6 +140,7 @@ def why_not_dropout(module: nn.Module) -> str | None:
 
 HARMLESS = frozenset((
     "__module__", "__doc__", "__init__", "__annotations__", "__constants__", "__dict__",
+    "__static_attributes__", "__firstlineno__", "__parameters__", "__orig_bases__",
 ))  # fmt: skip
 """What a subclass of nn.Linear may define and still be one in all that it does."""
 
@@ -130,7 +148,7 @@ HARMLESS = frozenset((
 def why_not_linear(module: nn.Module) -> str | None:
     """Why a linear layer cannot drop on its own; None where it can."""
     if is_ours(module):
-        return CONVERTED
+        return LAYER_CONVERTED
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
     if isinstance(module, nn.Linear):
@@ -143,8 +161,7 @@ def why_not_linear(module: nn.Module) -> str | None:
     for cls in type(module).__mro__:
         if cls is nn.Linear or cls is nn.Module:
             return None
-        own = {name for name in vars(cls) if not name.startswith("__static")} - HARMLESS
-        own -= {"__firstlineno__", "__parameters__", "__orig_bases__"}
+        own = vars(cls).keys() - HARMLESS
         if own and not is_conv1d(module):
             return f"{cls.__name__} is a linear layer with {', '.join(sorted(own))} of its own"
     return None

@@ -99,8 +99,10 @@ class Converted(Rated):
 
     @property
     def p(self) -> float:
-        """The rate of the input, or where only the output is dropped, of that."""
-        return check_p(self._rates()[0].p)
+        """The rate of the input, or where only the output is dropped, of that; 0 where the dropout
+        was replaced by something else."""
+        rates = self._rates()
+        return check_p(rates[0].p) if rates else 0.0
 
     @p.setter
     def p(self, p: float) -> None:

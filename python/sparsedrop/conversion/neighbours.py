@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import Call, Value
 
 ATTENTION = "it drops attention probabilities, which no linear layer makes or reads"
+
+FUNCTIONAL_LINEAR = "a call of F.linear cannot be swapped on an instance: make it an nn.Linear"
 
 
 def behind(call: Call) -> list[Call]:
@@ -39,8 +42,6 @@ def why_no_way(call: Call) -> str:
     """Why no linear layer can do what a dropout does, from what is around it."""
     maker, readers = before(call), behind(call)
     made = "an input of the model" if maker is None else maker.what
-    if maker is not None and maker.what == "softmax":
-        return ATTENTION
     names = list(dict.fromkeys(other.what for other in readers)) or ["nobody"]
     linears = [other for other in readers if other.kind == "linear"]
     if linears:
@@ -50,6 +51,14 @@ def why_no_way(call: Call) -> str:
         whats = [reader.what for value in maker.outputs for reader in value.consumers]
         others = list(dict.fromkeys(what for what in whats if what != call.what))
         return f"the output of {made} is used elsewhere, too: by {_some(others)}"
+    for other in (*readers, *([maker] if maker is not None else [])):
+        if other.kind == "functional linear":
+            why = None if other.module is None else kinds.why_not_linear(other.module)
+            return why or FUNCTIONAL_LINEAR
+        if other.kind == "block":
+            return f"{other.what} is next to it, which is {kinds.CONVERTED}"
+    if made == "softmax":
+        return ATTENTION
     return (
         f"no linear layer before it or behind it: it drops what {made} makes, and "
         f"{_some(names)} reads it"

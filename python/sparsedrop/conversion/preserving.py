@@ -21,6 +21,7 @@ def preserved(model: nn.Module, inputs: Any) -> Iterator[None]:
     what wrappers of torch.distributed set up in their first pass.
     """
     modules = list(model.modules())
+    flags = [module.training for module in modules]
     attributes = [dict(vars(module)) for module in modules]
     own = {id(g): g for held in attributes for g in held.values() if _is_generator(g)}
     states = [(generator, generator.get_state()) for generator in own.values()]
@@ -34,8 +35,8 @@ def preserved(model: nn.Module, inputs: Any) -> Iterator[None]:
         try:
             yield
         finally:
-            for module, held in zip(modules, attributes, strict=True):
-                module.training = held["training"]
+            for module, flag, held in zip(modules, flags, attributes, strict=True):
+                module.training = flag
                 if not _is_wrapper(module):
                     _put_back(vars(module), held)
             for module, names, copies in buffers:

@@ -11,17 +11,20 @@ from sparsedrop.nn.rated import Rated
 def set_rate(model: nn.Module, p: float) -> int:
     """Sets the drop probability of every layer of ours, converted or built by hand.
 
-    Dropouts that were left alone keep their rate. Under torch.compile a rate is a constant of the
-    compiled program, as that of nn.Dropout is: a new one compiles again, and after several of them
-    torch takes it for a variable or runs eagerly, by its own limits.
+    Dropouts that were left alone keep their rate. Of an `nn.SparseDropMLP` it sets `p`, the rate of
+    the hidden activation: `out_p`, which is 0 unless asked for, is another rate and stays.
+
+    Under torch.compile a rate is a constant of the compiled program, as that of nn.Dropout is: a
+    new one compiles again, and after several of them torch takes it for a variable or runs eagerly,
+    by its own limits.
 
     Args:
         model: a model, converted or not.
         p: in [0, 1], such as a schedule of `sparsedrop.schedules` gives it.
 
     Returns:
-        The number of layers that were set: linear layers, each counted once, and blocks such as
-        `nn.SparseDropMLP`.
+        The number of modules that were set: linear layers, and each `nn.SparseDropMLP` or
+        `nn.SparseDropStack` once.
 
     Raises:
         ValueError, TypeError: where p is no probability.

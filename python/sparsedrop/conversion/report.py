@@ -29,7 +29,8 @@ class Report(NamedTuple):
     """What `convert` did with each dropout that it saw; printed, it is a table.
 
     Attributes:
-        converted, skipped: entries in the order of the forward pass.
+        converted: entries in the order of the forward pass.
+        skipped: likewise, behind those of what was converted before.
         model_name: class of the model, by which the table calls the root.
     """
 

@@ -59,6 +59,7 @@ class Site:
 class Refused:
     """A dropout that stays. `is_next_to_linear`: whether there would be something to skip."""
 
+    call: Call
     name: str
     kind: str
     reason: str
@@ -93,31 +94,29 @@ def find_sites(graph: Graph) -> tuple[list[Site], list[Refused]]:
     while _drop_inconsistent(graph, candidates):
         pass
     sites: dict[Key, Site] = {}
-    refused: list[tuple[Call, Refused]] = []
+    refused: list[Refused] = []
     for candidate in candidates:
         site = candidate.current
         if site is not None:
             sites.setdefault(site.key, site)
         else:
-            refused.append((candidate.call, _refuse(candidate, wanted[candidate.call])))
+            refused.append(_refuse(candidate, wanted[candidate.call]))
     for call in graph.of_kind("functional dropout", "attention"):
         is_attention = call.kind == "attention"
         kind, reason = ("attention", ATTENTION) if is_attention else ("functional", FUNCTIONAL)
         name = "" if call.frame is None else call.frame.name
         near = not is_attention and bool(linears_beside(call))
-        refused.append((call, Refused(name, kind, reason, near)))
-    order = {call: i for i, call in enumerate(graph.calls)}
-    refused.sort(key=lambda pair: order[pair[0]])
-    return list(sites.values()), [refusal for _, refusal in _unique(refused)]
+        refused.append(Refused(call, name, kind, reason, near))
+    return list(sites.values()), list(_unique(refused))
 
 
-def _unique(refused: list[tuple[Call, Refused]]) -> Iterable[tuple[Call, Refused]]:
+def _unique(refused: list[Refused]) -> Iterable[Refused]:
     """One of those that the same module is called for again."""
-    seen: set[tuple[object, ...]] = set()
-    for call, refusal in refused:
-        key = (id(call.module), refusal.name, refusal.kind, refusal.reason)
-        if call.module is None or key not in seen:
-            yield call, refusal
+    seen: set[Key] = set()
+    for each in refused:
+        key = id(each.call.module), each.name, each.kind, each.reason
+        if each.call.module is None or key not in seen:
+            yield each
         seen.add(key)
 
 
@@ -270,11 +269,12 @@ def _refuse(candidate: _Candidate, wanted: Site | None) -> Refused:
     call = candidate.call
     beside = linears_beside(call)
     if wanted is not None:
-        return Refused(wanted.name, wanted.kind, candidate.reasons[0], True)
+        return Refused(call, wanted.name, wanted.kind, candidate.reasons[0], True)
     reason = candidate.reasons[0] if candidate.reasons else why_no_way(call)
     readers = [other for other in beside if other in behind(call)]
-    modules = [other for other in (readers or beside) if other.kind == "linear"]
+    modules = [other for other in (readers or beside) if other.module is not None]
     if len(modules) == 1:
         kind = "input" if modules[0] in readers else "output"
-        return Refused(modules[0].name, kind, reason, True)
-    return Refused(call.name, "dropout", reason, bool(beside))
+        return Refused(call, modules[0].name, kind, reason, True)
+    kind = "attention" if reason == ATTENTION else "dropout"
+    return Refused(call, call.name, kind, reason, bool(beside))

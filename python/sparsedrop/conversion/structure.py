@@ -16,7 +16,11 @@ def from_structure(model: nn.Module) -> Graph:
     Nothing is known of shapes. What runs elsewhere is not in the graph.
     """
     reader = _Reader(model)
+    blocks = [module for module in model.modules() if kinds.is_block(module)]
+    inside = {module for block in blocks for module in block.modules()}
     for name, module in model.named_modules():
+        if module in inside:
+            continue
         if type(module) is nn.Sequential:
             reader.sequential(name, module)
         elif type(module) in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
@@ -66,11 +70,10 @@ class _Reader:
         if not isinstance(part, nn.Module):
             bare = getattr(part, "__name__", str(part))
             return Call("elementwise" if bare in kinds.ELEMENTWISE else "other", bare, frame)
-        name = self._names[part]
-        if kinds.is_dropout(part):
-            return Call("dropout", name, frame, module=part, name=name, p=kinds.rate_of(part))
-        if kinds.is_linear(part):
-            return Call("linear", name, frame, module=part, name=name)
+        name, kind = self._names[part], kinds.kind_of(part)
+        if kind is not None:
+            p = kinds.rate_of(part) if kind == "dropout" else 0.0
+            return Call(kind, name, frame, module=part, name=name, p=p)
         is_elementwise = type(part) in kinds.ELEMENTWISE_MODULES
         return Call("elementwise" if is_elementwise else "other", name, frame)
 

@@ -73,7 +73,7 @@ class Tracer(TorchFunctionMode):
             if kinds.is_linear(module)
             for parameter in module.parameters(recurse=False)
         }
-        # Linear layers and dropouts that are running: what goes on inside is their own.
+        # Linear layers, dropouts and blocks of ours that run: what goes on inside is their own.
         self._closed: list[tuple[list[Value], list[tuple[Tensor, int]]]] = []
         self._values: dict[tuple[int, int], Value] = {}
         # Tensors stay alive, so that the id of one is not given to another.
@@ -108,11 +108,11 @@ class Tracer(TorchFunctionMode):
         return place or type(self._model).__name__
 
     def _hooks(self, name: str, module: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        is_atom = kinds.is_linear(module) or kinds.is_dropout(module)
+        kind = kinds.kind_of(module)
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
             self._stack.append(Frame(module, name, self._frame()))
-            if is_atom:
+            if kind is not None:
                 with self._paused():
                     read = [(t, version_of(t)) for t in tensors_in((args, kwargs))]
                     values = [self._value(tensor) for tensor, _ in read]
@@ -121,7 +121,7 @@ class Tracer(TorchFunctionMode):
         def after(_: nn.Module, args: Any, out: Any) -> Any:
             while self._stack.pop().module is not module:
                 pass
-            if not is_atom or not self._closed:
+            if kind is None or not self._closed:
                 return None
             values, read = self._closed.pop()
             if self._closed or not isinstance(out, Tensor):
@@ -130,7 +130,7 @@ class Tracer(TorchFunctionMode):
                 # At a rate of 0 a dropout returns its argument, but is a place of its own.
                 is_same = any(out is tensor and version_of(out) == v for tensor, v in read)
                 result = out.view_as(out) if is_same else out
-                self._enter_module(module, name, values, result)
+                self._enter_module(kind, module, name, values, result)
             return result
 
         return before, after
@@ -147,12 +147,12 @@ class Tracer(TorchFunctionMode):
     def _frame(self) -> Frame | None:
         return self._stack[-1] if self._stack else None
 
-    def _enter_module(self, module: nn.Module, name: str, inputs: list[Value], out: Tensor) -> None:
-        is_dropout = kinds.is_dropout(module)
-        kind, what = "dropout" if is_dropout else "linear", name or type(module).__name__
-        call = Call(kind, what, self._frame())
+    def _enter_module(
+        self, kind: str, module: nn.Module, name: str, inputs: list[Value], out: Tensor
+    ) -> None:
+        call = Call(kind, name or type(module).__name__, self._frame())
         call.module, call.name, call.inputs = module, name, inputs
-        if is_dropout:
+        if kind == "dropout":
             call.p = kinds.rate_of(module)
         call.outputs = [self._new_value(out)]
         self.graph.connect(call)
@@ -195,7 +195,11 @@ class Tracer(TorchFunctionMode):
             call.kind = "attention" if call.p > 0 else "other"
         elif name == "linear":
             call.kind = "functional linear"
-            call.name = next((self._owners[id(t)] for t in read if id(t) in self._owners), "")
+            frame = call.frame
+            if frame is not None and isinstance(frame.module, nn.Linear):
+                call.module, call.name = frame.module, frame.name
+            else:
+                call.name = next((self._owners[id(t)] for t in read if id(t) in self._owners), "")
         elif len(out) == 1 and bare in kinds.RESHAPES and _keeps_rows(read, out[0]):
             call.kind = "reshape"
         elif len(out) == 1 and bare in kinds.ELEMENTWISE and _is_elementwise(read, out[0]):
