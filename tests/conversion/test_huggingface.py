@@ -8,49 +8,9 @@ from networks import BLOCK, found
 
 import sparsedrop
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
-IDS = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(0))
-PIXELS = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-TINY = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-
-
-def _gpt2():
-    config = transformers.GPT2Config(
-        vocab_size=50,
-        n_positions=32,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return transformers.GPT2LMHeadModel(config), {"input_ids": IDS, "labels": IDS}
-
-
-def _bert():
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=32, max_position_embeddings=32, **TINY
-    )
-    model = transformers.BertForSequenceClassification(config)
-    return model, {"input_ids": IDS, "labels": torch.tensor([0, 1, 1, 0])}
-
-
-def _vit():
-    config = transformers.ViTConfig(
-        hidden_size=32, image_size=16, patch_size=4, hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1, num_labels=2, **TINY,
-    )  # fmt: skip
-    model = transformers.ViTForImageClassification(config)
-    return model, {"pixel_values": PIXELS, "labels": torch.tensor([0, 1, 1, 0])}
-
-
-def _t5():
-    config = transformers.T5Config(
-        vocab_size=50, d_model=32, d_ff=64, d_kv=16, num_layers=1, num_heads=2,
-        feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    return transformers.T5ForConditionalGeneration(config), {"input_ids": IDS, "labels": IDS}
+from hugging_face import bert, gpt2, t5, vit
 
 
 def _names(model, *suffixes):
@@ -63,11 +23,11 @@ def _outputs(model, *suffixes):
 
 
 SITES = {
-    "gpt2": (_gpt2, lambda m: _outputs(m, "attn.c_proj", "mlp.c_proj")),
-    "bert": (_bert, lambda m: [*_outputs(m, "output.dense"), ("", "mlp")]),
-    "vit": (_vit, lambda m: _outputs(m, "attention.o_proj", "mlp.fc2")),
+    "gpt2": (gpt2, lambda m: _outputs(m, "attn.c_proj", "mlp.c_proj")),
+    "bert": (bert, lambda m: [*_outputs(m, "output.dense"), ("", "mlp")]),
+    "vit": (vit, lambda m: _outputs(m, "attention.o_proj", "mlp.fc2")),
     "t5": (
-        _t5,
+        t5,
         lambda m: [
             site
             for side, last in (("encoder", "1"), ("decoder", "2"))
@@ -117,12 +77,12 @@ def test_sites_evaluation_and_training(make, sites):
 
 SKIPPED = {
     "gpt2": (
-        _gpt2,
+        gpt2,
         {("transformer.drop", "dropout"), ("transformer.h.0.attn", "attention"),
          ("transformer.h.1.attn", "attention")},
     ),
     "vit": (
-        _vit,
+        vit,
         {("vit.embeddings.dropout", "dropout"), ("vit.layers.0.attention", "attention"),
          ("vit.layers.1.attention", "attention")},
     ),
@@ -137,7 +97,7 @@ def test_what_stays(make, stay):
 
 
 def test_layers_of_hugging_face_are_converted_to_layers_like_them():
-    model, inputs = _gpt2()
+    model, inputs = gpt2()
     c_proj = model.transformer.h[0].mlp.c_proj
     shape = c_proj.weight.shape
     sparsedrop.convert(model, inputs, min_speedup=0, p=0.5, block_shape=BLOCK)
@@ -154,7 +114,7 @@ def test_layers_of_hugging_face_are_converted_to_layers_like_them():
 
 def test_gradient_checkpointing():
     torch.manual_seed(0)
-    model, inputs = _gpt2()
+    model, inputs = gpt2()
     sparsedrop.convert(model, inputs, min_speedup=0, block_shape=BLOCK)
     grads = []
     for is_checkpointed in (False, True):

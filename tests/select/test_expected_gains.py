@@ -23,7 +23,6 @@ def on_cpu(**changes):
 def test_a_block_on_a_gpu_gains_in_all_six_products():
     gain = expected_gain(on_gpu(), FFN)
     assert 1.7 < gain.speedup < 2.6
-    assert gain.is_skipped
     ours, theirs = (float(word) for word in gain.figures.replace(",", "").split() if word.isdigit())
     assert theirs / ours == pytest.approx(gain.speedup, rel=0.01)
 
@@ -56,8 +55,8 @@ def test_the_gain_grows_with_the_rate():
     ],
     ids=["float32", "small blocks", "no kernels"],
 )
-def test_nothing_is_skipped_where_no_kernel_runs(changes):
-    assert not expected_gain(on_gpu(**changes), FFN).is_skipped
+def test_nothing_is_gained_where_no_kernel_runs(changes):
+    assert expected_gain(on_gpu(**changes), FFN).speedup < 1
 
 
 def test_small_layers_on_a_gpu_gain_little():
@@ -69,7 +68,6 @@ def test_small_layers_on_a_gpu_gain_little():
 def test_the_measured_step_on_a_cpu_is_met():
     """README: 321 ms with nn.Dropout, 176 with ours."""
     gain = expected_gain(on_cpu(), (MaskedLayer(2048, 2048),))
-    assert gain.is_skipped
     assert gain.speedup == pytest.approx(321 / 176, rel=0.15)
 
 
@@ -85,7 +83,7 @@ def test_tiny_layers_on_a_cpu_lose():
 )
 def test_operations_alone(changes):
     gain = expected_gain(on_cpu(p=0.75, **changes), (MaskedLayer(2048, 2048),))
-    assert gain == (4.0, True, "25% of the operations are left")
+    assert gain == (4.0, "25% of the operations are left")
     assert expected_gain(on_cpu(p=1.0, **changes), FFN).speedup == float("inf")
 
 

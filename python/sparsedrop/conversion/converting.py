@@ -55,8 +55,7 @@ def convert(
         p: the rate of all that is converted; None: each keeps its own.
         filter: called with the name and the linear layer of each site, in a block the one behind
             the dropout; where it returns False, the site stays.
-        min_speedup: sites that are expected to gain less stay, and on a GPU those of which nothing
-            would be skipped; 0 converts all that can be.
+        min_speedup: sites that are expected to gain less stay; 0 converts all that can be.
         block_shape: rows and columns of a block. None: 128x128, or finer by halves if the example
             has fewer rows or features, or so few blocks that all would be dropped together.
         sampler: "bernoulli" or "balanced", as for `nn.SparseDropLinear`.
@@ -147,8 +146,6 @@ def _judge(site: Site, wishes: _Wishes) -> _Judged:
             f"expected to gain less than min_speedup={wishes.min_speedup:g}: "
             f"{gains.speedup:.2f} times as fast, {gains.figures}"
         )
-    elif not gains.is_skipped and wishes.min_speedup > 0:
-        reason = f"no product would skip what is dropped: {gains.figures}"
     return _Judged(site, p, block, Entry(site.name, site.kind, gains.speedup, reason))
 
 

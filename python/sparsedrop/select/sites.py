@@ -2,7 +2,7 @@
 
 >>> place = Place("cuda", torch.bfloat16, 8192, 4096, 0.5, (128, 128), facts)
 >>> print(expected_gain(place, (MaskedLayer(4096, 1024, "output"), MaskedLayer(1024, 4096))))
-Gain(speedup=2.06, is_skipped=True, figures='351 us expected, with nn.Dropout 723')
+Gain(speedup=2.06, figures='351 us expected, with nn.Dropout 723')
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ class Place(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """How many times as fast, whether any product skips work, and the figures in a sentence."""
+    """How many times as fast, and the figures in a sentence."""
 
     speedup: float
-    is_skipped: bool
     figures: str
 
 
@@ -61,7 +60,7 @@ def expected_gain(place: Place, layers: tuple[MaskedLayer, ...]) -> Gain:
         return _on_cpu(place, layers)
     keep = 1.0 - place.p
     speedup = 1.0 / keep if keep > 0.0 else float("inf")
-    return Gain(speedup, True, f"{keep:.0%} of the operations are left")
+    return Gain(speedup, f"{keep:.0%} of the operations are left")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -91,39 +90,36 @@ def _products(place: Place, layer: MaskedLayer) -> tuple[Request, Request, Reque
 
 
 def _on_gpu(place: Place, layers: tuple[MaskedLayer, ...]) -> Gain:
-    ours, theirs, is_skipped = 0.0, 0.0, False
+    ours, theirs = 0.0, 0.0
     for layer in layers:
         for request in _products(place, layer):
             choice = choose(request)
             is_kernel = choice.path == "kernel"
-            is_skipped |= is_kernel
             ours += expected_us(request, choice) if is_kernel else dense_us(request)
             theirs += product_us(request)
     assert place.rows is not None
     # Forward and backward each read and write it once.
     request = _products(place, layers[0])[0]
     theirs += 2 * copy_us(place.rows * place.width, request)
-    return _gain(ours, theirs, is_skipped, f"{ours:.0f} us expected, with nn.Dropout {theirs:.0f}")
+    return _gain(ours, theirs, f"{ours:.0f} us expected, with nn.Dropout {theirs:.0f}")
 
 
 def _on_cpu(place: Place, layers: tuple[MaskedLayer, ...]) -> Gain:
     call = cpu_costs.CALL[place.dtype]
-    ours, theirs, is_skipped = 0.0, 0.0, False
+    ours, theirs = 0.0, 0.0
     for layer in layers:
         ours += cpu_costs.LAYER_CALLS * call
         for request in _products(place, layer):
             extents = request.m, request.n, request.k
             costs = cpu_costs.costs(place.dtype, extents, request.blocks, request.keeps)
-            skips = costs.live < costs.dense
-            is_skipped |= skips
             in_parts = costs.live + (cpu_costs.PARTS - 1.0) * costs.live_flops
-            ours += in_parts if skips else costs.dense
+            ours += in_parts if costs.live < costs.dense else costs.dense
             theirs += costs.flops
     assert place.rows is not None
     theirs += cpu_costs.DROPOUT_ELEMENT * place.rows * place.width
     figures = f"{ours:.1e} floating-point operations expected, with nn.Dropout {theirs:.1e}"
-    return _gain(ours, theirs, is_skipped, figures)
+    return _gain(ours, theirs, figures)
 
 
-def _gain(ours: float, theirs: float, is_skipped: bool, figures: str) -> Gain:
-    return Gain(theirs / ours if ours > 0.0 else float("inf"), is_skipped, figures)
+def _gain(ours: float, theirs: float, figures: str) -> Gain:
+    return Gain(theirs / ours if ours > 0.0 else float("inf"), figures)
