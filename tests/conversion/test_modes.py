@@ -59,6 +59,25 @@ def test_compiled_without_recompiling(name, backend):
                 torch.testing.assert_close(own, truth, rtol=1e-5, atol=1e-5)
 
 
+def test_a_compiled_model_may_be_converted_and_reverted():
+    """What was compiled before is not run again."""
+    model = nn.Sequential(Feedforward(32, 64), nn.LayerNorm(32), nn.Dropout(0.5), nn.Linear(32, 8))
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+
+    def run(which):
+        torch.manual_seed(1)
+        return which(X)
+
+    before = run(compiled)
+    for given in (model, compiled):
+        assert len(convert(given, block_shape=BLOCK).converted) == 2
+        torch.testing.assert_close(run(compiled), run(model))
+        assert not torch.equal(run(compiled), before)
+        assert sparsedrop.revert(given) == 3
+        assert torch.equal(run(compiled), before)
+
+
 def test_a_mask_goes_from_one_compiled_program_to_the_next():
     model, x = _converted("mlp")
     model = model[0]
@@ -130,7 +149,28 @@ def test_half_a_block_cannot_be_checkpointed():
 def test_nothing_is_left_of_a_mask_between_steps():
     model, x = _converted("gated")
     model(x)
-    assert model.down.incoming.handover.mask is None
+    assert model.down.incoming.handover.masks == {}
+
+
+def _replica(linear):
+    """As nn.DataParallel makes it, for another device."""
+    other = linear._replicate_for_data_parallel()
+    other.weight, other.bias = linear.weight.to("meta"), linear.bias.to("meta")
+    return other
+
+
+def test_replicas_on_other_devices_have_masks_of_their_own():
+    model = Feedforward(32, 64)
+    convert(model, block_shape=BLOCK)
+    up, down = _replica(model.up), _replica(model.down)
+    torch.manual_seed(1)
+    expected = model(X)
+    torch.manual_seed(1)
+    hidden = model.up(X)
+    other = up(X.to("meta"))
+    assert torch.equal(model.down(model.activation(hidden)), expected)
+    assert down(other).shape == expected.shape
+    assert model.down.incoming.handover.masks == {}
 
 
 def test_a_rate_may_change_with_every_step_of_a_compiled_model():

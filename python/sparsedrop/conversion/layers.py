@@ -30,15 +30,16 @@ class StandIn(Rate):
 class Handover:
     """The mask of a hidden value on its way from the layer that makes it to the one that reads it.
 
-    It is empty between two steps: neither a copy nor a file of the model has a mask in it.
+    It is empty between two steps: neither a copy nor a file of the model has a mask in it. There is
+    one for each device, on which nn.DataParallel runs replicas that share this object.
     """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.mask: BlockMask | None = None
+        self.masks: dict[torch.device, BlockMask] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"kind": self.kind, "mask": None}
+        return {"kind": self.kind, "masks": {}}
 
 
 @dataclass
@@ -64,8 +65,8 @@ class Side:
         if self.handover is None:
             return self.drawn(x, features, p)
         if self.draws:
-            self.handover.mask = self.drawn(x, features, p)
-        mask = self.handover.mask
+            self.handover.masks[x.device] = self.drawn(x, features, p)
+        mask = self.handover.masks.get(x.device)
         if mask is None:
             raise RuntimeError(
                 "the layer that draws the mask of this hidden value has not run before this one, "
@@ -77,7 +78,7 @@ class Side:
         """The mask of a layer's input; it is handed over once."""
         mask = None
         if self.handover is not None:
-            mask, self.handover.mask = self.handover.mask, None
+            mask = self.handover.masks.pop(x.device, None)
             if mask is None and not torch.compiler.is_compiling() and is_in_backward():
                 raise RuntimeError(
                     "a converted layer is run again in the backward pass, but not the layers "
