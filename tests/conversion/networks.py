@@ -150,6 +150,12 @@ CASES = {
         lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(32, 40, bias=False)),
         (48, 32), (("1", "input"),), (("0", 32),),
     ),
+    "input, flattened": Case(
+        lambda: nn.Sequential(
+            nn.Unflatten(-1, (2, 16)), nn.Dropout(0.5), nn.Flatten(-2), nn.Linear(32, 40)
+        ),
+        (48, 32), (("3", "input"),), (("1", 32),),
+    ),
     "output": Case(
         lambda: nn.Sequential(nn.Linear(32, 40), nn.Dropout(0.5), nn.LayerNorm(40)),
         (48, 32), (("0", "output"),), (("1", 40),),

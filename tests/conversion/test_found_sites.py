@@ -68,6 +68,14 @@ FOUND = {
         lambda m, x: m.two(m.drop(m.one(x[:32]).t())),
         [("two", "input")],
     ),
+    "a transposed value before the layer": (
+        lambda m, x: m.two(m.drop(m.three(x[:32]).relu()).t()),
+        [("two", "input")],
+    ),
+    "another last extent": (
+        lambda m, x: m.one(m.drop(x.tanh().view(-1, 2, 4, 4)).flatten(1)),
+        [("one", "input")],
+    ),
     "an alias that is written": (
         lambda m, x: (lambda h: (h.view(-1, 32).relu_(), m.two(m.drop(h)))[1])(m.one(x)),
         [("two", "input")],

@@ -37,6 +37,18 @@ def test_buffers_are_put_back():
     assert model[0].num_batches_tracked == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_parts_are_not_looked_into():
+    script = torch.jit.script(nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.Dropout(0.5)))
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(32, 32), script).eval()
+    values = [buffer.clone() for buffer in script.buffers()]
+    assert found(convert(model)) == [("1", "input")]
+    assert len(values) == 3
+    for buffer, value in zip(script.buffers(), values, strict=True):
+        assert torch.equal(buffer, value)
+    assert not any(module.training for module in model.modules())
+
+
 def test_buffers_and_attributes_that_are_replaced_are_put_back():
     def forward(m, x):
         m.count += 1

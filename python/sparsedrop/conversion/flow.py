@@ -43,7 +43,7 @@ class Call:
         kind: "linear", "dropout" or "block" of a module, a block being one of ours around linear
             layers; of a function "functional dropout", "functional linear", "attention" (with
             dropout of its probabilities), "elementwise", "reshape" (the last extent and the order
-            of the rows stay) or "other"; or END.
+            of the rows stay), "rearrangement" (all elements stay) or "other"; or END.
         what: how a sentence names it.
         frame: the innermost module that was running; of a module's call the one around it.
         module, name: the linear layer, dropout or block; of a functional linear layer the nn.Linear

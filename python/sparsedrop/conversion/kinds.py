@@ -36,6 +36,9 @@ RESHAPES = frozenset((
 ))  # fmt: skip
 """Functions that keep elements in their row-major order."""
 
+REARRANGEMENTS = RESHAPES | {"transpose", "t", "permute", "swapaxes", "movedim"}
+"""Functions that keep all elements: a dropout of single elements may as well come behind them."""
+
 LOOKS = frozenset((
     "size", "dim", "ndimension", "stride", "numel", "nelement", "element_size", "is_contiguous",
     "is_floating_point", "is_complex", "get_device", "__len__", "storage_offset", "__hash__",

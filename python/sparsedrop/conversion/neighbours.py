@@ -16,7 +16,7 @@ def behind(call: Call) -> list[Call]:
     values = list(call.outputs)
     while values:
         for reader in values.pop().consumers:
-            if reader.kind == "reshape":
+            if reader.kind in ("reshape", "rearrangement"):
                 values += reader.outputs
             else:
                 found.append(reader)

@@ -25,42 +25,37 @@ def preserved(model: nn.Module, inputs: Any) -> Iterator[None]:
     attributes = [dict(vars(module)) for module in modules]
     own = {id(g): g for held in attributes for g in held.values() if _is_generator(g)}
     states = [(generator, generator.get_state()) for generator in own.values()]
-    buffers = [
-        (module, dict(module._buffers), {name: _copy(b) for name, b in module._buffers.items()})
-        for module in modules
-    ]
+    buffers = [dict(module._buffers.items()) for module in modules]
+    copies = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     tensors = [*model.parameters(), *model.buffers(), *tensors_in(inputs)]
     gpus = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     with torch.random.fork_rng(devices=gpus):
         try:
             yield
         finally:
-            for module, flag, held in zip(modules, flags, attributes, strict=True):
+            for module, flag, held, named in zip(modules, flags, attributes, buffers, strict=True):
                 module.training = flag
                 if not _is_wrapper(module):
                     _put_back(vars(module), held)
-            for module, names, copies in buffers:
-                _put_back(module._buffers, names)
-                for name, copy in copies.items():
-                    _copy_back(names[name], copy)
+                    _put_back(module._buffers, named)
+            for buffer, copy in copies:
+                _copy_back(buffer, copy)
             for generator, state in states:
                 generator.set_state(state)
 
 
 def _is_wrapper(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(("torch.distributed.", "torch.nn.parallel."))
+    """Whether its attributes are not its own affair: of torch.distributed's and of scripts."""
+    wrappers = "torch.distributed.", "torch.nn.parallel.", "torch.jit."
+    return type(module).__module__.startswith(wrappers)
 
 
 def _is_generator(thing: Any) -> bool:
     return isinstance(thing, torch.Generator)
 
 
-def _copy(buffer: Tensor | None) -> Tensor | None:
-    return None if buffer is None else buffer.detach().clone()
-
-
-def _copy_back(buffer: Tensor | None, copy: Tensor | None) -> None:
-    if buffer is None or copy is None or buffer.is_meta or torch.equal(buffer, copy):
+def _copy_back(buffer: Tensor, copy: Tensor) -> None:
+    if buffer.is_meta or torch.equal(buffer, copy):
         return
     with torch.no_grad():
         buffer.copy_(copy)

@@ -125,8 +125,8 @@ def _candidate(call: Call) -> _Candidate:
     candidate = _Candidate(call)
     assert call.module is not None
     why = kinds.why_not_dropout(call.module)
-    consumer, region = _reader(call), _region(call)
-    if consumer is not None and region is not None:
+    consumer, region = _reader(call, "reshape", "rearrangement"), _region(call)
+    if consumer is not None and region is not None and _reader(call, "reshape") is consumer:
         producers, inner = region
         kind = "mlp" if len(producers) == 1 else "gated"
         frame = owner([*producers, *inner, call, consumer])
@@ -145,14 +145,14 @@ def _candidate(call: Call) -> _Candidate:
     return candidate
 
 
-def _reader(dropout: Call) -> Call | None:
-    """The linear layer that alone reads what a dropout leaves."""
+def _reader(dropout: Call, *through: str) -> Call | None:
+    """The linear layer that alone reads what a dropout leaves, through calls of these kinds."""
     value = dropout.outputs[0]
     while len(value.consumers) == 1:
         call = value.consumers[0]
         if call.kind == "linear":
             return call if call.inputs == [value] else None
-        if call.kind != "reshape":
+        if call.kind not in through:
             return None
         value = call.outputs[0]
     return None

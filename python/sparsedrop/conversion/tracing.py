@@ -202,6 +202,8 @@ class Tracer(TorchFunctionMode):
                 call.name = next((self._owners[id(t)] for t in read if id(t) in self._owners), "")
         elif len(out) == 1 and bare in kinds.RESHAPES and _keeps_rows(read, out[0]):
             call.kind = "reshape"
+        elif len(out) == len(read) == 1 and bare in kinds.REARRANGEMENTS:
+            call.kind = "rearrangement"
         elif len(out) == 1 and bare in kinds.ELEMENTWISE and _is_elementwise(read, out[0]):
             call.kind = "elementwise"
         return call
