@@ -123,6 +123,10 @@ SKIPPED = {
         lambda m, x: m.one(m.other_drop(m.drop((m.two(x) @ x.t()).softmax(-1)) @ x)),
         ("drop", "attention", "it drops attention probabilities", ("one", "input")),
     ),
+    "attention probabilities, functionally": (
+        lambda m, x: m.one(m.drop(nn.functional.dropout((m.two(x) @ x.t()).softmax(-1)) @ x)),
+        ("", "attention", "it drops attention probabilities", ("one", "input")),
+    ),
     "a functional linear layer": (
         lambda m, x: nn.functional.linear(m.drop(x.exp()), m.one.weight),
         ("drop", "dropout", "a call of F.linear cannot be swapped on an instance"),

@@ -17,6 +17,7 @@ from sparsedrop.conversion.structure import from_structure
 from sparsedrop.conversion.swapping import swap
 from sparsedrop.conversion.tracing import trace
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.nn.rated import rate_of
 
 METHODS = ("sparsedrop",)
 
@@ -130,7 +131,7 @@ def _check(model: nn.Module, method: str, min_speedup: float) -> None:
 
 def _judge(site: Site, wishes: _Wishes) -> _Judged:
     """Whether a site that can be converted should be."""
-    p = check_p(site.dropout.p) if wishes.p is None else wishes.p
+    p = rate_of(site.dropout.module) if wishes.p is None else wishes.p
     rows, width = extents(site)
     block = wishes.block_shape or block_for(rows, width, p)
     gains = gain(site, p, block)

@@ -48,7 +48,6 @@ class Call:
         frame: the innermost module that was running; of a module's call the one around it.
         module, name: the linear layer, dropout or block; of a functional linear layer the nn.Linear
             whose own forward calls it, or only the name of the one that holds the weight.
-        p: the rate of a dropout.
     """
 
     kind: str
@@ -58,7 +57,6 @@ class Call:
     outputs: list[Value] = field(default_factory=list)
     module: nn.Module | None = None
     name: str = ""
-    p: float = 0.0
 
 
 @dataclass

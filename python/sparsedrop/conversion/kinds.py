@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -125,11 +125,6 @@ def kind_of(module: nn.Module) -> str | None:
     if is_linear(module):
         return "linear"
     return "block" if is_block(module) else None
-
-
-def rate_of(dropout: nn.Module) -> float:
-    """A dropout's p."""
-    return float(cast(float, dropout.p))
 
 
 def why_not_dropout(module: nn.Module) -> str | None:

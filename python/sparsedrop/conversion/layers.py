@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparsedrop import functional
 from sparsedrop._torch import is_in_backward
 from sparsedrop.masks import BlockMask, check_p, draw, scale
-from sparsedrop.nn.rated import Rate, Rated
+from sparsedrop.nn.rated import Rate, Rated, applied_rate_of
 from sparsedrop.operands import rows_of
 
 
@@ -114,10 +114,12 @@ class Converted(Rated):
         children = (self._modules.get(name) for name in ("dropout", "out_dropout"))
         return [child for child in children if isinstance(child, nn.Dropout)]
 
-    def _rate(self, side: Side | None, name: str) -> float:
-        """The rate that is applied now."""
-        rate = self._modules.get(name) if side is not None else None
-        return check_p(rate.p) if isinstance(rate, nn.Dropout) and rate.training else 0.0
+    def _applied(self) -> tuple[float, float]:
+        """The rates of the input and of the output that are applied now."""
+        children = self._modules
+        return applied_rate_of(children.get("dropout")), applied_rate_of(
+            children.get("out_dropout")
+        )
 
     def _dropped(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, p: float, out_p: float
@@ -152,7 +154,7 @@ class ConvertedLinear(Converted, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        p, out_p = self._rate(self.incoming, "dropout"), self._rate(self.outgoing, "out_dropout")
+        p, out_p = self._applied()
         if p == 0.0 and out_p == 0.0:
             return nn.functional.linear(x, self.weight, self.bias)
         return self._dropped(x, self.weight, self.bias, p, out_p)
@@ -170,7 +172,7 @@ class ConvertedConv1D(Converted):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., nf]."""
-        p, out_p = self._rate(self.incoming, "dropout"), self._rate(self.outgoing, "out_dropout")
+        p, out_p = self._applied()
         if p == 0.0 and out_p == 0.0:
             flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
             return flat.view(*x.shape[:-1], self.nf)

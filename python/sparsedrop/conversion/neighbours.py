@@ -38,6 +38,12 @@ def linears_beside(call: Call) -> list[Call]:
     return [other for other in beside if other.kind in ("linear", "functional linear")]
 
 
+def drops_attention(call: Call) -> bool:
+    """Whether what is dropped comes from a softmax, with no linear layer next to it."""
+    maker = before(call)
+    return maker is not None and maker.what == "softmax" and not linears_beside(call)
+
+
 def why_no_way(call: Call) -> str:
     """Why no linear layer can do what a dropout does, from what is around it."""
     maker, readers = before(call), behind(call)
@@ -57,7 +63,7 @@ def why_no_way(call: Call) -> str:
             return why or FUNCTIONAL_LINEAR
         if other.kind == "block":
             return f"{other.what} is next to it, which is {kinds.CONVERTED}"
-    if made == "softmax":
+    if drops_attention(call):
         return ATTENTION
     return (
         f"no linear layer before it or behind it: it drops what {made} makes, and "

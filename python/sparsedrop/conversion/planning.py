@@ -15,7 +15,7 @@ from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, Hando
 from sparsedrop.conversion.sites import Site
 from sparsedrop.conversion.swapping import Swap, stand_in
 from sparsedrop.nn import SparseDropLinear
-from sparsedrop.nn.coarse import ALL_DROPPED, FINEST, WANTED_BLOCKS
+from sparsedrop.nn.coarse import ALL_DROPPED, WANTED_BLOCKS, finer
 
 Block = tuple[int, int]
 
@@ -38,17 +38,11 @@ def block_for(rows: int | None, width: int, p: float) -> Block:
     """
     many = DEFAULT_BLOCK[0] * WANTED_BLOCKS
     shape = (many if rows is None else rows, width)
-    block = tuple(_finer(n, b) if n < b else b for n, b in zip(shape, DEFAULT_BLOCK, strict=True))
+    block = tuple(finer(n, b) if n < b else b for n, b in zip(shape, DEFAULT_BLOCK, strict=True))
     count = math.prod(-(-n // b) for n, b in zip(shape, block, strict=True))
     if 0.0 < p < 1.0 and p**count > ALL_DROPPED:
-        block = tuple(_finer(n, b) for n, b in zip(shape, DEFAULT_BLOCK, strict=True))
+        block = tuple(finer(n, b) for n, b in zip(shape, DEFAULT_BLOCK, strict=True))
     return block[0], block[1]
-
-
-def _finer(extent: int, block: int) -> int:
-    while block > FINEST and extent < WANTED_BLOCKS * block:
-        block //= 2
-    return block
 
 
 def gain(site: Site, p: float, block: Block) -> select.Gain:

@@ -9,7 +9,13 @@ from torch import nn
 
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import Call, Graph, owner
-from sparsedrop.conversion.neighbours import ATTENTION, behind, linears_beside, why_no_way
+from sparsedrop.conversion.neighbours import (
+    ATTENTION,
+    behind,
+    drops_attention,
+    linears_beside,
+    why_no_way,
+)
 
 FUNCTIONAL = "a functional dropout cannot be switched off on an instance: make it an nn.Dropout"
 
@@ -102,7 +108,7 @@ def find_sites(graph: Graph) -> tuple[list[Site], list[Refused]]:
         else:
             refused.append(_refuse(candidate, wanted[candidate.call]))
     for call in graph.of_kind("functional dropout", "attention"):
-        is_attention = call.kind == "attention"
+        is_attention = call.kind == "attention" or drops_attention(call)
         kind, reason = ("attention", ATTENTION) if is_attention else ("functional", FUNCTIONAL)
         name = "" if call.frame is None else call.frame.name
         near = not is_attention and bool(linears_beside(call))

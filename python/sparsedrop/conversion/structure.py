@@ -72,8 +72,7 @@ class _Reader:
             return Call("elementwise" if bare in kinds.ELEMENTWISE else "other", bare, frame)
         name, kind = self._names[part], kinds.kind_of(part)
         if kind is not None:
-            p = kinds.rate_of(part) if kind == "dropout" else 0.0
-            return Call(kind, name, frame, module=part, name=name, p=p)
+            return Call(kind, name, frame, module=part, name=name)
         is_elementwise = type(part) in kinds.ELEMENTWISE_MODULES
         return Call("elementwise" if is_elementwise else "other", name, frame)
 

@@ -152,8 +152,6 @@ class Tracer(TorchFunctionMode):
     ) -> None:
         call = Call(kind, name or type(module).__name__, self._frame())
         call.module, call.name, call.inputs = module, name, inputs
-        if kind == "dropout":
-            call.p = kinds.rate_of(module)
         call.outputs = [self._new_value(out)]
         self.graph.connect(call)
 
@@ -189,10 +187,9 @@ class Tracer(TorchFunctionMode):
         if name.strip("_").endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
             p, training = _dropout_arguments(args, kwargs)
             if training and p > 0:
-                call.kind, call.p = "functional dropout", p
+                call.kind = "functional dropout"
         elif name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
-            call.p = _attention_rate(name, args, kwargs)
-            call.kind = "attention" if call.p > 0 else "other"
+            call.kind = "attention" if _attention_rate(name, args, kwargs) > 0 else "other"
         elif name == "linear":
             call.kind = "functional linear"
             frame = call.frame
