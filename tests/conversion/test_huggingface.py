@@ -112,6 +112,7 @@ def test_layers_of_hugging_face_are_converted_to_layers_like_them():
     torch.testing.assert_close(out, torch.where(live, dense, 0.0))
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 def test_gradient_checkpointing():
     torch.manual_seed(0)
     model, inputs = gpt2()

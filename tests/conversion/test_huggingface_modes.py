@@ -63,6 +63,7 @@ def test_compiled(make):
 
 
 @MODELS
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointed(make, use_reentrant):
     model, inputs = _converted(make)
