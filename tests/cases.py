@@ -254,7 +254,8 @@ def torchs_own(problem: Problem, **kwargs) -> list[list[Tensor]]:
 
 
 def _as_it_lies(problem: Problem, alpha: float = 1.0, **others: object) -> list[list[Tensor]]:
-    """The same of masked copies in the operands' own layouts, where there is nothing but a factor.
+    """The same of masked copies in the operands' own layouts, where there is nothing but a factor:
+    with results that are row-major, and with such that are column-major.
 
     `where` makes row-major copies, the library keeps the layouts.
     """
@@ -271,8 +272,13 @@ def _as_it_lies(problem: Problem, alpha: float = 1.0, **others: object) -> list[
             (problem.a, a_mask), (problem.b, b_mask), (problem.upstream, out_mask)
         )
     )  # fmt: skip
-    products = ((a @ b, out_mask), (up @ b.t(), a_mask), (a.t() @ up, b_mask))
-    return [[live(alpha * product, mask) for product, mask in products]]
+    plain = a @ b, up @ b.t(), a.t() @ up
+    turned = (b.t() @ a.t()).t(), (b @ up.t()).t(), (up.t() @ a).t()
+    masks = out_mask, a_mask, b_mask
+    return [
+        [live(alpha * product, mask) for product, mask in zip(products, masks, strict=True)]
+        for products in (plain, turned)
+    ]
 
 
 def assert_accurate(ours: list[Tensor], exact: list[Tensor], *torchs: list[Tensor]) -> None:

@@ -11,9 +11,18 @@
 namespace sparsedrop {
 namespace {
 
-constexpr int kVector = 8;         // elements of 16 bytes
-constexpr int kRowsAtOnce = 8;     // by one CTA, a warp each
-constexpr int kRowsPerThread = 2;  // whose loads are under way together
+constexpr int kVector = 8;  // elements of 16 bytes
+// Of the part that a warp takes at once, so narrow that it lies within one block: its lanes are
+// live together.
+constexpr int kWarpLanesAcross = 8;
+constexpr int kWarpRows = kWarp / kWarpLanesAcross;
+constexpr int kWarpsAcross = 2;
+constexpr int kWarpsDown = 4;
+constexpr int kThreads = kWarp * kWarpsAcross * kWarpsDown;
+constexpr int kTileCols = kWarpsAcross * kWarpLanesAcross * kVector;
+constexpr int kRowsAtOnce = kWarpsDown * kWarpRows;
+constexpr int kRowsPerThread = 4;  // whose loads are under way together
+constexpr int kTileRows = kRowsAtOnce * kRowsPerThread;
 constexpr unsigned kMaxGridRows = 65535;
 
 template <class Element>
@@ -71,29 +80,24 @@ __device__ void compute(Values const& in, Results& found, Act const& act, Slope 
   }
 }
 
-// The switch is outside of the loops over a vector.
-template <PointwiseKind kKind>
-__device__ void compute(Activation activation, Values const& in, Results& found) {
+// The switch is outside of all loops.
+template <class Then>
+__device__ void with_activation(Activation activation, Then const& then) {
   switch (activation) {
     case Activation::none:
-      compute<kKind>(in, found, [](float x) { return x; }, [](float) { return 1.0f; });
+      then([](float x) { return x; }, [](float) { return 1.0f; });
       break;
     case Activation::relu:
-      compute<kKind>(
-          in, found, [](float x) { return relu(x); }, [](float x) { return relu_slope(x); });
+      then([](float x) { return relu(x); }, [](float x) { return relu_slope(x); });
       break;
     case Activation::gelu:
-      compute<kKind>(
-          in, found, [](float x) { return gelu(x); }, [](float x) { return gelu_slope(x); });
+      then([](float x) { return gelu(x); }, [](float x) { return gelu_slope(x); });
       break;
     case Activation::silu:
-      compute<kKind>(
-          in, found, [](float x) { return silu(x); }, [](float x) { return silu_slope(x); });
+      then([](float x) { return silu(x); }, [](float x) { return silu_slope(x); });
       break;
     case Activation::gelu_tanh:
-      compute<kKind>(
-          in, found, [](float x) { return gelu_tanh(x); },
-          [](float x) { return gelu_tanh_slope(x); });
+      then([](float x) { return gelu_tanh(x); }, [](float x) { return gelu_tanh_slope(x); });
       break;
   }
 }
@@ -116,54 +120,77 @@ __device__ void store(float const (&from)[kVector], Element* to) {
   *reinterpret_cast<Vector<Element, kVector>*>(to) = written;
 }
 
+// What a thread reads of some rows, all in the same columns.
+template <class Element>
+struct Loaded {
+  using Part = Vector<Element, kVector>;
+  Part a[kRowsPerThread];
+  Part b[kRowsPerThread];
+  Part grad[kRowsPerThread];
+  bool is_live[kRowsPerThread];
+};
+
 template <PointwiseKind kKind, class Element>
-__global__ void __launch_bounds__(kWarp* kRowsAtOnce) pointwise_kernel(Params<Element> const p) {
-  using Loaded = Vector<Element, kVector>;
-  int64_t const first_col = (int64_t(blockIdx.x) * kWarp + threadIdx.x) * kVector;
+__device__ void load(Params<Element> const& p, int64_t top, int32_t col, Loaded<Element>& to) {
+  using Part = typename Loaded<Element>::Part;
+  int32_t const block_col = col / p.block_cols;
+#pragma unroll
+  for (int i = 0; i < kRowsPerThread; ++i) {
+    int64_t const row = top + i * kRowsAtOnce;
+    to.is_live[i] = row < p.rows &&
+                    (p.live == nullptr ||
+                     p.live[int64_t(int32_t(row) / p.block_rows) * p.grid_cols + block_col] != 0);
+  }
+#pragma unroll
+  for (int i = 0; i < kRowsPerThread; ++i) {
+    int64_t const at = (top + i * kRowsAtOnce) * p.cols + col;
+    to.a[i] = to.b[i] = to.grad[i] = Part{};
+    if (to.is_live[i]) {
+      to.a[i] = *reinterpret_cast<Part const*>(p.a + at);
+      if constexpr (reads_b(kKind)) {
+        to.b[i] = *reinterpret_cast<Part const*>(p.b + at);
+      }
+      if constexpr (reads_grad(kKind)) {
+        to.grad[i] = *reinterpret_cast<Part const*>(p.grad + at);
+      }
+    }
+  }
+}
+
+template <PointwiseKind kKind, class Element>
+__global__ void __launch_bounds__(kThreads) pointwise_kernel(Params<Element> const p) {
+  auto const lane = int(threadIdx.x % kWarp);
+  auto const warp = int(threadIdx.x / kWarp);
+  int64_t const first_col =
+      int64_t(blockIdx.x) * kTileCols +
+      (warp % kWarpsAcross * kWarpLanesAcross + lane % kWarpLanesAcross) * kVector;
   if (first_col >= p.cols) {
     return;
   }
   auto const col = int32_t(first_col);
-  int32_t const block_col = col / p.block_cols;
-  constexpr int64_t kStep = kRowsAtOnce * kRowsPerThread;
-  for (int64_t top = blockIdx.y * kStep + threadIdx.y; top < p.rows; top += gridDim.y * kStep) {
-    Loaded a[kRowsPerThread] = {};
-    Loaded b[kRowsPerThread] = {};
-    Loaded grad[kRowsPerThread] = {};
-    bool is_live[kRowsPerThread] = {};
+  int const row_in_tile = warp / kWarpsAcross * kWarpRows + lane / kWarpLanesAcross;
+  for (int64_t tile = blockIdx.y; tile * kTileRows < p.rows; tile += gridDim.y) {
+    int64_t const top = tile * kTileRows + row_in_tile;
+    Loaded<Element> loaded;
+    load<kKind>(p, top, col, loaded);
+    with_activation(p.activation, [&](auto const& act, auto const& slope) {
 #pragma unroll
-    for (int i = 0; i < kRowsPerThread; ++i) {
-      int64_t const row = top + i * kRowsAtOnce;
-      int64_t const at = row * p.cols + col;
-      is_live[i] = row < p.rows &&
-                   (p.live == nullptr ||
-                    p.live[int64_t(int32_t(row) / p.block_rows) * p.grid_cols + block_col] != 0);
-      if (is_live[i]) {
-        a[i] = *reinterpret_cast<Loaded const*>(p.a + at);
-        if constexpr (reads_b(kKind)) {
-          b[i] = *reinterpret_cast<Loaded const*>(p.b + at);
-        }
-        if constexpr (reads_grad(kKind)) {
-          grad[i] = *reinterpret_cast<Loaded const*>(p.grad + at);
+      for (int i = 0; i < kRowsPerThread; ++i) {
+        if (loaded.is_live[i]) {
+          int64_t const at = (top + i * kRowsAtOnce) * p.cols + col;
+          Values in;
+          Results found;
+          widen(loaded.a[i], in.a);
+          widen(loaded.b[i], in.b);
+          widen(loaded.grad[i], in.grad);
+          compute<kKind>(in, found, act, slope);
+          store(found.out, p.out + at);
+          if constexpr (kKind == PointwiseKind::gate_grad) {
+            store(found.out_b, p.out_b + at);
+          }
         }
       }
-    }
-#pragma unroll
-    for (int i = 0; i < kRowsPerThread; ++i) {
-      if (is_live[i]) {
-        int64_t const at = (top + i * kRowsAtOnce) * p.cols + col;
-        Values in;
-        Results found;
-        widen(a[i], in.a);
-        widen(b[i], in.b);
-        widen(grad[i], in.grad);
-        compute<kKind>(p.activation, in, found);
-        store(found.out, p.out + at);
-        if constexpr (kKind == PointwiseKind::gate_grad) {
-          store(found.out_b, p.out_b + at);
-        }
-      }
-    }
+    });
   }
 }
 
@@ -182,11 +209,9 @@ cudaError_t launch(Pointwise const& call, cudaStream_t stream) {
                                call.live,
                                int32_t(ceil_div(of.cols, of.block_cols)),
                                call.activation};
-  auto const across = unsigned(ceil_div(of.cols, kWarp * kVector));
-  auto const down =
-      unsigned(std::min<int64_t>(ceil_div(of.rows, kRowsAtOnce * kRowsPerThread), kMaxGridRows));
-  pointwise_kernel<kKind, Element>
-      <<<dim3(across, down), dim3(kWarp, kRowsAtOnce), 0, stream>>>(params);
+  auto const across = unsigned(ceil_div(of.cols, kTileCols));
+  auto const down = unsigned(std::min<int64_t>(ceil_div(of.rows, kTileRows), kMaxGridRows));
+  pointwise_kernel<kKind, Element><<<dim3(across, down), kThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }
 

@@ -38,6 +38,7 @@ _graph_task: Callable[[], int] = _private(_C, "_current_graph_task_id")
 _functorch: Any = _private(_C, "_functorch")
 _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
+_unwrap_if_dead: Callable[[Tensor], Tensor] = _private(_functorch, "unwrap_if_dead")
 _private(torch.utils, "_pytree")
 _raw_stream: Callable[[int], int] | None = (
     _private(_C, "_cuda_getCurrentRawStream") if torch.version.cuda else None
@@ -117,6 +118,11 @@ def register_container(
 def is_transformed() -> bool:
     """True within a transform of torch.func, and within a level of forward-mode AD."""
     return _transforms_are_active() or forward_ad._current_level >= 0
+
+
+def without_dead_level(tensor: Tensor) -> Tensor:
+    """The tensor within the wrapper of a transform that is over; else itself."""
+    return _unwrap_if_dead(tensor)
 
 
 def is_vmapped() -> bool:

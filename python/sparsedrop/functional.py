@@ -233,6 +233,8 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
             return stacks.run_stack(x, layers, dropped, stack)
     dtype = operands.check_stack(x, layers)
     _native.require_build_for(x.device)
+    if is_compiling and x.is_cuda:
+        return stacks.stack_compiled(x, layers, dropped, dtype)
     if not is_compiling and stacks.suits_cpu(x, layers, dropped, dtype):
         return stacks.plain(x, layers, dropped)
     rows = operands.rows_of(x)

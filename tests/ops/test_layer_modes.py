@@ -59,7 +59,7 @@ def test_a_copy_that_was_never_filled_is_not_shared(monkeypatch):
                 raise torch.OutOfMemoryError("none left")
 
         with monkeypatch.context() as patch:
-            patch.setattr(layer, "_launches", Failing())
+            patch.setattr(layer, "_forward", Failing())
             with pytest.raises(torch.OutOfMemoryError):
                 sparsedrop.dropout_linear(x, weight, p=0.5)
     assert not copies._copies
@@ -182,14 +182,24 @@ def test_opcheck():
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     for x_dtype in (torch.float32, torch.bfloat16):
         used = x.to(x_dtype)
-        args = (used, weight.float(), bias.float(), 0.5, 128, 64, "bernoulli", torch.bfloat16)
+        args = (
+            used,
+            weight.float(),
+            bias.float(),
+            0.5,
+            128,
+            64,
+            "bernoulli",
+            "input",
+            torch.bfloat16,
+        )
         torch.library.opcheck(ops.dropout_linear.default, args, test_utils=tests)
     x, weight = x.bfloat16(), weight.bfloat16()
-    pack = ops.dropout_linear(x, weight, None, 0.5, 128, 64, "balanced", torch.bfloat16)[1]
+    pack = ops.dropout_linear(x, weight, None, 0.5, 128, 64, "balanced", "input", torch.bfloat16)[1]
     grad = normal(2, 130, 192).to(GPU, torch.bfloat16)
     dtypes = torch.bfloat16, torch.float32, torch.float32
     for needs in itertools.product((False, True), repeat=3):
-        args = (grad, x, weight, pack, 0.5, 256, 128, 64, *dtypes, list(needs))
+        args = (grad, x, weight, pack, 0.5, 256, 128, 64, "input", *dtypes, list(needs))
         torch.library.opcheck(ops.dropout_linear_backward.default, args)
 
 
@@ -205,10 +215,10 @@ def test_what_lies_badly_goes_through_the_ops_too(precision):
     for turn in (False, True):
         given = [t.transpose(0, 1).contiguous().transpose(0, 1) if turn else t for t in (x, weight)]
         torch.manual_seed(3)
-        out, pack = forward(*given, bias, 0.5, 128, 64, "bernoulli", dtype)
+        out, pack = forward(*given, bias, 0.5, 128, 64, "bernoulli", "input", dtype)
         kept = [t if t.dtype == dtype else None for t in given]
         dtypes = x.dtype, weight.dtype, bias.dtype
-        args = 0.5, x.shape[-1], 128, 64, *dtypes, [True] * 3
+        args = 0.5, x.shape[-1], 128, 64, "input", *dtypes, [True] * 3
         results.append((out, *backward(upstream, *kept, pack, *args)))
     for turned, plain in zip(results[1], results[0], strict=True):
         assert (turned.double() - plain.double()).norm() <= 0.01 * plain.double().norm()

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import apply_eagerly, is_forward_mode, is_transformed
+from sparsedrop._torch import (
+    apply_eagerly,
+    is_forward_mode,
+    is_transformed,
+    without_dead_level,
+)
 from sparsedrop.masks import BlockMask, MaskTensors
 from sparsedrop.ops import dense, op
 from sparsedrop.ops.backend import Backend, backend_for
@@ -178,7 +183,10 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        # A pullback may be called when the transform that it comes from is over.
         a, b, bias, out = ctx.saved_tensors
+        a, b, out, upstream = map(without_dead_level, (a, b, out, upstream))
+        bias = None if bias is None else without_dead_level(bias)
         kept = _kept_again(a, b, bias, out, ctx.how)
         return _gradients(ctx, ctx.how, upstream, a, b, kept, multiply)
 

@@ -53,8 +53,61 @@ def _backward(
     return round(2 * prod(grad) * features * (1.0 - p)) * (needs[0] + needs[1])
 
 
+def _stack(
+    x: Shape,
+    parameters: Sequence[Shape | None],
+    activations: Sequence[str],
+    gated: Sequence[bool],
+    rates: Sequence[float],
+    *_: Any,
+    **__: Any,
+) -> int:
+    weights = [shape for shape in parameters[::2] if shape is not None]
+    return sum(_of_branches(x, weights, gated, rates))
+
+
+def _stack_backward(
+    grad: Shape,
+    x: Shape,
+    weights: Sequence[Shape],
+    pack: Shape,
+    kept: Sequence[Shape],
+    activations: Sequence[str],
+    gated: Sequence[bool],
+    biased: Sequence[bool],
+    rates: Sequence[float],
+    *others: Any,
+    **_: Any,
+) -> int:
+    needs = others[-1]
+    found = _of_branches(x, weights, gated, rates)
+    first = 1 + gated[0]
+    of_inputs = sum(found[first:]) + needs[0] * sum(found[:first])
+    of_weights = sum(n for n, needed in zip(found, needs[1::2], strict=True) if needed)
+    return of_inputs + of_weights
+
+
+def _of_branches(
+    x: Shape, weights: Sequence[Shape], gated: Sequence[bool], rates: Sequence[float]
+) -> list[int]:
+    """Of a product with each weight; a gate stands before its layer."""
+    layers = [i for i, is_gated in enumerate(gated) for _ in range(1 + is_gated)]
+    rows = prod(x[:-1])
+    return [
+        round(2 * rows * prod(weight) * (1.0 - rates[i]) * (1.0 - rates[i + 1]))
+        for i, weight in zip(layers, weights, strict=True)
+    ]
+
+
+def register_stack() -> None:
+    """Tells torch of the formulas of a stack's ops."""
+    ops: Any = torch.ops.sparsedrop
+    register_flop_formula(ops.stack)(_stack)
+    register_flop_formula(ops.stack_backward)(_stack_backward)
+
+
 def register() -> None:
-    """Tells torch of the formulas of the registered ops."""
+    """Tells torch of the formulas of a product's op, and of a layer's."""
     ops: Any = torch.ops.sparsedrop
     register_flop_formula(ops.masked_mm)(_masked_mm)
     register_flop_formula(ops.dropout_linear)(_forward)

@@ -64,7 +64,7 @@ def override(
     swap: bool | None = None,
     split_k: int | None = None,
 ) -> Iterator[None]:
-    """Forces what is not None for every product inside, on all threads.
+    """Forces what is not None for every product inside, on all threads; nothing where all is None.
 
     Raises:
         ValueError: for an unknown path; inside, at a product that cannot be run that way.
@@ -72,7 +72,8 @@ def override(
     global _forced
     if path is not None and path not in PATHS:
         raise ValueError(f"path is one of {', '.join(map(repr, PATHS))}, not {path!r}")
-    before, _forced = _forced, Override(path, tile, swap, split_k)
+    wanted = Override(path, tile, swap, split_k)
+    before, _forced = _forced, None if wanted == Override() else wanted
     try:
         yield
     finally:
@@ -103,8 +104,6 @@ def _obey(request: Request, forced: Override) -> Choice:
         return Choice("cpu", reason="forced") if forced.path == "cpu" else choose(request)
     if forced.path == "cpu":
         raise ValueError(f"{forced} cannot run: the operands are on a GPU")
-    if forced == Override():
-        return choose(request)
     why_not = why_no_kernel(request)
     refusals = {
         choice: refusal(request, choice)

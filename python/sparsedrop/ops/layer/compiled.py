@@ -47,12 +47,12 @@ def _suits_kernels(x: Tensor, weight: Tensor, options: Options, dtype: torch.dty
         and k % UNIT == 0
         and x.numel() > 0
         and n > 0
-        and _has_kernels(x.device.index)
+        and has_kernels(x.device.index)
     )
 
 
 @torch.compiler.assume_constant_result
-def _has_kernels(index: int) -> bool:
+def has_kernels(index: int) -> bool:
     return bool(kernels.gpu_facts(index)["tiles"])
 
 

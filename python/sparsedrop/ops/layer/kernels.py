@@ -124,20 +124,21 @@ class KernelLayer:
         self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
     ) -> tuple[Tensor, Tensor]:
         """The result, and a buffer of the mask and what was rounded: see `packing`."""
-        pack = self._memory.allocate(*self._pack)
-        at, stream = self._packed(pack, x, weight), _native.current_stream(self.facts.device)
-        if self.rounds[1]:
+        rounds_x, rounds_weight = self.rounds
+        pack, stream = self._memory.allocate(*self._pack), _native.current_stream(self.facts.device)
+        at = self._packed(pack, None if rounds_x else x, None if rounds_weight else weight)
+        if rounds_weight:
             at = at._replace(weight_to=at.weight)
         out = self._launch_forward((x, weight, bias), pack, at, options, stream)
         return out, pack
 
     def _packed(self, pack: Tensor, x: Tensor | None, weight: Tensor | None) -> Places:
-        """With x and weight in a buffer where they are rounded."""
-        start, (rounds_x, rounds_weight) = pack.data_ptr(), self.rounds
+        """With x and weight in a buffer, those that are None."""
+        start = pack.data_ptr()
         return Places(
             start,
-            start + self.packing.x_at if rounds_x else address(x),
-            start + self.packing.weight_at if rounds_weight else address(weight),
+            start + self.packing.x_at if x is None else x.data_ptr(),
+            start + self.packing.weight_at if weight is None else weight.data_ptr(),
         )
 
     def _launch_forward(
@@ -201,7 +202,7 @@ class KernelLayer:
         options: Options,
         needs: Needs,
     ) -> Grads:
-        """`backward` with what `forward_packed` left; x and weight where they were not rounded."""
+        """`backward` with what `forward_packed` left; x and weight None where it rounded them."""
         at = self._packed(pack, x, weight)
         return self._launch_backward(at, grad, options, needs, (None, None))
 

@@ -51,7 +51,7 @@ def layer_of(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -
         return None
     if not x.is_cuda:
         return None
-    if not x.layout is weight.layout is torch.strided:
+    if is_transformed() or not x.layout is weight.layout is torch.strided:
         return None
     index = x.get_device()
     at = x.data_ptr() | weight.data_ptr()
@@ -63,7 +63,9 @@ def layer_of(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -
         at |= bias.data_ptr()
         lies_well = lies_well and bias.is_contiguous() and bias.get_device() == index
         of_bias = bias.shape, bias.dtype
-    if not lies_well or at & ALIGNMENT_BITS or is_transformed():
+    if not lies_well or at & ALIGNMENT_BITS:
+        return None
+    if options.generator is not None and options.generator.device != x.device:
         return None
     dtype = x.dtype
     casts = torch.is_autocast_enabled("cuda") and dtype is not torch.float64

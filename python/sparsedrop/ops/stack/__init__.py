@@ -1,9 +1,13 @@
 """A stack of linear layers, dropped between and around them, as one autograd node."""
 
+from sparsedrop.ops import flops
+from sparsedrop.ops.stack.compiled import stack_compiled
 from sparsedrop.ops.stack.facts import Dropped, Layer
 from sparsedrop.ops.stack.node import run_stack, stack_of
 from sparsedrop.ops.stack.plain import draw_mask, drop_at, plain, suits_cpu
 from sparsedrop.ops.stack.products import by_products
+
+flops.register_stack()
 
 __all__ = [
     "Dropped",
@@ -13,6 +17,7 @@ __all__ = [
     "drop_at",
     "plain",
     "run_stack",
+    "stack_compiled",
     "stack_of",
     "suits_cpu",
 ]

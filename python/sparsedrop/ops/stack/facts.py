@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +64,11 @@ class Kind(NamedTuple):
         return self.is_gated or self.activation not in (None, "relu")
 
 
+def kind_of(layer: Layer) -> Kind:
+    gate = None if layer.gate is None else layer.gate_bias is not None
+    return Kind(layer.weight.shape[0], layer.activation, layer.bias is not None, gate)
+
+
 class Facts(NamedTuple):
     """A stack's operands without their data: contiguous, 16-byte aligned, on one GPU."""
 
@@ -101,6 +107,20 @@ class Facts(NamedTuple):
         return self.param_dtype is not self.dtype
 
 
+def facts_of(
+    x: Tensor,
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
+    kinds: tuple[Kind, ...],
+    dropped: Dropped,
+) -> tuple[Any, ...]:
+    """`Facts`, in a plain tuple: it is looked up for every call.
+
+    dtypes: of x, of the parameters and of the products.
+    """
+    keeps = tuple(round(100 * (1.0 - p)) if p > 0.0 else None for p in dropped.rates)
+    return x.get_device(), x.shape, *dtypes, kinds, keeps, dropped.block_shape
+
+
 def parameters_of(layers: tuple[Layer, ...]) -> tuple[Tensor | None, ...]:
     """In the order of `branches`: weight and bias of each, None where there is no bias."""
     found: list[Tensor | None] = []
@@ -108,6 +128,19 @@ def parameters_of(layers: tuple[Layer, ...]) -> tuple[Tensor | None, ...]:
         if layer.gate is not None:
             found += (layer.gate, layer.gate_bias)
         found += (layer.weight, layer.bias)
+    return tuple(found)
+
+
+def layers_of(
+    parameters: Sequence[Tensor | None], activations: Sequence[str], gated: Sequence[bool]
+) -> tuple[Layer, ...]:
+    """The inverse of `parameters_of`; an activation of "" is none."""
+    rest, found = iter(parameters), []
+    for name, is_gated in zip(activations, gated, strict=True):
+        gate, gate_bias = (next(rest), next(rest)) if is_gated else (None, None)
+        weight, bias = next(rest), next(rest)
+        assert weight is not None
+        found.append(Layer(weight, bias, name or None, gate, gate_bias))
     return tuple(found)
 
 

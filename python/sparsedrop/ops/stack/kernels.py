@@ -87,9 +87,17 @@ class KernelStack:
         self._masks = self._pack_layout.masks(Forward.PACK)
 
     def forward(
-        self, x: Tensor, parameters: Sequence[Tensor | None], dropped: Dropped
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor | None],
+        dropped: Dropped,
+        *,
+        shares: bool = True,
     ) -> tuple[Tensor, Saved]:
-        """The result, and what `backward` needs. Parameters are in the order of the branches."""
+        """The result, and what `backward` needs. Parameters are in the order of the branches.
+
+        shares: whether rounded weights are found by other layers, and theirs used here.
+        """
         facts, allocate = self.facts, self._allocate
         stream = _native.current_stream(facts.device)
         out, pack = allocate(*self._out), allocate(*self._pack)
@@ -103,8 +111,8 @@ class KernelStack:
         for i, branch in enumerate(self._branches):
             weight, bias = parameters[2 * i], parameters[2 * i + 1]
             assert weight is not None
-            copy, to = self._rounded(branch, weight, stream)
-            if to:
+            copy, to = self._rounded(branch, weight, stream if shares else None)
+            if to and shares:
                 fresh.append((weight, copy))
             used.append(copy)
             places += (weight.data_ptr(), to, copy.data_ptr(), address(bias))
@@ -131,14 +139,17 @@ class KernelStack:
     def _scratch_space(self) -> Tensor | None:
         return self._allocate((self._scratch,), (1,), torch.uint8) if self._scratch else None
 
-    def _rounded(self, branch: Branch, weight: Tensor, stream: int) -> tuple[Tensor, int]:
-        """The weight as it is used, and its address if it has yet to be filled."""
+    def _rounded(self, branch: Branch, weight: Tensor, stream: int | None) -> tuple[Tensor, int]:
+        """The weight as it is used, and its address if it has yet to be filled.
+
+        stream: where a copy that others share was made; None: none is looked for.
+        """
         facts = self.facts
         if not facts.rounds_parameters:
             return weight, 0
-        copy = copies.find(weight, facts.dtype, stream)
-        if copy is not None:
-            return copy, 0
+        found = None if stream is None else copies.find(weight, facts.dtype, stream)
+        if found is not None:
+            return found, 0
         copy = self._allocate(*Space.of(self._weights[branch], facts.dtype))
         return copy, copy.data_ptr()
 

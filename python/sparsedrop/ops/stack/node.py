@@ -12,7 +12,7 @@ from sparsedrop import _native, select
 from sparsedrop._torch import apply_eagerly, is_transformed, is_watched
 from sparsedrop.masks import BlockMask
 from sparsedrop.ops.layer.facts import lie_well
-from sparsedrop.ops.stack.facts import Dropped, Kind, Layer, parameters_of
+from sparsedrop.ops.stack.facts import Dropped, Layer, facts_of, kind_of, parameters_of
 from sparsedrop.ops.stack.kernels import KernelStack, PlainStack, Saved, make_stack, stack_for
 from sparsedrop.ops.stack.plain import plain
 from sparsedrop.ops.stack.products import Masks, Parts, gradients, gradients_again
@@ -45,17 +45,8 @@ def stack_of(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped) -> Stack | 
         return None
     if not _native.runs_portable(_native.gpu(index)):
         return None
-    facts = (
-        index, x.shape, x.dtype, param_dtype, dtype, tuple(map(_kind, layers)),
-        tuple(round(100 * (1.0 - p)) if p > 0.0 else None for p in dropped.rates),
-        dropped.block_shape,
-    )  # fmt: skip
+    facts = facts_of(x, (x.dtype, param_dtype, dtype), tuple(map(kind_of, layers)), dropped)
     return stack_for(facts) if select.is_free() else make_stack(facts)
-
-
-def _kind(layer: Layer) -> Kind:
-    gate = None if layer.gate is None else layer.gate_bias is not None
-    return Kind(layer.weight.shape[0], layer.activation, layer.bias is not None, gate)
 
 
 def _fit(x: Tensor, layers: tuple[Layer, ...]) -> bool:

@@ -1,0 +1,100 @@
+"""A stack under torch.compile: one op forward, one backward, and nothing around them.
+
+As for a layer: where dense products have to do, a compiler is given plain operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsedrop import _native, select
+from sparsedrop.masks import MASK_UNIT
+from sparsedrop.ops.layer.compiled import has_kernels
+from sparsedrop.ops.plan import UNIT
+from sparsedrop.ops.stack.facts import Dropped, Facts, Layer, facts_of, parameters_of
+from sparsedrop.ops.stack.op import BACKWARD, FORWARD, from_list, kinds_of
+from sparsedrop.ops.stack.plain import plain
+
+
+def stack_compiled(
+    x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, dtype: torch.dtype
+) -> Tensor:
+    """A stack on checked arguments on a GPU, while it is compiled."""
+    # The op has no rule without a node.
+    if torch.compiler.is_exporting() or not _suits_kernels(x, layers, dropped, dtype):
+        return plain(x, layers, dropped)
+    parameters = parameters_of(layers)
+    activations = [layer.activation or "" for layer in layers]
+    gated = [layer.gate is not None for layer in layers]
+    rates, (block_rows, block_cols), sampler = list(dropped.rates), *dropped[1:]
+    return _Stack.apply(
+        x, activations, gated, rates, block_rows, block_cols, sampler, dtype, *parameters
+    )
+
+
+def _suits_kernels(
+    x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, dtype: torch.dtype
+) -> bool:
+    """What holds for every product of these extents; costs are not looked at."""
+    weight = layers[0].weight
+    are_equal = all(p is None or p.dtype == weight.dtype for p in parameters_of(layers))
+    features = [x.shape[-1], *(layer.weight.shape[0] for layer in layers)]
+    return (
+        are_equal
+        and dtype in select.KERNEL_DTYPES
+        and x.dtype in (dtype, torch.float32)
+        and weight.dtype in (dtype, torch.float32)
+        and all(n % MASK_UNIT == 0 for n in dropped.block_shape)
+        and all(n > 0 and n % UNIT == 0 for n in features)
+        and all(a > 0.0 or b > 0.0 for a, b in zip(dropped.rates, dropped.rates[1:], strict=False))
+        and x.numel() > 0
+        and _fits(max(features))
+        and has_kernels(x.device.index)
+    )
+
+
+@torch.compiler.assume_constant_result
+def _fits(features: int) -> bool:
+    return features <= min(select.MAX_EXTENT, _native.C.MAX_SUM_COLUMNS)
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        activations: list[str],
+        gated: list[bool],
+        rates: list[float],
+        block_rows: int,
+        block_cols: int,
+        sampler: str,
+        dtype: torch.dtype,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        how = activations, gated
+        blocks = block_rows, block_cols
+        out, *made = FORWARD(x, parameters, *how, rates, *blocks, sampler, dtype)
+        weights = [p for p in parameters[::2] if p is not None]
+        biased = [p is not None for p in parameters[1::2]]
+        dropped = Dropped(tuple(rates), blocks, sampler)
+        kinds = kinds_of(weights, activations, gated, biased)
+        dtypes = x.dtype, weights[0].dtype, dtype
+        facts = Facts(*facts_of(x, dtypes, kinds, dropped))
+        saved = from_list(made, out, (x, weights), facts)
+        ctx.save_for_backward(*saved.tensors())
+        ctx.count = len(weights)
+        ctx.args = *how, biased, rates, *blocks, x.dtype, weights[0].dtype
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, pack, *rest = ctx.saved_tensors
+        weights, kept = rest[: ctx.count], rest[ctx.count :]
+        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[8:]]
+        grads = BACKWARD(grad, x, weights, pack, kept, *ctx.args, needs)
+        wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
+        return wanted[0], None, None, None, None, None, None, None, *wanted[1:]
