@@ -118,6 +118,24 @@ def test_dropout_linear_draws_the_same_masks(sampler, backend, device):
         _same(value_and_grads(compiled, inputs, upstream), plain)
 
 
+@pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
+def test_equal_draws_are_not_merged(sampler, device):
+    """Torch knows its own random operations only: two layers would have the same mask."""
+
+    def twice(x, weight, bias):
+        how = {"p": 0.5, "sampler": sampler, "block_shape": (16, 16)}
+        hidden = sparsedrop.dropout_linear(x, weight, bias, **how)
+        return hidden, sparsedrop.dropout_linear(x, weight, bias, **how)
+
+    compiled = torch.compile(twice, fullgraph=True, backend=TRACED)
+    inputs = [tensor.requires_grad_() for tensor in _inputs(device)]
+    torch.manual_seed(1)
+    first, second = compiled(*inputs)
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    _same([first, second], twice(*inputs))
+
+
 def test_module_in_training_and_evaluation(device):
     module = sparsedrop.nn.SparseDropLinear(64, 96, p=0.5, block_shape=(16, 16), device=device)
     compiled = torch.compile(module, fullgraph=True, backend=TRACED)

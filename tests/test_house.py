@@ -22,7 +22,9 @@ MAY_IMPORT = {
     "sharded": {"_native", "masks", "ops"},
     "functional": {"_native", "masks", "ops", "operands", "sharded"},
     "nn": {"masks", "ops", "functional"},
-    "__init__": {"reference", "masks", "select", "functional", "nn"},
+    "schedules": {"masks"},
+    "conversion": {"_torch", "masks", "select", "operands", "functional", "nn"},
+    "__init__": {"reference", "masks", "select", "functional", "nn", "conversion", "schedules"},
     # The command is a user of the whole package.
     "tools": {"__init__", "reference", "_native", "masks", "select", "ops", "operands", "nn"},
     "__main__": {"tools"},

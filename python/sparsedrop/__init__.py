@@ -7,7 +7,8 @@ is `F.linear(F.dropout(x, 0.5), weight, bias)` with whole blocks dropped, and th
 
 from importlib import metadata
 
-from sparsedrop import nn, reference, select
+from sparsedrop import nn, reference, schedules, select
+from sparsedrop.conversion import Report, convert, revert, set_rate
 from sparsedrop.functional import dropout_linear, linear, matmul
 from sparsedrop.masks import BlockMask
 
@@ -18,11 +19,16 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "BlockMask",
+    "Report",
     "__version__",
+    "convert",
     "dropout_linear",
     "linear",
     "matmul",
     "nn",
     "reference",
+    "revert",
+    "schedules",
     "select",
+    "set_rate",
 ]

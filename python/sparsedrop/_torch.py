@@ -7,6 +7,7 @@ not within a training step. `pyproject.toml` has the oldest torch that was teste
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,9 @@ def _private(owner: Any, name: str) -> Any:
 _dispatch_modes: Callable[[], int] = _private(_C, "_len_torch_dispatch_stack")
 _transforms_are_active: Callable[[], bool] = _private(_C, "_are_functorch_transforms_active")
 _private(forward_ad, "_current_level")
+_private(Tensor, "_version")
+_private(torch.UntypedStorage, "_cdata")
+_graph_task: Callable[[], int] = _private(_C, "_current_graph_task_id")
 _functorch: Any = _private(_C, "_functorch")
 _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
@@ -149,3 +153,33 @@ def apply_eagerly(function: type[torch.autograd.Function]) -> Callable[..., Any]
     """
     of_functions: Any = super(torch.autograd.Function, function)
     return of_functions.apply
+
+
+def version_of(tensor: Tensor) -> int:
+    """How many in-place operations a tensor has seen; 0 where torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The same number for tensors that share memory, also where there is none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # a sparse tensor, or a wrapper of others
+        return id(tensor)
+
+
+def is_in_backward() -> bool:
+    """True within a backward pass, where checkpointed forward passes are run again."""
+    return _graph_task() != -1
+
+
+def keep_apart(op: Any) -> None:
+    """Keeps torch.compile from merging two calls of a random op, of which it knows its own only.
+
+    It goes by a list, and not by the tag that says so. To be called while a program is traced: the
+    module is not imported before it is needed.
+    """
+    compile_utils = importlib.import_module("torch._functorch.compile_utils")
+    random_ops = _private(compile_utils, "rand_ops")
+    if op not in random_ops:
+        random_ops.append(op)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop._torch import is_vmapped, is_watched
+from sparsedrop._torch import is_vmapped, is_watched, keep_apart
 from sparsedrop.masks.samplers import FILLS, empty_drawn, empty_words, mask_words
 from sparsedrop.masks.tensors import MaskTensors, layout
 
@@ -61,6 +61,16 @@ def _kernel(sampler: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     return draw
 
 
+def _fake(sampler: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """What a compiler sees of the sampler's op."""
+
+    def fake(*grid: int, **how: Any) -> tuple[Tensor, Tensor, Tensor]:
+        keep_apart(getattr(torch.ops.sparsedrop, f"{sampler}_mask"))
+        return empty_drawn(*grid, **how)
+
+    return fake
+
+
 def _register() -> torch.library.Library:
     """Defines the ops; the library must outlive them, so the module keeps it."""
     grid = "SymInt rows, SymInt cols, SymInt block_rows, SymInt block_cols"
@@ -78,7 +88,7 @@ def _register() -> torch.library.Library:
 
     add(f"mask_words(Tensor live, {grid}) -> (Tensor, Tensor)", plain, mask_words, empty_words)
     for sampler in FILLS:
-        add(f"{sampler}_mask({grid}, *, {result}", random, _kernel(sampler), empty_drawn)
+        add(f"{sampler}_mask({grid}, *, {result}", random, _kernel(sampler), _fake(sampler))
     return library
 
 

@@ -30,11 +30,11 @@ def warn_if_coarse(
     share = p ** (rows * cols)
     if share <= ALL_DROPPED:
         return
-    finer = tuple(map(_finer, shape, block_shape))
+    fine = tuple(map(finer, shape, block_shape))
     blocks = "one block" if rows * cols == 1 else f"{rows * cols} blocks ({rows} by {cols})"
     advice = ""
-    if finer != tuple(block_shape):
-        advice = f" Blocks of {finer[0]}x{finer[1]} would do: block_shape={finer}."
+    if fine != tuple(block_shape):
+        advice = f" Blocks of {fine[0]}x{fine[1]} would do: block_shape={fine}."
     warnings.warn(
         f"the {what} of this layer, {shape[0]} rows of {shape[1]} features, is {blocks} of "
         f"{block_shape[0]}x{block_shape[1]}: with p = {p:g} all of it is dropped in {share:.0%} of "
@@ -43,7 +43,7 @@ def warn_if_coarse(
     )
 
 
-def _finer(extent: int, block: int) -> int:
+def finer(extent: int, block: int) -> int:
     """A block of which an extent has several: by halves, and no finer than makes sense."""
     while block > FINEST and extent < WANTED_BLOCKS * block:
         block //= 2

@@ -19,6 +19,7 @@ from sparsedrop.select.layers import (
 from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
 from sparsedrop.select.request import Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
+from sparsedrop.select.sites import Gain, MaskedLayer, Place, expected_gain
 
 __all__ = [
     "KERNEL_DTYPES",
@@ -26,8 +27,11 @@ __all__ = [
     "MAX_EXTENT",
     "PADDING_PAYS",
     "Choice",
+    "Gain",
     "LayerChoice",
+    "MaskedLayer",
     "Override",
+    "Place",
     "Request",
     "StackChoice",
     "Tile",
@@ -41,6 +45,7 @@ __all__ = [
     "decide_stack",
     "dense_us",
     "describe",
+    "expected_gain",
     "expected_us",
     "gpu_facts",
     "is_free",

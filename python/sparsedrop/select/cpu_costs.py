@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 Block = tuple[int, int]
@@ -14,19 +16,38 @@ ELEMENT = 200.0
 """What masking one element by `where` costs, likewise: about 1 ns."""
 
 
-def live_parts_pay(
+LAYER_CALLS = 1.5
+"""What a layer of ours costs the host more than nn.Dropout and nn.Linear, forward and backward, in
+calls: some 30 us."""
+
+DROPOUT_ELEMENT = 2800.0
+"""What nn.Dropout costs for one element, forward and backward, in the same measure as ELEMENT: 14
+ns, from the training step of 2048x2048x2048 in README. Most of it is drawing the random number."""
+
+PARTS = 1.3
+"""How much longer the products of live parts take than their share of the operations, from the same
+step. Which way a product is run does not depend on it: dense ones cost more than they seem, too."""
+
+
+class Costs(NamedTuple):
+    """Of a product, in floating-point operations of a large one."""
+
+    calls: float
+    flops: float
+    live_flops: float
+    live: float
+    dense: float
+
+
+def costs(
     dtype: torch.dtype,
     extents: tuple[int, int, int],
     blocks: tuple[Block | None, Block | None, Block | None],
     keeps: tuple[float, float, float],
-) -> tuple[bool, str]:
-    """Whether they do, and the figures, for a [m, k] times b [k, n].
+) -> Costs:
+    """Of a [m, k] times b [k, n]: of its live parts one by one, and of all after masking.
 
-    Args:
-        dtype: one of CALL.
-        extents: m, n, k.
-        blocks: those of a, b and out; None where there is no mask.
-        keeps: their expected live shares.
+    Args: as for `live_parts_pay`.
     """
     m, n, k = extents
     matrices = ((m, k), (k, n), (m, n))
@@ -45,8 +66,27 @@ def live_parts_pay(
         for block, (rows, cols) in zip(blocks, matrices, strict=True)
         if block is not None
     )
-    reason = f"{calls:.0f} calls for {live:.1e} of {flops:.1e} floating-point operations"
-    return live + calls * CALL[dtype] < flops + masking, reason
+    return Costs(calls, flops, live, live + calls * CALL[dtype], flops + masking)
+
+
+def live_parts_pay(
+    dtype: torch.dtype,
+    extents: tuple[int, int, int],
+    blocks: tuple[Block | None, Block | None, Block | None],
+    keeps: tuple[float, float, float],
+) -> tuple[bool, str]:
+    """Whether they do, and the figures, for a [m, k] times b [k, n].
+
+    Args:
+        dtype: one of CALL.
+        extents: m, n, k.
+        blocks: those of a, b and out; None where there is no mask.
+        keeps: their expected live shares.
+    """
+    of = costs(dtype, extents, blocks, keeps)
+    live, flops = f"{of.live_flops:.1e}", f"{of.flops:.1e}"
+    reason = f"{of.calls:.0f} calls for {live} of {flops} floating-point operations"
+    return of.live < of.dense, reason
 
 
 def _runs(blocks: int, keep: float) -> float:

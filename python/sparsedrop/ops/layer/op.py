@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparsedrop._torch import keep_apart
 from sparsedrop.masks import FILLS, BlockMask, MaskTensors, layout
 from sparsedrop.ops import cuda
 from sparsedrop.ops.layer.facts import Grads, Options, facts_of, lie_well
@@ -98,6 +99,7 @@ def _mask_of(pack: Tensor, shape: tuple[int, int], options: Options) -> BlockMas
 def _forward_by_products(
     x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
+    keep_apart(torch.ops.sparsedrop.dropout_linear)
     (n, k), m = weight.shape, x.shape[:-1].numel()
     rounds = x.dtype != dtype, weight.dtype != dtype
     lies = packing((m, n, k), options.block_shape, options.side, rounds)
@@ -165,6 +167,7 @@ def _fake_forward(
     side: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
+    keep_apart(torch.ops.sparsedrop.dropout_linear)
     (n, k), m = weight.shape, x.shape[:-1].numel()
     rounds = x.dtype != dtype, weight.dtype != dtype
     size = packing((m, n, k), (block_rows, block_cols), side, rounds).size

@@ -1,0 +1,186 @@
+"""convert: from a model and an example to a converted model and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from sparsedrop.conversion import kinds
+from sparsedrop.conversion.existing import already_converted
+from sparsedrop.conversion.flow import Call, Graph
+from sparsedrop.conversion.planning import Block, block_for, extents, gain, plan
+from sparsedrop.conversion.report import Entry, Report
+from sparsedrop.conversion.sites import Site, find_sites
+from sparsedrop.conversion.structure import from_structure
+from sparsedrop.conversion.swapping import swap
+from sparsedrop.conversion.tracing import trace
+from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.nn.rated import rate_of
+
+METHODS = ("sparsedrop",)
+
+Filter = Callable[[str, nn.Module], bool]
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    method: str = "sparsedrop",
+    p: float | None = None,
+    filter: Filter | None = None,
+    min_speedup: float = 1.0,
+    block_shape: tuple[int, int] | None = None,
+    sampler: str = "bernoulli",
+) -> Report:
+    """Makes linear layers next to dropouts drop blocks themselves, and skip the work on them.
+
+    The modules of this instance are changed in place: they keep their names, parameters, hooks,
+    flags and keys in the `state_dict`. In evaluation the model computes what it did, bit for bit.
+    A dropout whose work a layer does stays where it is and holds the rate; `revert` undoes it all.
+
+    Found are Dropout -> Linear ("input"), Linear -> Dropout ("output"), Linear -> elementwise
+    activation -> Dropout -> Linear ("mlp") and the same with a gate ("gated"), where one mask
+    serves the layers before and behind the hidden value. Hugging Face's Conv1D counts as a linear
+    layer. Two modules that share a parameter go on sharing it.
+
+    Args:
+        model: any module.
+        example_inputs: of one forward pass, a tuple of positional or a dict of keyword arguments
+            (a tensor is one argument), by which the flow of tensors is found. The pass runs in
+            training mode without gradients; generators, buffers and flags are put back. None: only
+            neighbours in nn.Sequential and the feed-forward parts of torch's transformer layers.
+        method: "sparsedrop".
+        p: the rate of all that is converted; None: each keeps its own.
+        filter: called with the name and the linear layer of each site, in a block the one behind
+            the dropout; where it returns False, the site stays.
+        min_speedup: sites that are expected to gain less stay; 0 converts all that can be.
+        block_shape: rows and columns of a block. None: 128x128, or finer by halves if the example
+            has fewer rows or features, or so few blocks that all would be dropped together.
+        sampler: "bernoulli" or "balanced", as for `nn.SparseDropLinear`.
+
+    Returns:
+        The report, with an entry for each place where the model drops. A second call finds nothing
+        more to convert.
+
+    Raises:
+        ValueError: for an unknown method or sampler, an invalid p or block shape, and where there
+            is no dropout next to a linear layer at all; the model is then untouched.
+        RuntimeError: where the pass over the example fails; likewise.
+        TypeError: where `model` is no module, or `example_inputs` neither tuple, dict nor tensor.
+    """
+    _check(model, method, min_speedup)
+    if p is not None:
+        p = check_p(p)
+    if block_shape is not None:
+        block_shape = check_block_shape(block_shape)
+    check_sampler(sampler)
+    graph = from_structure(model) if example_inputs is None else trace(model, example_inputs)
+    sites, refused = find_sites(graph)
+    refused = [refusal for refusal in refused if refusal.reason != kinds.CONVERTED]
+    already = already_converted(model)
+    if not sites and not already and not any(each.is_next_to_linear for each in refused):
+        raise ValueError(_nothing(model, graph, example_inputs is not None))
+    wishes = _Wishes(p, filter, min_speedup, block_shape)
+    judged = _with_shared_dropouts([_judge(site, wishes) for site in sites])
+    accepted = [each for each in judged if each.entry.reason is None]
+    rates = {each.site.dropout.module: each.p for each in accepted}
+    swap(
+        plan([(each.site, each.block) for each in accepted], sampler),
+        {dropout: rate for dropout, rate in rates.items() if isinstance(dropout, nn.Dropout)},
+    )
+    staying = [(each.site.dropout, each.entry) for each in judged if each.entry.reason is not None]
+    staying += [(each.call, Entry(each.name, each.kind, None, each.reason)) for each in refused]
+    return Report(
+        tuple(each.entry for each in accepted),
+        (*already, *_in_order(staying, graph)),
+        type(model).__name__,
+    )
+
+
+class _Wishes(NamedTuple):
+    p: float | None
+    filter: Filter | None
+    min_speedup: float
+    block_shape: Block | None
+
+
+class _Judged(NamedTuple):
+    """A site, and what is to become of it."""
+
+    site: Site
+    p: float
+    block: Block
+    entry: Entry
+
+
+def _check(model: nn.Module, method: str, min_speedup: float) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
+    if method not in METHODS:
+        known = ", ".join(repr(name) for name in METHODS)
+        raise ValueError(f"method is one of {known}, not {method!r}")
+    if not min_speedup >= 0:
+        raise ValueError(f"min_speedup must be a number of at least 0, not {min_speedup!r}")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"{name} has no values yet: run the model once, then convert it")
+
+
+def _judge(site: Site, wishes: _Wishes) -> _Judged:
+    """Whether a site that can be converted should be."""
+    p = rate_of(site.dropout.module) if wishes.p is None else wishes.p
+    rows, width = extents(site)
+    block = wishes.block_shape or block_for(rows, width, p)
+    gains = gain(site, p, block)
+    reason = None
+    if p == 0.0 and wishes.p is None:
+        reason = "its rate is 0: give p"
+    elif wishes.filter is not None and not wishes.filter(site.name, site.linear):
+        reason = "excluded by filter"
+    elif wishes.block_shape is not None and block[1] > width:
+        reason = f"blocks of {block[0]}x{block[1]} are wider than its {width} features"
+    elif gains.speedup < wishes.min_speedup:
+        reason = (
+            f"expected to gain less than min_speedup={wishes.min_speedup:g}: "
+            f"{gains.speedup:.2f} times as fast, {gains.figures}"
+        )
+    return _Judged(site, p, block, Entry(site.name, site.kind, gains.speedup, reason))
+
+
+def _with_shared_dropouts(judged: list[_Judged]) -> list[_Judged]:
+    """A dropout is converted for all that it serves, or for none."""
+    staying = {each.site.dropout.module: each for each in judged if each.entry.reason is not None}
+    return [
+        each._replace(entry=each.entry._replace(reason=_shares_with(staying[dropout])))
+        if each.entry.reason is None and (dropout := each.site.dropout.module) in staying
+        else each
+        for each in judged
+    ]
+
+
+def _shares_with(other: _Judged) -> str:
+    return f"its dropout also serves {other.entry.name or 'the model'}, which stays"
+
+
+def _in_order(staying: list[tuple[Call, Entry]], graph: Graph) -> list[Entry]:
+    """Of the calls of the dropouts."""
+    position = {call: i for i, call in enumerate(graph.calls)}
+    return [entry for _, entry in sorted(staying, key=lambda pair: position[pair[0]])]
+
+
+def _nothing(model: nn.Module, graph: Graph, was_run: bool) -> str:
+    """What was seen of a model in which nothing can ever be converted."""
+    drops = graph.of_kind("dropout", "functional dropout", "attention")
+    linears = graph.of_kind("linear", "functional linear")
+    name = type(model).__name__
+    if was_run:
+        what = f"{len(drops)} dropouts and {len(linears)} linear layers ran"
+        return f"nothing to convert in {name}: {what}, none of them next to each other"
+    held = sum(kinds.is_dropout(module) for module in model.modules())
+    return (
+        f"nothing to convert in {name}: it has {held} dropouts, none of them known to be next to "
+        "a linear layer by nn.Sequential or a transformer layer of torch: give example_inputs"
+    )

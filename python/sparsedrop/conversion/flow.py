@@ -1,0 +1,90 @@
+"""The flow of tensors through one forward pass: which call made a value, and which read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+END = "end"
+"""The kind of whatever reads a value after the pass: the caller, or a module that keeps it."""
+
+
+@dataclass(eq=False)
+class Value:
+    """What a tensor held at one time: an in-place operation makes another value of it."""
+
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    producer: Call | None = None
+    consumers: list[Call] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Frame:
+    """One run of a module's forward; the root has no parent."""
+
+    module: nn.Module
+    name: str
+    parent: Frame | None = None
+
+    def path(self) -> list[Frame]:
+        """From the root to this frame."""
+        return [*(self.parent.path() if self.parent is not None else []), self]
+
+
+@dataclass(eq=False)
+class Call:
+    """A function that ran, or a module of which the inside is not looked at.
+
+    Attributes:
+        kind: "linear", "dropout" or "block" of a module, a block being one of ours around linear
+            layers; of a function "functional dropout", "functional linear", "attention" (with
+            dropout of its probabilities), "elementwise", "reshape" (the last extent and the order
+            of the rows stay), "rearrangement" (all elements stay) or "other"; or END.
+        what: how a sentence names it.
+        frame: the innermost module that was running; of a module's call the one around it.
+        module, name: the linear layer, dropout or block; of a functional linear layer the nn.Linear
+            whose own forward calls it, or only the name of the one that holds the weight.
+    """
+
+    kind: str
+    what: str
+    frame: Frame | None
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    module: nn.Module | None = None
+    name: str = ""
+
+
+@dataclass
+class Graph:
+    """All calls of a pass in their order, of the model whose root is named ""."""
+
+    calls: list[Call] = field(default_factory=list)
+
+    def connect(self, call: Call) -> None:
+        """Enters a call behind the others, and into the values that it reads and makes."""
+        self.calls.append(call)
+        for value in call.inputs:
+            if call not in value.consumers:
+                value.consumers.append(call)
+        for value in call.outputs:
+            value.producer = call
+
+    def of_kind(self, *kinds: str) -> list[Call]:
+        """The calls of these kinds, in their order."""
+        return [call for call in self.calls if call.kind in kinds]
+
+
+def owner(calls: list[Call]) -> Frame | None:
+    """The innermost frame within which all of these ran."""
+    paths = [[] if call.frame is None else call.frame.path() for call in calls]
+    shared = None
+    for frames in zip(*paths, strict=False):
+        if any(frame is not frames[0] for frame in frames):
+            break
+        shared = frames[0]
+    return shared

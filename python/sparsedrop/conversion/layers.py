@@ -1,0 +1,182 @@
+"""What a converted model's modules become: layers that drop on either side, and stand-ins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsedrop import functional
+from sparsedrop._torch import is_in_backward
+from sparsedrop.masks import BlockMask, check_p, draw, scale
+from sparsedrop.nn.rated import Rate, Rated, applied_rate_of
+from sparsedrop.operands import rows_of
+
+
+class StandIn(Rate):
+    """At the place of a dropout whose work a linear layer does: it holds the rate.
+
+    Called, it returns its argument. The layer has it as a child, too, so that the rate and the
+    training flag are the dropout's own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """What it is given."""
+        return input
+
+
+class Handover:
+    """The mask of a hidden value on its way from the layer that makes it to the one that reads it.
+
+    It is empty between two steps: neither a copy nor a file of the model has a mask in it. There is
+    one for each device, on which nn.DataParallel runs replicas that share this object.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.masks: dict[torch.device, BlockMask] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"kind": self.kind, "masks": {}}
+
+
+@dataclass
+class Side:
+    """The input or the output of a layer, where blocks of it are dropped.
+
+    Without `handover` the layer draws a mask of its own and scales what is left. With one, the mask
+    is that of a hidden value: of the layers that make it the one that `draws` draws it, the others
+    use it too, and the layer that reads the value takes it, and scales.
+    """
+
+    block_shape: tuple[int, int]
+    sampler: str
+    handover: Handover | None = None
+    draws: bool = True
+
+    def drawn(self, x: Tensor, features: int, p: float) -> BlockMask:
+        """A new mask for a matrix of the rows of x."""
+        return draw(self.sampler, (rows_of(x), features), p, self.block_shape, x.device, None)
+
+    def for_output(self, x: Tensor, features: int, p: float) -> BlockMask:
+        """The mask of the result of a layer whose input is x."""
+        if self.handover is None:
+            return self.drawn(x, features, p)
+        if self.draws:
+            self.handover.masks[x.device] = self.drawn(x, features, p)
+        mask = self.handover.masks.get(x.device)
+        if mask is None:
+            raise RuntimeError(
+                "the layer that draws the mask of this hidden value has not run before this one, "
+                "as it did when the model was converted: revert the model, and convert it anew"
+            )
+        return mask
+
+    def for_input(self, x: Tensor, p: float) -> BlockMask:
+        """The mask of a layer's input; it is handed over once."""
+        mask = None
+        if self.handover is not None:
+            mask = self.handover.masks.pop(x.device, None)
+            if mask is None and not torch.compiler.is_compiling() and is_in_backward():
+                raise RuntimeError(
+                    "a converted layer is run again in the backward pass, but not the layers "
+                    "before it, whose mask it needs: checkpoint the whole block, from the layer "
+                    "before the activation to the one behind the dropout"
+                )
+        return self.drawn(x, x.shape[-1], p) if mask is None else mask
+
+
+class Converted(Rated):
+    """A linear layer whose input, output or both are dropped, as `incoming` and `outgoing` say.
+
+    Its children `dropout`, of the input, and `out_dropout`, of the output, hold the rates. Where
+    neither is applied it runs exactly what it ran before it was converted.
+    """
+
+    incoming: Side | None
+    outgoing: Side | None
+
+    @property
+    def p(self) -> float:
+        """The rate of the input, or where only the output is dropped, of that; 0 where the dropout
+        was replaced by something else."""
+        rates = self._rates()
+        return check_p(rates[0].p) if rates else 0.0
+
+    @p.setter
+    def p(self, p: float) -> None:
+        for rate in self._rates():
+            rate.p = check_p(p)
+
+    def _rates(self) -> list[nn.Dropout]:
+        children = (self._modules.get(name) for name in ("dropout", "out_dropout"))
+        return [child for child in children if isinstance(child, nn.Dropout)]
+
+    def _applied(self) -> tuple[float, float]:
+        """The rates of the input and of the output that are applied now."""
+        children = self._modules
+        return applied_rate_of(children.get("dropout")), applied_rate_of(
+            children.get("out_dropout")
+        )
+
+    def _dropped(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, p: float, out_p: float
+    ) -> Tensor:
+        """`dropout(linear(dropout(x, p), weight, bias), out_p)`; a hidden result is not scaled."""
+        x_mask = out_mask = None
+        alpha = 1.0
+        if self.incoming is not None and p > 0.0:
+            x_mask, alpha = self.incoming.for_input(x, p), scale(p)
+        if self.outgoing is not None and out_p > 0.0:
+            out_mask = self.outgoing.for_output(x, weight.shape[0], out_p)
+            if self.outgoing.handover is None:
+                alpha *= scale(out_p)
+                bias = None if bias is None else bias * scale(out_p)
+        return functional.linear(x, weight, bias, x_mask=x_mask, out_mask=out_mask, alpha=alpha)
+
+    def extra_repr(self) -> str:
+        sides = (("input", self.incoming), ("output", self.outgoing))
+        dropped = [
+            f"{name}: block_shape={side.block_shape}, sampler={side.sampler!r}"
+            for name, side in sides
+            if side is not None
+        ]
+        return ", ".join([self._size(), *dropped])
+
+    def _size(self) -> str:
+        raise NotImplementedError
+
+
+class ConvertedLinear(Converted, nn.Linear):
+    """See `Converted`: an nn.Linear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features] -> [..., out_features]."""
+        p, out_p = self._applied()
+        if p == 0.0 and out_p == 0.0:
+            return nn.functional.linear(x, self.weight, self.bias)
+        return self._dropped(x, self.weight, self.bias, p, out_p)
+
+    def _size(self) -> str:
+        return nn.Linear.extra_repr(self)
+
+
+class ConvertedConv1D(Converted):
+    """See `Converted`: Hugging Face's Conv1D, whose weight is [in, out]."""
+
+    weight: Tensor
+    bias: Tensor
+    nf: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., nf]."""
+        p, out_p = self._applied()
+        if p == 0.0 and out_p == 0.0:
+            flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
+            return flat.view(*x.shape[:-1], self.nf)
+        return self._dropped(x, self.weight.t(), self.bias, p, out_p)
+
+    def _size(self) -> str:
+        return f"nf={self.nf}, nx={self.weight.shape[0]}"

@@ -1,0 +1,264 @@
+"""Watches one forward pass, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sparsedrop._torch import storage_of, version_of
+from sparsedrop.conversion import kinds
+from sparsedrop.conversion.flow import END, Call, Frame, Graph, Value
+from sparsedrop.conversion.preserving import preserved
+from sparsedrop.conversion.walking import tensors_in
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Graph:
+    """The flow of tensors through one forward pass in training mode, under no_grad.
+
+    Args:
+        model: anything; it, its buffers and flags and torch's generators are afterwards as before.
+        example_inputs: a tuple of positional or a dict of keyword arguments, or one tensor.
+
+    Raises:
+        TypeError: for inputs that are none of these.
+        RuntimeError: where the pass fails, from its exception.
+    """
+    args, kwargs = _arguments(example_inputs)
+    tracer = Tracer(model)
+    with preserved(model, (args, kwargs)):
+        model.train()
+        with tracer.watching(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            try:
+                with tracer:
+                    out = model(*args, **kwargs)
+            except Exception as error:
+                raise RuntimeError(
+                    f"the pass over example_inputs failed in {tracer.place(error)}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        tracer.finish(out)
+    return tracer.graph
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    raise TypeError(
+        "example_inputs is a tuple of positional or a dict of keyword arguments of one forward "
+        f"pass, or a tensor, not {type(example_inputs).__name__}"
+    )
+
+
+class Tracer(TorchFunctionMode):
+    """Sees every function of torch, and through hooks which modules are running."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self._model = model
+        self._stack: list[Frame] = []
+        self._is_paused = False
+        self._owners = {
+            id(parameter): name
+            for name, module in model.named_modules()
+            if kinds.is_linear(module)
+            for parameter in module.parameters(recurse=False)
+        }
+        # Linear layers, dropouts and blocks of ours that run: what goes on inside is their own.
+        self._closed: list[tuple[list[Value], list[tuple[Tensor, int]]]] = []
+        self._values: dict[tuple[int, int], Value] = {}
+        # Tensors stay alive, so that the id of one is not given to another.
+        self._tensors: dict[int, Tensor] = {}
+        self._of_storage: dict[int, set[int]] = {}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on every module: of all, the last before a forward, and the first behind it."""
+        handles = []
+        for name, module in self._model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            before, after = self._hooks(name, module)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after, prepend=True, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def place(self, error: BaseException) -> str:
+        """The innermost module of the model that was running when the exception was raised."""
+        names = {module: name for name, module in self._model.named_modules()}
+        place, traceback = "", error.__traceback__
+        while traceback is not None:
+            module = traceback.tb_frame.f_locals.get("self")
+            if isinstance(module, nn.Module) and names.get(module):
+                place = f"{names[module]} ({type(module).__name__})"
+            traceback = traceback.tb_next
+        return place or type(self._model).__name__
+
+    def _hooks(self, name: str, module: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        kind = kinds.kind_of(module)
+
+        def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+            self._stack.append(Frame(module, name, self._frame()))
+            if kind is not None:
+                with self._paused():
+                    read = [(t, version_of(t)) for t in tensors_in((args, kwargs))]
+                    values = [self._value(tensor) for tensor, _ in read]
+                self._closed.append((values, read))
+
+        def after(_: nn.Module, args: Any, out: Any) -> Any:
+            while self._stack.pop().module is not module:
+                pass
+            if kind is None or not self._closed:
+                return None
+            values, read = self._closed.pop()
+            if self._closed or not isinstance(out, Tensor):
+                return None
+            with self._paused():
+                # At a rate of 0 a dropout returns its argument, but is a place of its own.
+                is_same = any(out is tensor and version_of(out) == v for tensor, v in read)
+                result = out.view_as(out) if is_same else out
+                self._enter_module(kind, module, name, values, result)
+            return result
+
+        return before, after
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """What the tracer itself asks of tensors is no part of the pass."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
+    def _frame(self) -> Frame | None:
+        return self._stack[-1] if self._stack else None
+
+    def _enter_module(
+        self, kind: str, module: nn.Module, name: str, inputs: list[Value], out: Tensor
+    ) -> None:
+        call = Call(kind, name or type(module).__name__, self._frame())
+        call.module, call.name, call.inputs = module, name, inputs
+        call.outputs = [self._new_value(out)]
+        self.graph.connect(call)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._is_paused or self._closed or kinds.only_looks(func):
+            return func(*args, **kwargs)
+        read = [(tensor, version_of(tensor)) for tensor in tensors_in((args, kwargs))]
+        inputs = [self._value(tensor) for tensor, _ in read]
+        out = func(*args, **kwargs)
+        written = [tensor for tensor, before in read if version_of(tensor) != before]
+        known = {id(tensor) for tensor, _ in read}
+        results = list(tensors_in(out))
+        made = [tensor for tensor in results if id(tensor) not in known]
+        if results and not made and not written:
+            return out  # its own argument, as contiguous() returns it
+        call = self._call(func, args, kwargs, [tensor for tensor, _ in read], made + written)
+        call.inputs = inputs
+        if any(len(self._of_storage.get(storage_of(t), ())) > 1 for t in written):
+            call.kind = "other"  # whatever else shares the memory is written, too
+        call.outputs = [self._new_value(tensor) for tensor in made + written]
+        self.graph.connect(call)
+        return out
+
+    def _call(
+        self, func: Any, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: list[Tensor]
+    ) -> Call:
+        name = kinds.name_of(func)
+        call = Call("other", name, self._frame())
+        bare = name.strip("_")
+        if name.strip("_").endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
+            p, training = _dropout_arguments(args, kwargs)
+            if training and p > 0:
+                call.kind = "functional dropout"
+        elif name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
+            call.kind = "attention" if _attention_rate(name, args, kwargs) > 0 else "other"
+        elif name == "linear":
+            call.kind = "functional linear"
+            frame = call.frame
+            if frame is not None and isinstance(frame.module, nn.Linear):
+                call.module, call.name = frame.module, frame.name
+            else:
+                call.name = next((self._owners[id(t)] for t in read if id(t) in self._owners), "")
+        elif len(out) == 1 and bare in kinds.RESHAPES and _keeps_rows(read, out[0]):
+            call.kind = "reshape"
+        elif len(out) == len(read) == 1 and bare in kinds.REARRANGEMENTS:
+            call.kind = "rearrangement"
+        elif len(out) == 1 and bare in kinds.ELEMENTWISE and _is_elementwise(read, out[0]):
+            call.kind = "elementwise"
+        return call
+
+    def _value(self, tensor: Tensor) -> Value:
+        """What the tensor holds now."""
+        key = id(tensor), version_of(tensor)
+        return self._values[key] if key in self._values else self._new_value(tensor)
+
+    def _new_value(self, tensor: Tensor) -> Value:
+        value = Value(tuple(tensor.shape), tensor.dtype, tensor.device)
+        self._tensors[id(tensor)] = tensor
+        self._of_storage.setdefault(storage_of(tensor), set()).add(id(tensor))
+        self._values[id(tensor), version_of(tensor)] = value
+        return value
+
+    def finish(self, out: Any) -> None:
+        """What is returned or kept somewhere is read by somebody who is not seen."""
+        self._keep("the caller", out)
+        for name, module in self._model.named_modules():
+            held = {k: v for k, v in vars(module).items() if k not in ("_parameters", "_buffers")}
+            self._keep(f"{name or type(module).__name__}, which keeps it", held)
+
+    def _keep(self, what: str, things: Any) -> None:
+        found = [(id(tensor), version_of(tensor)) for tensor in tensors_in(things)]
+        inputs = [self._values[key] for key in found if key in self._values]
+        if inputs:
+            self.graph.connect(Call(END, what, None, inputs))
+
+
+def _dropout_arguments(args: Any, kwargs: dict[str, Any]) -> tuple[float, bool]:
+    """p and training of F.dropout, torch.dropout and what is like them."""
+    p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+    training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
+    return float(p), bool(training)
+
+
+def _attention_rate(name: str, args: Any, kwargs: dict[str, Any]) -> float:
+    if name == "scaled_dot_product_attention":
+        return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
+    training = args[13] if len(args) > 13 else kwargs.get("training", True)
+    return float(args[10] if len(args) > 10 else kwargs["dropout_p"]) if training else 0.0
+
+
+def _keeps_rows(read: list[Tensor], out: Tensor) -> bool:
+    """Whether a reshape leaves the last extent, and so the order of the rows."""
+    return (
+        len(read) == 1
+        and out.dim() > 0
+        and read[0].dim() > 0
+        and out.shape[-1] == read[0].shape[-1]
+        and out.numel() == read[0].numel()
+    )
+
+
+def _is_elementwise(read: list[Tensor], out: Tensor) -> bool:
+    """Whether every operand is of the shape of the result, or a number that is not trained."""
+    return any(tensor.dim() for tensor in read) and all(
+        tensor.shape == out.shape or (tensor.dim() == 0 and not tensor.requires_grad)
+        for tensor in read
+    )

@@ -1,0 +1,46 @@
+"""Tensors within whatever a function is given or returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LEAVES = (
+    str, bytes, int, float, complex, type(None), type, torch.dtype, torch.device, torch.Generator,
+    nn.Module, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType,
+)  # fmt: skip
+
+
+_MAX_DEPTH = 12
+
+
+def tensors_in(thing: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers, dataclasses and attributes of objects, each once."""
+    seen: set[int] = set()
+    stack = [(thing, 0)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, _LEAVES) or id(item) in seen or depth > _MAX_DEPTH:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield item
+        else:
+            stack += [(part, depth + 1) for part in reversed(_inside(item))]
+
+
+def _inside(item: Any) -> list[Any]:
+    if isinstance(item, Mapping):
+        inside = list(item.values())
+    elif isinstance(item, (list, tuple, set, frozenset)):
+        inside = list(item)
+    elif dataclasses.is_dataclass(item):
+        inside = [getattr(item, field.name, None) for field in dataclasses.fields(item)]
+    else:
+        inside = []
+    return inside + list(getattr(item, "__dict__", {}).values())

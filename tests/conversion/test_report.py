@@ -1,0 +1,68 @@
+"""The report, and what decides by the expected gain."""
+
+import pytest
+import torch
+from networks import Feedforward, convert
+from torch import nn
+
+import sparsedrop
+from sparsedrop import Report
+from sparsedrop.conversion import Entry
+
+REPORT = Report(
+    (Entry("encoder.mlp", "mlp", 1.8234), Entry("", "gated", 2.0)),
+    (
+        Entry("head", "input", 0.5, "its rate is 0: give p"),
+        Entry("", "functional", None, "a functional dropout"),
+    ),
+    "Net",
+)
+
+
+def test_a_report_is_a_table():
+    assert str(REPORT) == (
+        "layer        kind        expected\n"
+        "encoder.mlp  mlp         1.82x     converted\n"
+        "Net          gated       2.00x     converted\n"
+        "head         input       0.50x     skipped: its rate is 0: give p\n"
+        "Net          functional  -         skipped: a functional dropout\n"
+        "2 of 4 places where Net drops: converted"
+    )
+
+
+def test_an_entry_has_a_reason_only_where_it_stays():
+    entry = REPORT.converted[0]
+    assert (entry.name, entry.kind, entry.expected_speedup) == ("encoder.mlp", "mlp", 1.8234)
+    assert entry.reason is None
+    assert REPORT.skipped[0].reason == "its rate is 0: give p"
+
+
+def test_large_layers_gain_and_small_ones_stay():
+    model = nn.Sequential(
+        nn.Dropout(0.5), nn.Linear(2048, 2048), nn.LayerNorm(2048), nn.Dropout(0.5)
+    )
+    model.append(nn.Linear(2048, 1))
+    x = torch.empty(1, 2048).expand(2048, 2048)
+    report = sparsedrop.convert(model, x, min_speedup=1.3)
+    assert [entry.name for entry in report.converted] == ["1", "4"]
+    assert report.converted[0].expected_speedup == pytest.approx(1.9, abs=0.2)
+    assert type(model[1]) is not nn.Linear
+
+
+def test_where_nothing_gains_the_report_says_so():
+    model = Feedforward(32, 64)
+    report = sparsedrop.convert(model, torch.randn(48, 32))
+    assert report.converted == ()
+    (entry,) = report.skipped
+    assert entry[:2] == ("", "mlp")
+    assert entry.expected_speedup < 1
+    assert entry.reason.startswith(
+        f"expected to gain less than min_speedup=1: {entry.expected_speedup:.2f} times as fast, "
+    )
+    assert type(model.up) is nn.Linear
+    assert convert(model).converted[0].expected_speedup == entry.expected_speedup
+
+
+def test_the_last_line_counts():
+    text = str(sparsedrop.convert(nn.Sequential(nn.Dropout(), nn.Linear(8, 8)), min_speedup=0))
+    assert text.splitlines()[-1] == "1 of 1 place where Sequential drops: converted"

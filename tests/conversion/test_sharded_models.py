@@ -1,0 +1,85 @@
+"""Converted models under FSDP2 and DDP, on two processes."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from networks import BLOCK, Block, convert, found, value_and_grads
+from torch import multiprocessing, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import sparsedrop
+from sparsedrop.conversion.layers import ConvertedLinear
+
+PROCESSES = 2
+
+
+def _model():
+    """The same on every rank. FSDP2 takes nothing in place on what nn.Linear returns, a view."""
+    torch.manual_seed(0)
+    model, x = Block(32, 64), torch.randn(3, 16, 32)
+    model.mlp.activation = nn.ReLU()
+    convert(model, x, block_shape=BLOCK)
+    return model, x
+
+
+def _fsdp():
+    model, x = _model()
+    torch.manual_seed(1)
+    expected = value_and_grads(copy.deepcopy(model), x)
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    for module in (model.mlp.up, model.mlp.down, model):
+        fully_shard(module, mesh=mesh)
+    assert isinstance(model.mlp.up, FSDPModule)
+    assert isinstance(model.mlp.up, ConvertedLinear)
+    torch.manual_seed(1)
+    out = model(x)
+    assert torch.equal(out, expected[0])
+    torch.manual_seed(7)
+    out.backward(torch.randn_like(out))
+    for parameter, grad in zip(model.parameters(), expected[2:], strict=True):
+        assert torch.equal(parameter.grad.full_tensor(), grad)
+    assert sparsedrop.revert(model) == 2
+    assert isinstance(model.mlp.up, FSDPModule)
+    assert isinstance(model.mlp.up, nn.Linear)
+    assert not isinstance(model.mlp.up, ConvertedLinear)
+    assert type(model.mlp.up).__name__ == "FSDPLinear"
+    assert model(x).shape == x.shape
+
+
+def _ddp():
+    model, x = _model()
+    torch.manual_seed(1)
+    expected = value_and_grads(model, x)
+    wrapped = DistributedDataParallel(model)
+    torch.manual_seed(1)
+    out = wrapped(x)
+    torch.manual_seed(7)
+    out.backward(torch.randn_like(out))
+    for parameter, grad in zip(model.parameters(), expected[2:], strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+
+
+def _ddp_first():
+    model = DistributedDataParallel(Block(32, 64))
+    x = torch.randn(3, 16, 32)
+    assert found(convert(model, x)) == [("module.mlp", "mlp"), ("module.mlp.down", "output")]
+    model(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert sparsedrop.revert(model) == 2
+
+
+@pytest.mark.parametrize("function", [_fsdp, _ddp, _ddp_first])
+def test_in_a_process_group(function, tmp_path):
+    multiprocessing.spawn(_run, (function, tmp_path / "store"), nprocs=PROCESSES)
+
+
+def _run(rank, function, store):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    try:
+        function()
+    finally:
+        dist.destroy_process_group()
