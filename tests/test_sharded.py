@@ -15,8 +15,9 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import sparsedrop
 from sparsedrop import BlockMask, functional, reference, select, sharded
-from sparsedrop.nn import SparseDropLinear
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP
 from sparsedrop.ops.layer import plain
+from sparsedrop.ops.stack import plain as of_stacks
 
 RANKS, ROWS, BLOCK, P = 2, 256, (64, 64), 0.5
 SIZES = 256, 512, 256
@@ -31,7 +32,7 @@ class Masks:
 
     def __init__(self):
         self.found = []
-        for module in (functional, plain):
+        for module in (functional, plain, of_stacks):
             module.draw = self._recording(module.draw)
 
     def _recording(self, draw):
@@ -99,6 +100,60 @@ def _tensor_parallel(device, side):
     assert not torch.equal(masks.found[second].live, masks.found[0].live)
 
 
+def _feed_forward(device, gated):
+    """Up by columns, down by rows: one block of the shards, each rank's hidden mask its own."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float64
+    mesh = init_device_mesh(device.type, (RANKS,))
+    torch.manual_seed(0)
+    mlp = SparseDropMLP(
+        SIZES[0], SIZES[1], p=P, activation="silu", gated=gated, block_shape=BLOCK
+    ).to(device, dtype)
+    alone = copy.deepcopy(mlp)
+    plan = {"up": ColwiseParallel(), "gate": ColwiseParallel(), "down": RowwiseParallel()}
+    parallelize_module(mlp, mesh, plan if gated else {k: plan[k] for k in ("up", "down")})
+    x = torch.randn(ROWS, SIZES[0], device=device, dtype=dtype)
+    upstream = torch.randn(ROWS, SIZES[0], device=device, dtype=dtype)
+    masks = Masks()
+    leaf, plain_leaf = (x.clone().requires_grad_() for _ in range(2))
+    with select.override(swap=False) if device.type == "cuda" else nullcontext():
+        out = mlp(leaf)
+        out.backward(upstream)
+    (mask,) = masks.found
+    whole, alpha = _whole(mask, True), reference.dropout_scale(P)
+    layers = (alone.up, alone.gate) if gated else (alone.up,)
+    hidden, *gate = (nn.functional.linear(plain_leaf, m.weight, m.bias) for m in layers)
+    hidden = nn.functional.silu(gate[0]) * hidden if gated else nn.functional.silu(hidden)
+    down = alone.down.weight, alone.down.bias
+    expected = reference.linear(hidden, *down, x_mask=whole, alpha=alpha)
+    expected.backward(upstream)
+    tolerance = {} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.5}
+    torch.testing.assert_close(out.detach() + 0, expected.detach(), **tolerance)
+    torch.testing.assert_close(leaf.grad, plain_leaf.grad, **tolerance)
+    for ours, truth in zip(mlp.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), truth.grad, **tolerance)
+    mlp.eval()
+    torch.testing.assert_close(mlp(x) + 0, alone.eval()(x), **tolerance)
+
+
+def _feed_forward_with_hooks(device):
+    """Whatever else hooks into a layer of a sharded block sees it called; the output is dropped
+    alike on all ranks."""
+    mesh = init_device_mesh(device.type, (RANKS,))
+    torch.manual_seed(0)
+    mlp = SparseDropMLP(64, 128, p=P, out_p=P, block_shape=(8, 8), device=device)
+    parallelize_module(mlp, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    x = torch.randn(64, 64, device=device)
+    seen = []
+    for expected in (0, 1):
+        out = mlp(x)
+        assert len(seen) == expected
+        parts = [torch.empty_like(out) for _ in range(RANKS)]
+        dist.all_gather(parts, out.detach() + 0)
+        assert torch.equal(parts[0] == 0, parts[1] == 0)
+        assert (out == 0).any()
+        mlp.down.register_forward_hook(lambda *_: seen.append(None))
+
+
 def _placements(device):
     """A batch that is sharded has each rank's own masks; what makes no layer raises."""
     mesh = init_device_mesh(device.type, (RANKS,))
@@ -121,6 +176,9 @@ def _placements(device):
 TESTS = {
     "dropped inputs": functools.partial(_tensor_parallel, side="input"),
     "dropped outputs": functools.partial(_tensor_parallel, side="output"),
+    "feed-forward": functools.partial(_feed_forward, gated=False),
+    "gated feed-forward": functools.partial(_feed_forward, gated=True),
+    "feed-forward with hooks": _feed_forward_with_hooks,
     "placements": _placements,
 }
 
@@ -133,6 +191,7 @@ def _run(rank, name, device_type, store):
         if device_type == "cuda":
             torch.cuda.set_device(device)
         TESTS[name](device)
+        dist.barrier()  # no rank leaves while another still talks to it
     finally:
         dist.destroy_process_group()
 

@@ -225,7 +225,7 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
     Raises: as `linear`.
     """
     if not training or not any(dropped.rates):
-        return stacks.plain(x, layers, dropped._replace(rates=(0.0,) * len(dropped.rates)))
+        return stacks.stack_plain(x, layers, dropped._replace(rates=(0.0,) * len(dropped.rates)))
     is_compiling = torch.compiler.is_compiling()
     if not is_compiling:
         stack = stacks.stack_of(x, layers, dropped)
@@ -236,7 +236,7 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
     if is_compiling and x.is_cuda:
         return stacks.stack_compiled(x, layers, dropped, dtype)
     if not is_compiling and stacks.suits_cpu(x, layers, dropped, dtype):
-        return stacks.plain(x, layers, dropped)
+        return stacks.stack_plain(x, layers, dropped)
     rows = operands.rows_of(x)
     features = x.shape[-1], *(layer.weight.shape[0] for layer in layers)
     masks = {
@@ -248,6 +248,25 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
     cast = tuple(operands.cast_layer(layer, dtype) for layer in layers)
     out = stacks.by_products(flat, cast, masks, dropped)
     return out.reshape(*x.shape[:-1], features[-1])
+
+
+def dropped_feed_forward(
+    x: Tensor,
+    modules: tuple[nn.Linear, nn.Linear | None, nn.Linear],
+    activation: str | None,
+    dropped: Dropped,
+) -> Tensor | None:
+    """A tensor parallel feed-forward block of up, gate and down in training; None where it is not
+    one that torch's plan alone has sharded, by columns and then by rows.
+
+    The result is dropped by what follows: its rate here is 0.
+    """
+    block = sharded.FeedForward(*modules)
+    if torch.compiler.is_compiling() or not sharded.are_sharded(block.up.weight):
+        return None
+    if not block.is_sharded():
+        return None
+    return sharded.feed_forward(x, block, activation, dropped, dropped_stack)
 
 
 def dropped_activation(x: Tensor, index: int, dropped: Dropped) -> Tensor:

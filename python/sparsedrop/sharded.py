@@ -1,4 +1,5 @@
-"""A layer whose operands are DTensors: tensor parallelism, and batches that are sharded.
+"""Layers and feed-forward blocks whose operands are DTensors: tensor parallelism, and batches that
+are sharded.
 
 Each rank runs the layer of its shards. What is dropped, input or result, has the same mask on every
 rank where it is replicated: drawn from torch's default generator, whose state the first layer of a
@@ -14,11 +15,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedrop import _native
 from sparsedrop.masks import host_state
 from sparsedrop.ops.layer import Options
+from sparsedrop.ops.stack import Dropped, Layer
 
 Local = Callable[[Tensor, Tensor, "Tensor | None", Options], Tensor]
 """A layer of plain tensors."""
@@ -123,10 +125,100 @@ def _seeded(options: Options, mesh: Any, replicated: list[bool], device: torch.d
     if all(replicated):
         return options
     own = [mesh.get_local_rank(i) for i, is_whole in enumerate(replicated) if not is_whole]
-    text = f"{_next_state(options.generator, device)} {own}"
+    return options._replace(generator=_own_generator(options.generator, own, device))
+
+
+def _own_generator(
+    generator: torch.Generator | None, own: list[int], device: torch.device
+) -> torch.Generator:
+    """This rank's generator, seeded by one that all ranks have in step and its place in a mesh."""
+    text = f"{_next_state(generator, device)} {own}"
     digest = hashlib.blake2b(text.encode(), digest_size=7).digest()
-    generator = _generators.setdefault(device, torch.Generator(device))
-    return options._replace(generator=generator.manual_seed(int.from_bytes(digest, "little")))
+    found = _generators.setdefault(device, torch.Generator(device))
+    return found.manual_seed(int.from_bytes(digest, "little"))
+
+
+Stack = Callable[[Tensor, "tuple[Layer, ...]", Dropped, bool], Tensor]
+"""Layers of plain tensors, in training."""
+
+
+class FeedForward(NamedTuple):
+    """The modules of a block `down(act(gate(x)) * up(x))`, or without a gate `down(act(up(x)))`."""
+
+    up: nn.Linear
+    gate: nn.Linear | None
+    down: nn.Linear
+
+    def is_sharded(self) -> bool:
+        """Whether torch's plan alone has sharded it over a mesh of one extent, by columns and then
+        by rows; then nothing else has hooks."""
+        from torch.distributed.tensor import DTensor, Replicate, Shard
+
+        first = [self.up] if self.gate is None else [self.up, self.gate]
+        wanted: list[Any] = [(module, Shard(0), Shard(0)) for module in first]
+        wanted.append((self.down, Shard(1), Replicate()))
+        mesh = getattr(self.up.weight, "device_mesh", None)
+        for module, of_weight, of_bias in wanted:
+            for tensor, placement in ((module.weight, of_weight), (module.bias, of_bias)):
+                if tensor is None:
+                    continue
+                if not isinstance(tensor, DTensor) or tensor.device_mesh != mesh:
+                    return False
+                if tensor.placements != (placement,):
+                    return False
+            hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+            if not all(hook.__module__.startswith("torch.distributed.") for hook in hooks):
+                return False
+            if module._backward_hooks or module._backward_pre_hooks:
+                return False
+        return True
+
+
+def feed_forward(
+    x: Tensor, block: FeedForward, activation: str | None, dropped: Dropped, local: Stack
+) -> Tensor:
+    """A block that is sharded, as its plan lays out input and result; each rank has a mask of its
+    own for its part of the hidden activation.
+
+    Raises:
+        ValueError: where the plan does not replicate the input, with its placement.
+    """
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    for pre_hook in block.up._forward_pre_hooks.values():
+        given: Any = pre_hook(block.up, (x,))
+        if given is not None:
+            x = given[0] if isinstance(given, tuple) else given
+    weight: Any = block.up.weight
+    mesh = weight.device_mesh
+    laid: Any = x if isinstance(x, DTensor) else DTensor.from_local(x, mesh, [Replicate()])
+    if not laid.placements[0].is_replicate():
+        raise ValueError(
+            f"x is placed {laid.placements[0]}: a feed-forward block has it replicated"
+        )
+    bias: Any = block.down.bias
+    if bias is not None:
+        bias = bias.to_local(grad_placements=[Partial()]) / mesh.size()
+    gate = (None, None) if block.gate is None else _locals_of(block.gate)
+    layers = (
+        Layer(*_locals_of(block.up), activation, *gate),
+        Layer(_locals_of(block.down)[0], bias),
+    )
+    own = [mesh.get_local_rank()]
+    dropped = dropped._replace(generator=_own_generator(dropped.generator, own, laid.device))
+    out: Any = local(laid.to_local(grad_placements=[Partial()]), layers, dropped, True)
+    out = DTensor.from_local(out, mesh, [Partial()], run_check=False)
+    for hook in block.down._forward_hooks.values():
+        found: Any = hook(block.down, (x,), out)
+        out = out if found is None else found
+    return out
+
+
+def _locals_of(linear: nn.Linear) -> tuple[Any, Any]:
+    """This rank's shards of weight and bias."""
+    weight: Any = linear.weight
+    bias: Any = linear.bias
+    return weight.to_local(), None if bias is None else bias.to_local()
 
 
 def _next_state(generator: torch.Generator | None, device: torch.device) -> Any:

@@ -16,7 +16,7 @@ from sparsedrop.ops.layer.compiled import has_kernels
 from sparsedrop.ops.plan import UNIT
 from sparsedrop.ops.stack.facts import Dropped, Facts, Layer, facts_of, parameters_of
 from sparsedrop.ops.stack.op import BACKWARD, FORWARD, from_list, kinds_of
-from sparsedrop.ops.stack.plain import plain
+from sparsedrop.ops.stack.plain import stack_plain
 
 
 def stack_compiled(
@@ -25,14 +25,12 @@ def stack_compiled(
     """A stack on checked arguments on a GPU, while it is compiled."""
     # The op has no rule without a node.
     if torch.compiler.is_exporting() or not _suits_kernels(x, layers, dropped, dtype):
-        return plain(x, layers, dropped)
+        return stack_plain(x, layers, dropped)
     parameters = parameters_of(layers)
     activations = [layer.activation or "" for layer in layers]
     gated = [layer.gate is not None for layer in layers]
-    rates, (block_rows, block_cols), sampler = list(dropped.rates), *dropped[1:]
-    return _Stack.apply(
-        x, activations, gated, rates, block_rows, block_cols, sampler, dtype, *parameters
-    )
+    how = activations, gated, list(dropped.rates), *dropped.block_shape, dropped.sampler
+    return _Stack.apply(x, *how, dtype, *parameters)
 
 
 def _suits_kernels(

@@ -32,6 +32,8 @@ class Dropped(NamedTuple):
     rates: tuple[float, ...]
     block_shape: Blocks
     sampler: str
+    # None: the default one of the device.
+    generator: torch.Generator | None = None
 
     def alpha(self, layer: int) -> float:
         """What the product of a layer is multiplied by: live parts of its input keep their

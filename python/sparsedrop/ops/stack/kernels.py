@@ -166,7 +166,8 @@ class KernelStack:
             return MaskTensors(None, pack[start // 4 : start // 4 + mask.lies.size], mask.lies)
 
         grid = *mask.shape, *mask.block
-        return draw(dropped.sampler, dropped.rates[index], None, grid, self._device, tensors)
+        how = dropped.sampler, dropped.rates[index], dropped.generator
+        return draw(*how, grid, self._device, tensors)
 
     def _between_backward(self) -> tuple[Space | None, Space | None, Space | None]:
         """Room for the gradients between layers, in turns, and for the first gate's."""

@@ -14,7 +14,7 @@ from sparsedrop.masks import BlockMask
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.stack.facts import Dropped, Layer, facts_of, kind_of, parameters_of
 from sparsedrop.ops.stack.kernels import KernelStack, PlainStack, Saved, make_stack, stack_for
-from sparsedrop.ops.stack.plain import plain
+from sparsedrop.ops.stack.plain import stack_plain
 from sparsedrop.ops.stack.products import Masks, Parts, gradients, gradients_again
 
 Stack = KernelStack | PlainStack
@@ -66,7 +66,7 @@ def _fit(x: Tensor, layers: tuple[Layer, ...]) -> bool:
 def run_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, stack: Stack) -> Tensor:
     """The stack that `stack_of` found for these operands."""
     if isinstance(stack, PlainStack):
-        return plain(x, layers, dropped)
+        return stack_plain(x, layers, dropped)
     parameters = parameters_of(layers)
     needs_grad = x.requires_grad or any(p is not None and p.requires_grad for p in parameters)
     if needs_grad and torch.is_grad_enabled():

@@ -16,7 +16,7 @@ from sparsedrop.ops.layer.plain import is_dense
 from sparsedrop.ops.stack.facts import Dropped, Layer
 
 
-def plain(x: Tensor, layers: Sequence[Layer], dropped: Dropped) -> Tensor:
+def stack_plain(x: Tensor, layers: Sequence[Layer], dropped: Dropped) -> Tensor:
     """The stack on checked arguments; without anything dropped it is what torch makes of it."""
     for i, (weight, bias, activation, gate, gate_bias) in enumerate(layers):
         x = drop_at(x, i, dropped)
@@ -42,7 +42,8 @@ def draw_mask(
     dropped: Dropped, index: int, shape: tuple[int, int], device: torch.device
 ) -> BlockMask:
     """That of the input, of what lies between two layers, or of the result."""
-    return draw(dropped.sampler, shape, dropped.rates[index], dropped.block_shape, device)
+    how = dropped.sampler, shape, dropped.rates[index], dropped.block_shape
+    return draw(*how, device, dropped.generator)
 
 
 def suits_cpu(x: Tensor, layers: Sequence[Layer], dropped: Dropped, dtype: torch.dtype) -> bool:
