@@ -9,15 +9,8 @@ import torch
 from sparsedrop.nn import SparseDropLinear
 from sparsedrop.tools import cli
 from sparsedrop.tools.bench import timing
-from sparsedrop.tools.bench.networks import (
-    DROPOUT,
-    KINDS,
-    NETWORKS,
-    NONE,
-    SPARSEDROP,
-    Drop,
-    loss_of,
-)
+from sparsedrop.tools.bench.networks import NETWORKS
+from sparsedrop.tools.networks import DROPOUT, KINDS, NONE, SPARSEDROP, Drop, loss_of
 
 CPU = torch.device("cpu")
 DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}

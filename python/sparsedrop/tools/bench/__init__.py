@@ -30,8 +30,9 @@ from pathlib import Path
 import torch
 
 from sparsedrop.masks import SAMPLERS
+from sparsedrop.tools import machine
 from sparsedrop.tools.arguments import DEVICES, count, pick_device, rate
-from sparsedrop.tools.bench import against, machine, network, step, sweep, tune
+from sparsedrop.tools.bench import against, network, step, sweep, tune
 from sparsedrop.tools.bench.measure import WrongProductError
 from sparsedrop.tools.bench.networks import NETWORKS, PRECISIONS
 from sparsedrop.tools.bench.products import PRODUCTS, Extents

@@ -16,10 +16,11 @@ import torch
 
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench import timing
-from sparsedrop.tools.bench.networks import DROPOUT, KINDS, NETWORKS, SPARSEDROP, Drop, loss_of
+from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.bench.report import Report
 from sparsedrop.tools.bench.settings import Settings
 from sparsedrop.tools.clock import wait_for, wall_ms
+from sparsedrop.tools.networks import DROPOUT, KINDS, SPARSEDROP, Drop, loss_of
 
 STEPS = 20
 """Between two waits for the GPU, as in a training loop."""

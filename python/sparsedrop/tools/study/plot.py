@@ -1,71 +1,63 @@
-"""The study's table as a picture."""
+"""The study's courses of training as a picture."""
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsedrop.tools.study.report import Row, Spread
-from sparsedrop.tools.study.train import DENSE, DROPOUT, SPARSEDROP
+from sparsedrop.tools.networks import DROPOUT, NONE, SPARSEDROP
+from sparsedrop.tools.study.report import Row
 
-COLORS = {DENSE: "#666666", DROPOUT: "#0072b2", SPARSEDROP: "#d55e00"}
+COLORS = {NONE: "#666666", DROPOUT: "#0072b2", SPARSEDROP: "#d55e00"}
+
+
+def best_rates(rows: list[Row]) -> list[Row]:
+    """The row of each method whose mean validation loss is least, in the order of `rows`."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        name = row.method.name
+        if name not in best or row.loss.mean < best[name].loss.mean:
+            best[name] = row
+    return list(best.values())
 
 
 def save(rows: list[Row], title: str, path: Path) -> None:
-    """Writes a PNG, one line per row: accuracy and loss with spread and single runs, time per step.
+    """Writes a PNG: validation loss against steps and against seconds, one line a method.
 
     It needs no window system and leaves matplotlib's global state alone.
     """
-    figure = Figure(figsize=(12, 1.6 + 0.42 * len(rows)), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    accuracy, loss, step = figure.subplots(1, 3, sharey=True)
-    _draw_spreads(accuracy, rows, [row.accuracy for row in rows], 2)
-    accuracy.set_xlabel("validation accuracy (%)")
-    for y, row in enumerate(rows):
-        _draw_runs(accuracy, [100 * run.accuracy for run in row.runs], y)
-        _draw_runs(loss, [run.loss for run in row.runs], y)
-    _draw_spreads(loss, rows, [row.loss for row in rows], 4)
-    loss.set_xlabel("validation loss")
-    _draw_times(step, rows)
-    step.set_xlabel("time per step (ms), and × nn.Dropout")
-    accuracy.set_yticks(range(len(rows)), [row.label for row in rows])
-    accuracy.set_ylim(len(rows) - 0.4, -0.6)  # the table's order, from the top
-    for axes in (accuracy, loss, step):
+    figure = Figure(figsize=(11, 4.8), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, field in zip(panels, ("step", "seconds"), strict=True):
+        for row in best_rates(rows):
+            _draw(axes, row, field)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("validation loss")
+    panels[0].set_xlabel("steps")
+    panels[1].set_xlabel("seconds of training")
+    panels[0].legend(frameon=False)
     figure.savefig(path)
 
 
-def _draw_spreads(axes: Axes, rows: list[Row], spreads: list[Spread], digits: int) -> None:
-    """A dot at the mean, a bar of one standard deviation to either side, the figures above it."""
-    for y, (row, spread) in enumerate(zip(rows, spreads, strict=True)):
-        color = COLORS[row.method.name]
-        axes.errorbar(spread.mean, y, xerr=spread.std, fmt="o", color=color, capsize=3)
-        text = spread.text(digits)
-        axes.annotate(
-            text, (spread.mean, y), (0, 6), textcoords="offset points", ha="center", fontsize=8
+def _draw(axes: Axes, row: Row, field: str) -> None:
+    """Means over the seeds, a band of a standard deviation to either side, a dot at the best."""
+    evaluations = list(zip(*(run.records for run in row.runs), strict=True))
+    xs = [statistics.mean(getattr(record, field) for record in each) for each in evaluations]
+    losses = [[record.loss for record in each] for each in evaluations]
+    means = [statistics.mean(each) for each in losses]
+    color = COLORS[row.method.name]
+    axes.plot(xs, means, color=color, label=row.label)
+    if len(row.runs) > 1:
+        spreads = [statistics.stdev(each) for each in losses]
+        low, high = (
+            [mean + sign * std for mean, std in zip(means, spreads, strict=True)]
+            for sign in (-1, 1)
         )
-    axes.grid(axis="x", alpha=0.3)
-    axes.margins(x=0.25)
-
-
-def _draw_runs(axes: Axes, values: list[float], y: int) -> None:
-    axes.plot(values, [y] * len(values), "|", color="black", alpha=0.35, markersize=9)
-
-
-def _draw_times(axes: Axes, rows: list[Row]) -> None:
-    """A bar as long as a step, its length at its end."""
-    for y, row in enumerate(rows):
-        axes.barh(y, row.step_ms, height=0.55, color=COLORS[row.method.name])
-        speedup = "" if row.speedup is None else f"  ({row.speedup:.2f} ×)"
-        axes.annotate(
-            f"{row.step_ms:.2f}{speedup}",
-            (row.step_ms, y),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    axes.margins(x=0.4)
+        axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
+    best = min(range(len(means)), key=means.__getitem__)
+    axes.plot(xs[best], means[best], "o", color=color)
