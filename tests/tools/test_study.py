@@ -103,6 +103,14 @@ def test_the_test_part_of_mnist_is_reported(capsys, tmp_path):
     assert column["test accuracy (%)"] == f"{100 * best['test_accuracy']:.2f}"
 
 
+def test_a_run_that_diverges_is_reported_as_one(capsys, tmp_path):
+    argv = tiny("mlp", tmp_path, "--methods", "none", "--seeds", "2", "--lr", "1e30")
+    cells, saved = study(capsys, argv)
+    assert dict(zip(cells[0], cells[2], strict=True))["val. loss"] == "nan"
+    assert saved["rows"][0]["loss"] == {"mean": None, "std": None}
+    assert "NaN" not in json.dumps(saved)
+
+
 def test_without_a_file_a_text_that_python_brings_is_read(tmp_path):
     argv = tiny("gpt", tmp_path)
     at = argv.index("--data-file")
@@ -116,7 +124,7 @@ def test_without_a_file_a_text_that_python_brings_is_read(tmp_path):
     ("argv", "wanted"),
     [
         ("--task mlp", {"width": 1024, "layers": 2, "batch_size": 128, "block_shape": (128, 32)}),
-        ("--task vit", {"width": 128, "heads": 8, "batch_size": 64, "lr": 1e-3}),
+        ("--task vit", {"width": 64, "heads": 8, "batch_size": 64, "lr": 3e-3}),
         ("--task gpt", {"width": 128, "context": 64, "steps": 500}),
         ("--task gpt --width 64 --heads 2 --epochs 1", {"width": 64, "heads": 2, "epochs": 1}),
     ],

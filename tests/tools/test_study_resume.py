@@ -117,7 +117,7 @@ def test_without_resume_all_is_trained_anew(tmp_path, monkeypatch):
         (["--width", "32"], "width is 16 there and 32 here"),
         (["--steps", "8"], "steps is 6 there and 8 here"),
         (["--block-shape", "8", "8"], "block_shape is [16, 8] there and [8, 8] here"),
-        (["--lr", "0.1"], "lr is 0.001 there and 0.1 here"),
+        (["--lr", "0.1"], "lr is 0.003 there and 0.1 here"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, capsys, options, difference):

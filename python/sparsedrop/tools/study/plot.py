@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from sparsedrop.tools.networks import DROPOUT, NONE, SPARSEDROP
 from sparsedrop.tools.study.report import Row
@@ -37,6 +39,8 @@ def save(rows: list[Row], title: str, path: Path) -> None:
             _draw(axes, row, field)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
+    if any(math.isfinite(row.loss.mean) for row in rows):
+        _scale(panels[0])
     panels[0].set_ylabel("validation loss")
     panels[0].set_xlabel("steps")
     panels[1].set_xlabel("seconds of training")
@@ -44,8 +48,16 @@ def save(rows: list[Row], title: str, path: Path) -> None:
     figure.savefig(path)
 
 
+def _scale(axes: Axes) -> None:
+    """Logarithmic: ends of training differ by a tenth of what they have in common."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _draw(axes: Axes, row: Row, field: str) -> None:
-    """Means over the seeds, a band of a standard deviation to either side, a dot at the best."""
+    """Means over the seeds with a dot at the least, and a band from the least seed to the most."""
     evaluations = list(zip(*(run.records for run in row.runs), strict=True))
     xs = [statistics.mean(getattr(record, field) for record in each) for each in evaluations]
     losses = [[record.loss for record in each] for each in evaluations]
@@ -53,11 +65,7 @@ def _draw(axes: Axes, row: Row, field: str) -> None:
     color = COLORS[row.method.name]
     axes.plot(xs, means, color=color, label=row.label)
     if len(row.runs) > 1:
-        spreads = [statistics.stdev(each) for each in losses]
-        low, high = (
-            [mean + sign * std for mean, std in zip(means, spreads, strict=True)]
-            for sign in (-1, 1)
-        )
+        low, high = list(map(min, losses)), list(map(max, losses))
         axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
     best = min(range(len(means)), key=means.__getitem__)
     axes.plot(xs[best], means[best], "o", color=color)

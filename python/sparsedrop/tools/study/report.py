@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ class Spread(NamedTuple):
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
         values = list(values)
+        if not all(map(math.isfinite, values)):  # of a run that diverged
+            return cls(math.nan, None)
         return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def text(self, digits: int) -> str:
@@ -141,12 +144,12 @@ def as_json(rows: list[Row], settings: Settings, facts: dict[str, Any]) -> dict[
             {
                 "method": row.method.name,
                 "p": row.method.p,
-                "loss": row.loss._asdict(),
+                "loss": _json(row.loss),
                 "accuracy_percent": _json(row.accuracy),
                 "test_loss": _json(row.test_loss),
                 "test_accuracy_percent": _json(row.test_accuracy),
-                "step": row.step._asdict(),
-                "seconds": row.seconds._asdict(),
+                "step": _json(row.step),
+                "seconds": _json(row.seconds),
                 "step_ms": row.step_ms,
                 "speedup_over_dropout": row.speedup,
                 "seeds": [_seed(run) for run in row.runs],
@@ -157,9 +160,14 @@ def as_json(rows: list[Row], settings: Settings, facts: dict[str, Any]) -> dict[
 
 
 def _json(spread: Spread | None) -> dict[str, float | None] | None:
-    return None if spread is None else spread._asdict()
+    return None if spread is None else _finite(spread._asdict())
+
+
+def _finite(values: dict[str, float | None]) -> dict[str, float | None]:
+    """With None for what JSON has no number for."""
+    return {key: v if v is None or math.isfinite(v) else None for key, v in values.items()}
 
 
 def _seed(run: Result) -> dict[str, Any]:
-    records = [record._asdict() for record in run.records]
+    records = [_finite(record._asdict()) for record in run.records]
     return {"seed": run.seed, "best_step": run.best.step, "records": records}
