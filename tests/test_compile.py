@@ -57,7 +57,7 @@ def test_opcheck_mask_ops(device):
     torch.library.opcheck(ops.balanced_mask.default, grid, drawn, test_utils=tests)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
 def test_linear_with_masks_as_arguments(activation, device):
     x_mask = random_mask((128, 64), (32, 16), device)
     out_mask = random_mask((128, 96), (32, 32), device)

@@ -49,7 +49,7 @@ def test_the_host_never_waits(p, sampler, features, dtype, no_waiting):
     for _ in range(2):
         hidden = sparsedrop.dropout_linear(*inputs, p=p, sampler=sampler)
         hidden.backward(upstream)
-        for activation in ("relu", "gelu", "silu"):
+        for activation in ("relu", "gelu", "gelu_tanh", "silu"):
             sparsedrop.linear(*inputs, out_mask=out_mask, activation=activation).backward(upstream)
 
 

@@ -18,7 +18,8 @@ from cases import (
 )
 from sparsedrop import BlockMask, reference
 
-ACTIVATIONS = [None, "relu", "gelu", "silu"]
+SIDES = ["input", "output"]
+ACTIVATIONS = [None, "relu", "gelu", "gelu_tanh", "silu"]
 SAMPLERS = {"bernoulli": BlockMask.bernoulli, "balanced": BlockMask.balanced}
 
 # M, N, K, block shape: aligned, ragged, and with extents no kernel takes.
@@ -117,21 +118,22 @@ def test_a_transposed_batch_is_right(device):
     assert torch.equal(out, reference.linear(x, weight, x_mask=mask))
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 @WITH_DTYPES
-def test_dropout_linear_is_linear_under_the_mask_it_draws(p, sampler, device, dtype):
+def test_dropout_linear_is_linear_under_the_mask_it_draws(p, sampler, side, device, dtype):
     inputs, _, upstream = _setup((256, 384, 320, None), (), normal, dtype, device)
     x = inputs[0]
+    how = {"p": p, "sampler": sampler, "block_shape": (128, 64), "side": side}
     torch.manual_seed(5)
-    ours = _run(
-        sparsedrop.dropout_linear, inputs, upstream, p=p, sampler=sampler, block_shape=(128, 64)
-    )
+    ours = _run(sparsedrop.dropout_linear, inputs, upstream, **how)
     torch.manual_seed(5)
-    mask = SAMPLERS[sampler](x.shape, p, block_shape=(128, 64), device=x.device)
+    shape = x.shape if side == "input" else upstream.shape
+    mask = SAMPLERS[sampler](shape, p, block_shape=(128, 64), device=x.device)
 
     def own(x, weight, bias):
-        return reference.dropout_linear(x, weight, bias, mask, p)
+        return reference.dropout_linear(x, weight, bias, mask, p, side)
 
     torchs = _run(own, inputs, upstream)
     exact = _run(own, [t.double() for t in inputs], upstream.double())
@@ -170,12 +172,42 @@ def test_p_one_gives_the_bias(shape, sampler, device, dtype):
     assert torch.equal(no_bias, torch.zeros_like(no_bias))
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@WITH_DTYPES
+def test_p_one_behind_the_layer_gives_zeros(shape, sampler, device, dtype):
+    inputs, _, upstream = _setup(shape, (), signs, dtype, device)
+    how = {"p": 1.0, "sampler": sampler, "side": "output"}
+    for found in _run(sparsedrop.dropout_linear, inputs, upstream, **how):
+        assert not found.any()
+
+
+@WITH_DTYPES
+def test_what_is_dropped_behind_a_layer_may_be_nan(device, dtype):
+    inputs, _, upstream = _setup(SHAPES[0], (), normal, dtype, device)
+    how = {"p": 0.5, "side": "output", "block_shape": (64, 64)}
+    torch.manual_seed(5)
+    clean = _run(sparsedrop.dropout_linear, inputs, upstream, **how)
+    torch.manual_seed(5)
+    mask = BlockMask.bernoulli(upstream.shape, 0.5, block_shape=(64, 64), device=device)
+    poisoned = torch.where(mask.expand(), upstream, torch.nan)
+    torch.manual_seed(5)
+    for own, other in zip(
+        _run(sparsedrop.dropout_linear, inputs, poisoned, **how), clean, strict=True
+    ):
+        assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("lead", [(0,), (3, 0), (0, 5)], ids=str)
-def test_an_empty_batch(lead, device):
+def test_an_empty_batch(lead, side, device):
     x = torch.randn(*lead, 64, device=device)
     weight, bias = torch.randn(32, 64, device=device), torch.randn(32, device=device)
     out, grad_x, grad_weight, grad_bias = _run(
-        sparsedrop.dropout_linear, [x, weight, bias], torch.randn(*lead, 32, device=device)
+        sparsedrop.dropout_linear,
+        [x, weight, bias],
+        torch.randn(*lead, 32, device=device),
+        side=side,
     )
     assert out.shape == (*lead, 32)
     assert grad_x.shape == x.shape

@@ -80,7 +80,7 @@ BAD_CALLS = [
     (
         lambda: sparsedrop.linear(X, W, activation="tanh"),
         ValueError,
-        r"activation is one of None, 'relu', 'gelu', 'silu', not 'tanh'",
+        r"activation is one of None, 'relu', 'gelu', 'silu', 'gelu_tanh', not 'tanh'",
     ),
     (lambda: sparsedrop.dropout_linear(X, W, p=-0.1), ValueError, r"in \[0, 1\], not -0.1"),
     (lambda: sparsedrop.dropout_linear(X, W, p=1.1), ValueError, r"in \[0, 1\], not 1.1"),

@@ -1,6 +1,7 @@
 """Tensor parallelism: two processes, each with its shards, against one with the same masks."""
 
 import copy
+import functools
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import sparsedrop
-from sparsedrop import BlockMask, functional, select, sharded
+from sparsedrop import BlockMask, functional, reference, select, sharded
 from sparsedrop.nn import SparseDropLinear
 from sparsedrop.ops.layer import plain
 
@@ -53,18 +54,22 @@ def _whole(mask, rank_has_own):
     return BlockMask.from_live(torch.cat(lives, 1), shape, block_shape=BLOCK)
 
 
-def _forward(model, x, masks):
+def _forward(model, x, masks, side):
     """The model as one process runs it, under these masks."""
-    first, second = model[0], model[2]
-    hidden = sparsedrop.linear(x, first.weight, first.bias, x_mask=masks[0], alpha=2.0).relu()
-    return sparsedrop.linear(hidden, second.weight, second.bias, x_mask=masks[1], alpha=2.0)
+
+    def layer(x, module, mask):
+        return reference.dropout_linear(x, module.weight, module.bias, mask, P, side)
+
+    return layer(layer(x, model[0], masks[0]).relu(), model[2], masks[1])
 
 
-def _tensor_parallel(device):
+def _tensor_parallel(device, side):
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float64
     mesh = init_device_mesh(device.type, (RANKS,))
     torch.manual_seed(0)
-    layers = [SparseDropLinear(a, b, p=P, block_shape=BLOCK) for a, b in pairwise(SIZES)]
+    layers = [
+        SparseDropLinear(*pair, p=P, block_shape=BLOCK, side=side) for pair in pairwise(SIZES)
+    ]
     model = nn.Sequential(layers[0], nn.ReLU(), layers[1]).to(device, dtype)
     alone = copy.deepcopy(model)
     parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
@@ -78,8 +83,10 @@ def _tensor_parallel(device):
         out = model(leaf)
         out.backward(upstream)
     plain_leaf = x.clone().requires_grad_()
-    whole = [_whole(mask, own) for mask, own in zip(masks.found, (False, True), strict=True)]
-    expected = _forward(alone, plain_leaf, whole)
+    # What lies between the layers is sharded.
+    each_has_own = (False, True) if side == "input" else (True, False)
+    whole = [_whole(mask, own) for mask, own in zip(masks.found, each_has_own, strict=True)]
+    expected = _forward(alone, plain_leaf, whole, side)
     expected.backward(upstream)
     tolerance = {} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.5}
     torch.testing.assert_close(out.detach() + 0, expected.detach(), **tolerance)
@@ -111,7 +118,11 @@ def _placements(device):
         sparsedrop.dropout_linear(x, wrong, p=P)
 
 
-TESTS = {"tensor parallel": _tensor_parallel, "placements": _placements}
+TESTS = {
+    "dropped inputs": functools.partial(_tensor_parallel, side="input"),
+    "dropped outputs": functools.partial(_tensor_parallel, side="output"),
+    "placements": _placements,
+}
 
 
 def _run(rank, name, device_type, store):

@@ -8,5 +8,6 @@ namespace sparsedrop {
 
 void bind_elementwise(pybind11::module_& module);
 void bind_products(pybind11::module_& module);
+void bind_programs(pybind11::module_& module);
 
 }  // namespace sparsedrop

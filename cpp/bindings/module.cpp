@@ -55,10 +55,19 @@ PYBIND11_MODULE(_C, module) {
                                                      {"float16", int(DataType::fp16)},
                                                      {"float32", int(DataType::fp32)},
                                                      {"float64", int(DataType::fp64)}};
-  module.attr("ACTIVATIONS") = std::map<std::string, int>{{"none", int(Activation::none)},
-                                                          {"relu", int(Activation::relu)},
-                                                          {"gelu", int(Activation::gelu)},
-                                                          {"silu", int(Activation::silu)}};
+  module.attr("ACTIVATIONS") =
+      std::map<std::string, int>{{"none", int(Activation::none)},
+                                 {"relu", int(Activation::relu)},
+                                 {"gelu", int(Activation::gelu)},
+                                 {"silu", int(Activation::silu)},
+                                 {"gelu_tanh", int(Activation::gelu_tanh)}};
+  module.attr("POINTWISE") =
+      std::map<std::string, int>{{"activate", int(PointwiseKind::activate)},
+                                 {"activation_grad", int(PointwiseKind::activation_grad)},
+                                 {"gate", int(PointwiseKind::gate)},
+                                 {"gate_grad", int(PointwiseKind::gate_grad)},
+                                 {"add", int(PointwiseKind::add)}};
+  module.attr("MAX_ROUNDINGS") = kMaxRoundings;
   py::class_<BoundArchitecture>(module, "Architecture")
       .def_property_readonly("name", &BoundArchitecture::name)
       .def_property_readonly("tiles", &BoundArchitecture::tiles)
@@ -72,6 +81,7 @@ PYBIND11_MODULE(_C, module) {
   module.attr("ARCHITECTURES") = all_architectures();
   bind_elementwise(module);
   bind_products(module);
+  bind_programs(module);
 }
 
 }  // namespace sparsedrop

@@ -25,11 +25,11 @@ Kernels const* find(Architecture architecture) {
 }
 
 char const* activation_refusal(Problem const& problem) {
-  if (problem.activation < Activation::none || problem.activation > Activation::silu) {
+  if (problem.activation < Activation::none || problem.activation > Activation::gelu_tanh) {
     return "the activation is unknown";
   }
   bool const is_late =
-      problem.activation == Activation::gelu || problem.activation == Activation::silu;
+      problem.activation != Activation::none && problem.activation != Activation::relu;
   return problem.pre_activation != nullptr && !is_late
              ? "a pre-activation is stored for gelu and silu only"
              : nullptr;

@@ -87,8 +87,8 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
   if (is_mask(mask)) {
     by_col = {mask.col_words, mask_line_words(rows), mask.block_cols};
   }
-  column_sum::Arguments const args{matrix.data, rows,     cols,           matrix.ld,
-                                   by_col,      out.data, out.accumulates};
+  column_sum::Arguments const args{matrix.data,     rows,      cols, matrix.ld, by_col, out.data,
+                                   out.accumulates, out.factor};
   switch (dtype) {
     case DataType::bf16:
       return sum_narrow<__nv_bfloat16>(args, is_fp32, stream);

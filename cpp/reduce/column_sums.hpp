@@ -37,6 +37,7 @@ struct Arguments {
   MaskLines by_col;  // bits along the rows
   void* out;
   bool accumulates;  // to what `out` holds
+  double factor;
 };
 
 template <class Element>
@@ -180,6 +181,7 @@ __device__ void add_shares(Arguments const& args, int64_t first_col, Of const& o
     for (int share = 0; share < kShares; ++share) {
       sum += of(share)[own];
     }
+    sum *= Accumulator<Out>(args.factor);
     Out* const at = static_cast<Out*>(args.out) + first_col + own;
     *at = rounded<Out>(args.accumulates ? widened(*at) + sum : sum);
   }

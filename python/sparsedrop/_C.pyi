@@ -3,6 +3,8 @@
 Every function raises RuntimeError, with the values and CUDA's reason, where a launch fails.
 """
 
+from collections.abc import Sequence
+
 CUDA_ARCHS: str
 """Compiled for: such as "90a"."""
 
@@ -20,6 +22,12 @@ DTYPES: dict[str, int]
 
 ACTIVATIONS: dict[str, int]
 """Likewise for activations; "none" is among them."""
+
+POINTWISE: dict[str, int]
+"""Likewise for what a feed-forward block does between its products."""
+
+MAX_ROUNDINGS: int
+"""The most arrays that a step rounds."""
 
 class Architecture:
     """A family of kernels."""
@@ -168,128 +176,120 @@ class Launch:
         `pre_activation` and `bias` are 0 where there is none.
         """
 
-class Layer:
-    """Dropout and the linear layer behind it by the kernels: each way is one call.
+At = int | tuple[int, int] | None
+"""The number of an address among a call's, or that and bytes from there; None: null."""
 
-    `forward`, `grad_x` and `grad_weight` are the products of [m, k] in blocks of `block`. The mask
-    is one buffer: words of the block rows, of the block columns and the grid, at those bytes.
+Words = tuple[At, At] | None
+"""Of a mask's block rows, and of its block columns."""
+
+class Program:
+    """What one direction of a layer or a block launches: steps, in the order of their adding.
+
+    A factor is the number of one among a call's numbers; None is 1. A step whose result has no
+    place, or one that is 0, is left out.
     """
 
-    def __init__(
-        self,
-        *,
-        forward: Launch,
-        grad_x: Launch,
-        grad_weight: Launch,
-        block: tuple[int, int],
-        col_words_at: int,
-        live_at: int,
-        bias_dtype: int,
-    ) -> None: ...
-    @property
-    def forward_workspace_bytes(self) -> int: ...
-    @property
-    def backward_workspace_bytes(self) -> int: ...
-    def forward(
-        self,
-        x: int,
-        weight: int,
-        bias: int,
-        rounded_x: int,
-        rounded_weight: int,
-        rounded_bias: int,
-        out: int,
-        mask: int,
-        workspace: int,
-        keep: float,
-        seed: int,
-        offset: int,
-        alpha: float,
-        stream: int,
-        /,
-    ) -> None:
-        """Draws the mask, unless `offset` is below 0, rounds float32 operands, and multiplies.
-
-        What is rounded has somewhere to be rounded to, else 0.
-        """
-    def backward(
-        self,
-        grad: int,
-        x: int,
-        weight: int,
-        mask: int,
-        grad_x: int,
-        grad_weight: int,
-        grad_bias: int,
-        workspace: int,
-        alpha: float,
-        accumulates_weight: bool,
-        accumulates_bias: bool,
-        stream: int,
-        /,
-    ) -> None:
-        """The gradients whose address is not 0, added to what is there if asked for."""
-
-class DenseLayer:
-    """Such a layer by dense products of masked operands."""
-
-    def __init__(
+    def __init__(self, device: int) -> None: ...
+    def draw(
         self,
         *,
         rows: int,
         cols: int,
-        outputs: int,
         block: tuple[int, int],
-        x_dtype: int,
-        dtype: int,
-        weight_dtype: int,
-        bias_dtype: int,
-        device: int,
-    ) -> None: ...
-    def forward(
-        self,
-        x: int,
-        masked_x: int,
-        weight: int,
-        rounded_weight: int,
-        bias: int,
-        out: int,
-        live: int,
-        keep: float,
+        live: At,
+        words: Words = None,
+        keep: int,
         seed: int,
-        offset: int,
-        alpha: float,
-        blas_handle: int,
-        allows_narrow_sums: bool,
-        stream: int,
-        /,
     ) -> None:
-        """Draws the grid, unless `offset` is below 0; masks, scales and rounds x; multiplies.
+        """A Bernoulli grid, by the seed in a place and the offset, plus 1, in the one behind it.
 
-        With an `out` of 0 the product is left to the caller.
+        Where that is 0, the grid is there already. Without `words` only the grid is drawn.
         """
-    def backward(
+    def round(self, *, dtype: int, arrays: Sequence[tuple[At, int, At, int, int | None]]) -> None:
+        """In one launch: from, its dtype, to, count and factor of each; MAX_ROUNDINGS at most."""
+    def product(
         self,
-        grad: int,
-        masked_x: int,
-        weight: int,
-        live: int,
-        product: int,
-        grad_x: int,
-        grad_weight: int,
-        grad_bias: int,
-        alpha: float,
-        accumulates_weight: bool,
-        accumulates_bias: bool,
-        blas_handle: int,
-        allows_narrow_sums: bool,
-        stream: int,
-        /,
+        launch: Launch,
+        *,
+        a: At,
+        b: At,
+        d: At,
+        pre_activation: At = None,
+        a_words: Words = None,
+        b_words: Words = None,
+        d_words: Words = None,
+        alpha: int | None = None,
+        bias: At = None,
+        workspace: At = None,
+        accumulates: bool = False,
+    ) -> None: ...
+    def masked_copy(
+        self,
+        *,
+        in_dtype: int,
+        source: At,
+        source_ld: int,
+        out_dtype: int,
+        out: At,
+        rows: int,
+        cols: int,
+        block: tuple[int, int],
+        live: At = None,
+        factor: int | None = None,
     ) -> None:
-        """The gradients whose address is not 0, added to what is there if asked for.
-
-        `product` is of the dtype of the products: `grad_x` itself, where that has it.
-        """
+        """A `source_ld` of 0 repeats one row; the result has no gaps between rows."""
+    def dense_product(
+        self,
+        *,
+        m: int,
+        n: int,
+        k: int,
+        a: At,
+        a_turned: bool = False,
+        b: At,
+        b_turned: bool = False,
+        out: At,
+        dtype: int,
+        out_dtype: int,
+        alpha: int | None = None,
+        accumulates: bool = False,
+        handle: int,
+    ) -> None:
+        """By cuBLAS, with the handle in that place, and whether parts of sums may be added in 16
+        bits in the one behind it. No matrix has gaps between rows."""
+    def column_sums(
+        self,
+        *,
+        dtype: int,
+        matrix: At,
+        rows: int,
+        cols: int,
+        block: tuple[int, int] | None = None,
+        words: Words = None,
+        out: At,
+        out_dtype: int,
+        accumulates: bool = False,
+        factor: int | None = None,
+    ) -> None: ...
+    def pointwise(
+        self,
+        *,
+        kind: int,
+        activation: int,
+        dtype: int,
+        rows: int,
+        cols: int,
+        block: tuple[int, int],
+        a: At,
+        b: At = None,
+        grad: At = None,
+        out: At,
+        out_b: At = None,
+        live: At = None,
+    ) -> None:
+        """`kind` is one of POINTWISE."""
+    def run(self, places: Sequence[int], numbers: Sequence[float], stream: int, /) -> None:
+        """Launches the steps, with a call's addresses and numbers."""
 
 def load_blas(release: int, /) -> bool:
     """Looks up that release of cuBLAS, such as 13; False unless it is loaded in this process."""

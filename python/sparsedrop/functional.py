@@ -13,11 +13,14 @@ from sparsedrop.masks import (
     check_generator,
     check_p,
     check_sampler,
+    check_side,
     draw,
 )
 from sparsedrop.ops import How, Product, multiply
 from sparsedrop.ops import layer as layers
+from sparsedrop.ops import stack as stacks
 from sparsedrop.ops.layer import Options
+from sparsedrop.ops.stack import Dropped, Layer
 
 
 def matmul(
@@ -90,7 +93,7 @@ def linear(
         weight_mask: mask of weight.
         out_mask: mask of the result, applied last.
         alpha: factor of the product, not of the bias.
-        activation: None, "relu", "gelu" (the exact one) or "silu".
+        activation: None, "relu", "gelu" (the exact one), "gelu_tanh" or "silu".
 
     Returns:
         `[..., N]` of the dtype of x.
@@ -123,17 +126,22 @@ def dropout_linear(
     sampler: str = "bernoulli",
     fuse_wgrad_accumulation: bool = False,
     generator: torch.Generator | None = None,
+    side: str = "input",
 ) -> Tensor:
     """`F.linear(dropout(x, p), weight, bias)`, where blocks of x are dropped and skipped (Lo 2024).
 
+    With `side="output"` it is `dropout(F.linear(x, weight, bias), p)`: blocks of the result are
+    dropped, the bias with them, and neither computed nor differentiated.
+
     The mask is drawn from torch's default generator of the device of x, and live blocks are scaled
     by 1 / (1 - p). With `training=False` or p = 0 this is `F.linear` and draws nothing; with p = 1
-    the result is the bias.
+    the result is the bias, and on the output's side 0.
 
     In evaluation, and with p = 0, nothing is checked: what is wrong is for `F.linear` to say.
 
     Args:
-        x: `[..., K]`; its blocks are those of x flattened to `[M, K]`.
+        x: `[..., K]`; its blocks are those of x flattened to `[M, K]`, or of the result flattened
+            to `[M, N]`.
         weight: `[N, K]`.
         bias: `[N]` or None.
         p: drop probability in [0, 1].
@@ -146,8 +154,9 @@ def dropout_linear(
             gradient, such as those of DDP, are called with None. A float32 buffer is added to by
             the kernels themselves. Not under torch.compile.
         generator: of the device of x; None is torch's default one.
+        side: "input" or "output": what is dropped.
 
-    Raises: as `linear`, and ValueError if p, the block shape or the sampler is invalid. A
+    Raises: as `linear`, and ValueError if p, the block shape, the sampler or the side is invalid. A
         backward pass under `create_graph` raises RuntimeError with `fuse_wgrad_accumulation`.
     """
     options = Options(
@@ -156,6 +165,7 @@ def dropout_linear(
         check_sampler(sampler),
         fuse_wgrad_accumulation,
         check_generator(generator),
+        check_side(side),
     )
     return dropped_linear(x, weight, bias, options, training)
 
@@ -191,10 +201,56 @@ def dropped_linear(
         return layers.dropout_linear_compiled(x, weight, bias, options, dtype)
     if not torch.compiler.is_compiling() and layers.suits_cpu(x, weight, options, dtype):
         return layers.dropout_linear_plain(x, weight, bias, options)
-    shape = operands.rows_of(x), x.shape[-1]
+    shape = operands.rows_of(x), weight.shape[0] if options.drops_output else x.shape[-1]
     how = options.sampler, shape, options.p, options.block_shape
     mask = draw(*how, device, options.generator)
-    return _linear(x, weight, bias, dtype, How(mask, None, None, options.alpha, None, False, True))
+    x_mask, out_mask = (None, mask) if options.drops_output else (mask, None)
+    if options.drops_output and bias is not None:
+        bias = bias * options.alpha
+    how_of = How(x_mask, None, out_mask, options.alpha, None, False, True)
+    return _linear(x, weight, bias, dtype, how_of)
+
+
+def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, training: bool) -> Tensor:
+    """Linear layers one behind the other, dropped before, between and behind them.
+
+    The work on dropped blocks is skipped. What is dropped has been checked.
+
+    Args:
+        x: `[..., K]`; blocks are those of matrices flattened to `[M, ...]`.
+        layers: each takes the features that the one before it makes.
+        dropped: the rates, and how masks are drawn.
+        training: False for evaluation: nothing is dropped, and nothing checked.
+
+    Raises: as `linear`.
+    """
+    if not training or not any(dropped.rates):
+        return stacks.plain(x, layers, dropped._replace(rates=(0.0,) * len(dropped.rates)))
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling:
+        stack = stacks.stack_of(x, layers, dropped)
+        if stack is not None:
+            return stacks.run_stack(x, layers, dropped, stack)
+    dtype = operands.check_stack(x, layers)
+    _native.require_build_for(x.device)
+    if not is_compiling and stacks.suits_cpu(x, layers, dropped, dtype):
+        return stacks.plain(x, layers, dropped)
+    rows = operands.rows_of(x)
+    features = x.shape[-1], *(layer.weight.shape[0] for layer in layers)
+    masks = {
+        i: stacks.draw_mask(dropped, i, (rows, n), x.device)
+        for i, n in enumerate(features)
+        if dropped.rates[i] > 0.0
+    }
+    flat = operands.cast(x.reshape(rows, x.shape[-1]), dtype)
+    cast = tuple(operands.cast_layer(layer, dtype) for layer in layers)
+    out = stacks.by_products(flat, cast, masks, dropped)
+    return out.reshape(*x.shape[:-1], features[-1])
+
+
+def dropped_activation(x: Tensor, index: int, dropped: Dropped) -> Tensor:
+    """x [..., n] with the blocks dropped that a stack drops in that place, the rest scaled."""
+    return stacks.drop_at(x, index, dropped)
 
 
 def _dropped_locally(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from sparsedrop import _native
 from sparsedrop.masks import BlockMask
 from sparsedrop.ops import ACTIVATIONS
+from sparsedrop.ops.stack import Layer
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -108,6 +110,45 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
             f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: outer extents differ"
         )
     return _agreed_dtype(("x", "weight", "bias"), x, weight, bias)
+
+
+def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
+    """The dtype of the products of layers one behind the other."""
+    dtype, features = x.dtype, x.shape[-1] if isinstance(x, Tensor) and x.dim() else None
+    for i, layer in enumerate(layers):
+        for name, weight, bias in (
+            ("weight", layer.weight, layer.bias),
+            ("gate", layer.gate, layer.gate_bias),
+        ):
+            if weight is None:
+                continue
+            if i == 0:
+                dtype = check_linear(x, weight, bias)
+            _check_operand(f"{name} of layer {i}", weight, 2)
+            if weight.shape != (layer.weight.shape[0], features):
+                raise ValueError(
+                    f"{name} of layer {i} is {list(weight.shape)}, but {features} features go in "
+                    f"and {layer.weight.shape[0]} come out"
+                )
+            of_layer = [("x", x), (f"{name} of layer {i}", weight)]
+            if bias is not None:
+                _check_operand(f"bias of layer {i}", bias, 1)
+                of_layer.append((f"bias of layer {i}", bias))
+            _agreed_dtype(tuple(n for n, _ in of_layer), *(t for _, t in of_layer))
+        features = layer.weight.shape[0]
+    return dtype
+
+
+def cast_layer(layer: Layer, dtype: torch.dtype) -> Layer:
+    """The layer with its tensors in that dtype."""
+    weight, bias, activation, gate, gate_bias = layer
+    return Layer(
+        cast(weight, dtype),
+        None if bias is None else cast(bias, dtype),
+        activation,
+        None if gate is None else cast(gate, dtype),
+        None if gate_bias is None else cast(gate_bias, dtype),
+    )
 
 
 def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:

@@ -7,7 +7,7 @@ and not by a product, since 0 * NaN is NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -30,6 +30,7 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
     "gelu": nn.functional.gelu,
     "silu": nn.functional.silu,
+    "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
 }
 
 
@@ -79,10 +80,40 @@ def linear(
 
 
 def dropout_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, x_mask: Mask, p: float
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask, p: float, side: str = "input"
 ) -> Tensor:
-    """F.linear(dropout(x, p), weight, bias) for the mask that was drawn."""
-    return linear(x, weight, bias, x_mask=x_mask, alpha=dropout_scale(p))
+    """F.linear(dropout(x, p), weight, bias) for the mask that was drawn; with side="output"
+    dropout(F.linear(x, weight, bias), p)."""
+    if side == "output":
+        out = linear(x, weight, bias, out_mask=mask)
+        return out * dropout_scale(p)
+    return linear(x, weight, bias, x_mask=mask, alpha=dropout_scale(p))
+
+
+Layer = tuple[Tensor, "Tensor | None", "str | None", "Tensor | None", "Tensor | None"]
+"""Weight, bias, activation, and weight and bias of a gate, or None."""
+
+
+def stack(
+    x: Tensor, layers: Sequence[Layer], masks: Mapping[int, Mask], rates: Sequence[float]
+) -> Tensor:
+    """Layers act(linear(x)), or act(gate(x)) · linear(x), with dropout before, between and behind
+    them, for the masks that were drawn; one rate more than there are layers."""
+
+    def dropped(x: Tensor, i: int) -> Tensor:
+        if rates[i] == 0.0:
+            return x
+        flat = keep_live(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), masks[i])
+        return flat.reshape(x.shape) * dropout_scale(rates[i])
+
+    for i, (weight, bias, activation, gate, gate_bias) in enumerate(layers):
+        x, activate = dropped(x, i), ACTIVATIONS[activation]
+        out = nn.functional.linear(x, weight, bias)
+        if gate is None:
+            x = activate(out)
+        else:
+            x = activate(nn.functional.linear(x, gate, gate_bias)) * out
+    return dropped(x, len(layers))
 
 
 def dropout_scale(p: float) -> float:

@@ -1,8 +1,9 @@
 """A layer whose operands are DTensors: tensor parallelism, and batches that are sharded.
 
-Each rank runs the layer of its shards. A replicated input has the same mask on every rank, drawn
-from torch's default generator, whose state the first layer of a mesh takes over from its first
-rank; a sharded one has each rank's own, from a generator that is seeded by that one and the rank.
+Each rank runs the layer of its shards. What is dropped, input or result, has the same mask on every
+rank where it is replicated: drawn from torch's default generator, whose state the first layer of a
+mesh takes over from its first rank. Where it is sharded each rank has a mask of its own, from a
+generator that is seeded by that one and the rank.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class _Case(NamedTuple):
 def dropout_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, local: Local
 ) -> Tensor:
-    """`linear(dropout(x), weight, bias)` of DTensors on one mesh; the result is one, too.
+    """A layer of DTensors on one mesh; the result is one, too.
 
     Raises:
         ValueError: where their placements do not make a layer, with the placements.
@@ -77,9 +78,15 @@ def dropout_linear(
         x_laid.to_local(grad_placements=[case.x_grad for case in cases]),
         weight_laid.to_local(grad_placements=[case.weight_grad for case in cases]),
         own_bias,
-        _seeded(options, mesh, [case.x.is_replicate() for case in cases], x_laid.device),
+        _seeded(options, mesh, [_has_one_mask(case, options) for case in cases], x_laid.device),
     )
     return DTensor.from_local(out, mesh, [case.out for case in cases], run_check=False)
+
+
+def _has_one_mask(case: _Case, options: Options) -> bool:
+    """Whether all ranks along an extent drop the same: sums over ranks are dropped by their parts,
+    of which each has the mask of the whole."""
+    return not case.out.is_shard() if options.drops_output else case.x.is_replicate()
 
 
 def _case_of(x: Any, weight: Any, last: int) -> _Case:

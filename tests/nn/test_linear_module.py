@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import sparsedrop
+from sparsedrop import BlockMask, reference
 from sparsedrop.nn import SparseDropLinear
 
 
@@ -64,6 +65,31 @@ def test_from_linear_shares_everything(bias, training):
     assert (module.p, module.block_shape, module.sampler) == (0.3, (4, 4), "balanced")
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_dropout_behind_a_layer(bias, device):
+    module = SparseDropLinear(64, 96, bias, p=0.5, side="output", block_shape=(16, 32)).to(device)
+    x = torch.randn(3, 32, 64, device=device)
+    torch.manual_seed(3)
+    out = module(x)
+    torch.manual_seed(3)
+    mask = BlockMask.bernoulli((96, 96), 0.5, block_shape=(16, 32), device=device)
+    truth = reference.dropout_linear(x, module.weight, module.bias, mask, 0.5, "output")
+    torch.testing.assert_close(out, truth, rtol=1e-4, atol=1e-4)
+    assert not out.flatten(0, 1)[~mask.expand()].any()
+    module.side = "input"
+    torch.manual_seed(3)
+    mask = BlockMask.bernoulli((96, 64), 0.5, block_shape=(16, 32), device=device)
+    torch.manual_seed(3)
+    truth = reference.dropout_linear(x, module.weight, module.bias, mask, 0.5)
+    torch.testing.assert_close(module(x), truth, rtol=1e-4, atol=1e-4)
+    linear = nn.Linear(64, 96, bias)
+    assert SparseDropLinear.from_linear(linear, 0.5, side="output").side == "output"
+    with pytest.raises(ValueError, match="side is one of 'input', 'output', not 'both'"):
+        SparseDropLinear(4, 4, side="both")
+    with pytest.raises(ValueError, match="side is one of"):
+        module.side = None
+
+
 def test_from_linear_takes_only_linear():
     with pytest.raises(TypeError, match=r"must be an nn\.Linear, not Conv2d"):
         SparseDropLinear.from_linear(nn.Conv2d(3, 3, 3))
@@ -84,7 +110,8 @@ def test_repr_says_what_it_does():
     text = repr(SparseDropLinear(12, 8, p=0.25, block_shape=(64, 128)))
     assert text == (
         "SparseDropLinear(\n"
-        "  in_features=12, out_features=8, bias=True, block_shape=(64, 128), sampler='bernoulli'\n"
+        "  in_features=12, out_features=8, bias=True, side='input', block_shape=(64, 128), "
+        "sampler='bernoulli'\n"
         "  (dropout): Rate(p=0.25, inplace=False)\n"
         ")"
     )

@@ -26,7 +26,7 @@ def test_gradcheck_matmul(case):
     )
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradcheck_linear(activation, masked):
     device = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_no_graph_where_nothing_needs_one(device):
 
 
 @pytest.mark.parametrize("path", ["cpu", "dense"])
-@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
 @pytest.mark.parametrize("sides", list(itertools.product((False, True), repeat=3)), ids=str)
 def test_gradgradcheck_linear(sides, activation, path):
     device = torch.device("cpu")
@@ -83,7 +83,7 @@ def test_gradgradcheck_linear(sides, activation, path):
         )
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
 def test_second_derivatives_are_those_of_the_reference(activation, device):
     inputs = [normal(64, 32).to(device), normal(48, 32).to(device), normal(48).to(device)]
     mask = random_mask((64, 32), (32, 16), device)
@@ -122,7 +122,7 @@ def test_gradients_of_turned_operands(a_turned, b_turned, device):
         torch.testing.assert_close(own, expected)
 
 
-@pytest.mark.parametrize("activation", [None, "gelu", "silu"])
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu"])
 def test_transforms_of_torch_func(activation, device):
     x, weight, bias = normal(64, 32).to(device), normal(48, 32).to(device), normal(48).to(device)
     mask = random_mask((64, 32), (32, 16), device)

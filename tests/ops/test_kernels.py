@@ -177,7 +177,7 @@ def test_small_layers_have_their_weight_gradient_split():
     assert_accurate([out], [exact], [reference.matmul(dy.t(), x, b_mask=mask)])
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 def test_every_tile_fuses_bias_and_activation(activation, dtype):
     case = Case(512, 768, 256, (128, 64), None, (128, 128))

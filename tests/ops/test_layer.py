@@ -16,26 +16,28 @@ from sparsedrop.ops.layer.kernels import KernelLayer
 pytestmark = pytest.mark.gpu
 
 
+@pytest.mark.parametrize("side", ["input", "output"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_layer_is_the_reference_under_the_mask_it_draws(shape, precision, p, sampler):
-    lead, _, k, block = SHAPES[shape]
+def test_a_layer_is_the_reference_under_the_mask_it_draws(shape, precision, p, sampler, side):
+    lead, n, k, block = SHAPES[shape]
     for bias, path in itertools.product((True, False), (None, "dense", "kernel")):
         if path == "kernel" and not _has_kernel(shape, precision):
             continue
         inputs, upstream = inputs_of(shape, precision, bias)
         torch.manual_seed(5)
         with select.override(path=path):
-            ours = run(inputs, upstream, precision, p=p, sampler=sampler, block_shape=block)
+            how = {"p": p, "sampler": sampler, "block_shape": block, "side": side}
+            ours = run(inputs, upstream, precision, **how)
         torch.manual_seed(5)
-        rows = torch.Size(lead).numel()
-        mask = SAMPLERS[sampler]((rows, k), p, block_shape=block, device=GPU)
+        masked = torch.Size(lead).numel(), k if side == "input" else n
+        mask = SAMPLERS[sampler](masked, p, block_shape=block, device=GPU)
         rounded = [t.to(precision.product) for t in inputs]
 
         def own(x, weight, bias=None, mask=mask):
-            return reference.dropout_linear(x, weight, bias, mask, p)
+            return reference.dropout_linear(x, weight, bias, mask, p, side)
 
         exact = value_and_grads(own, [t.double() for t in inputs], upstream.double())
         assert_accurate(ours, exact, value_and_grads(own, rounded, upstream))

@@ -12,7 +12,8 @@ import sparsedrop
 from cases import normal, value_and_grads
 from layer_cases import GPU, PRECISIONS, SHAPES, inputs_of, run, way_of
 from sparsedrop import BlockMask, reference, select
-from sparsedrop.ops.layer import Options, copies
+from sparsedrop.ops import copies
+from sparsedrop.ops.layer import Options
 
 pytestmark = pytest.mark.gpu
 

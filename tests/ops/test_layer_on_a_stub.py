@@ -1,20 +1,18 @@
 """What Python does around a layer's calls, without a GPU: against the reference."""
 
 import itertools
-from contextlib import contextmanager
 
 import pytest
 import torch
 
-import layer_stub
+import extension_stub
 import sparsedrop
-from cases import TILES, normal
-from sparsedrop import BlockMask, _native, reference, select
-from sparsedrop.masks import samplers
-from sparsedrop.ops.layer import copies, node, op
-from sparsedrop.ops.layer import kernels as layer_kernels
+from cases import normal
+from gpu_stub import autocast_on_stub
+from sparsedrop import BlockMask, reference, select
+from sparsedrop.ops import copies
+from sparsedrop.ops.layer import op
 from sparsedrop.ops.layer.kernels import KernelLayer
-from sparsedrop.select import kernels
 
 CPU = torch.device("cpu")
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -27,75 +25,48 @@ PRECISIONS = [
 SHAPES = [((6, 32), 48, 64, (64, 64)), ((192,), 10, 65, (32, 16)), ((), 16, 64, (64, 64))]
 
 
-@pytest.fixture(autouse=True)
-def gpu(monkeypatch):
-    """Lets CPU tensors pass for a GPU's, whose extension is the stub."""
-    generator = layer_stub.Generator()
-    facts = {"capability": (9, 0), "gpu": "NVIDIA H200", "sms": 132, "tiles": TILES}
-    for name, value in {
-        "C": layer_stub.C, "runs_portable": lambda device: True, "gpu": lambda index: CPU,
-        "current_stream": lambda index: 0, "launch_target": lambda device: (0, 0),
-        "default_generator": lambda device: generator, "has_blas": lambda: True,
-        "blas_handle": lambda index: 0,
-        "allocator": lambda index: lambda shape, strides, dtype: torch.empty_strided(
-            shape, strides, dtype=dtype
-        ),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(_native, name, value)
-    monkeypatch.setattr(samplers, "is_capturing", lambda device: False)
-    monkeypatch.setattr("sparsedrop.ops.layer.memory.is_capturing", lambda device: False)
-    monkeypatch.setattr(kernels, "gpu_facts", lambda index: facts)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
-    monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
-    caches = node.layer_for, layer_kernels.kernel_layer_for
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
+pytestmark = pytest.mark.usefixtures("stub_gpu")
+
+SIDES = ["input", "output"]
 
 
-@contextmanager
-def _autocast(dtype):
-    """torch.autocast for a GPU, without one."""
-    before = torch.get_autocast_dtype("cuda")
-    torch.set_autocast_enabled("cuda", dtype is not None)
-    torch.set_autocast_dtype("cuda", dtype or before)
-    try:
-        yield
-    finally:
-        torch.set_autocast_enabled("cuda", False)
-        torch.set_autocast_dtype("cuda", before)
+def _mask(x, weight, side, block=(64, 64)):
+    """The mask that was drawn last, for a layer of these."""
+    shape = x.shape[:-1].numel(), weight.shape[0] if side == "output" else x.shape[-1]
+    return BlockMask.from_live(extension_stub.C.grids[-1], shape, block_shape=block)
 
 
-def _layer(shape, precision, bias=True, **kwargs):
+def _layer(shape, precision, bias=True, side="input", **kwargs):
     """Result, gradients, and the same by the reference under the mask that was drawn."""
     (lead, n, k, block), (x_dtype, dtype, autocast) = shape, precision
     product = autocast or x_dtype
     inputs = [normal(*lead, k).to(x_dtype), *(t.to(dtype) for t in (normal(n, k), normal(n)))]
     leaves = [t.requires_grad_() for t in inputs[: 2 + bias]]
     upstream = normal(*lead, n).to(product)
-    with _autocast(autocast):
-        out = sparsedrop.dropout_linear(*leaves, p=0.5, block_shape=block, **kwargs)
+    with autocast_on_stub(autocast):
+        out = sparsedrop.dropout_linear(*leaves, p=0.5, block_shape=block, side=side, **kwargs)
     grads = torch.autograd.grad(out, leaves, upstream)
-    rows = torch.Size(lead).numel()
-    mask = BlockMask.from_live(layer_stub.C.live, (rows, k), block_shape=block)
+    mask = _mask(*leaves[:2], side, block)
     rounded = [t.detach().to(product).double().requires_grad_() for t in leaves]
-    truth = reference.dropout_linear(*rounded, *([] if bias else [None]), mask, 0.5)
+    truth = reference.dropout_linear(*rounded, *([] if bias else [None]), mask, 0.5, side)
     exact = torch.autograd.grad(truth, rounded, upstream.double())
     return out, grads, truth, exact
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_layer_is_the_reference(shape, precision, sampler):
+def test_a_layer_is_the_reference(shape, precision, sampler, side):
     for bias, path in itertools.product((True, False), ("dense", "kernel")):
-        has_kernel = shape[2] % 8 == 0 and (precision[2] or precision[0]) in (BF16, F16)
+        has_kernel = shape[2] % 8 == shape[1] % 8 == 0 and (precision[2] or precision[0]) in (
+            BF16,
+            F16,
+        )
         if path == "kernel" and not has_kernel:
             continue
         with select.override(path=path):
-            out, grads, truth, exact = _layer(shape, precision, bias, sampler=sampler)
+            out, grads, truth, exact = _layer(shape, precision, bias, side, sampler=sampler)
         node_layer = out.grad_fn.layer
         assert type(node_layer) is KernelLayer or path == "dense"
         dtypes = [precision[2] or precision[0], precision[0], precision[1], precision[1]]
@@ -106,29 +77,41 @@ def test_a_layer_is_the_reference(shape, precision, sampler):
             assert error <= 4 * torch.finfo(out.dtype).eps * (1 + expected.norm())
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_a_large_dense_result_is_the_reference(monkeypatch, side):
+    monkeypatch.setattr("sparsedrop.ops.layer.dense.BIAS_FIRST_BYTES", 0)
+    for precision in PRECISIONS:
+        with select.override(path="dense"):
+            out, grads, truth, exact = _layer(SHAPES[0], precision, side=side)
+        for own, expected in zip((out, *grads), (truth, *exact), strict=True):
+            error = (own.double() - expected).norm()
+            assert error <= 4 * torch.finfo(out.dtype).eps * (1 + expected.norm())
+
+
 def test_results_are_no_views():
-    for path in ("dense", "kernel"):
+    for path, side in itertools.product(("dense", "kernel"), SIDES):
         with select.override(path=path):
-            out = _layer(SHAPES[0], PRECISIONS[0])[0]
+            out = _layer(SHAPES[0], PRECISIONS[0], side=side)[0]
         assert not out._is_view()
         out.add_(1)
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("path", ["dense", "kernel"])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_gradients_are_added_in_place(dtype, path):
+def test_gradients_are_added_in_place(dtype, path, side):
     x, upstream = normal(128, 64).to(BF16), normal(128, 32).to(BF16)
     weight, bias = (normal(*s).to(dtype).requires_grad_() for s in ((32, 64), (32,)))
     for parameter in (weight, bias):
         parameter.main_grad = torch.ones(parameter.shape)
-    with select.override(path=path), _autocast(BF16):
+    with select.override(path=path), autocast_on_stub(BF16):
         out = sparsedrop.dropout_linear(
-            x, weight, bias, p=0.5, block_shape=(64, 64), fuse_wgrad_accumulation=True
+            x, weight, bias, p=0.5, block_shape=(64, 64), fuse_wgrad_accumulation=True, side=side
         )
     out.backward(upstream)
-    mask = BlockMask.from_live(layer_stub.C.live, (128, 64), block_shape=(64, 64))
+    mask = _mask(x, weight, side)
     leaves = [t.detach().to(BF16).double().requires_grad_() for t in (weight, bias)]
-    truth = reference.dropout_linear(x.double(), *leaves, mask, 0.5)
+    truth = reference.dropout_linear(x.double(), *leaves, mask, 0.5, side)
     exact = torch.autograd.grad(truth, leaves, upstream.double())
     for parameter, grad in zip((weight, bias), exact, strict=True):
         assert parameter.grad is None
@@ -138,7 +121,7 @@ def test_gradients_are_added_in_place(dtype, path):
 def test_a_rounded_weight_is_shared_while_it_is_needed():
     weight = normal(64, 64).float().requires_grad_()
     x = normal(64, 64).to(BF16)
-    with select.override(path="kernel"), _autocast(BF16):
+    with select.override(path="kernel"), autocast_on_stub(BF16):
         first, second = (
             sparsedrop.dropout_linear(x, weight, p=0.5, block_shape=(64, 64)) for _ in range(2)
         )
@@ -153,29 +136,31 @@ def test_a_rounded_weight_is_shared_while_it_is_needed():
     assert not copies._copies
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[4], PRECISIONS[5]], ids=str)
-def test_the_ops_pack_what_was_rounded(precision):
+def test_the_ops_pack_what_was_rounded(precision, side):
     x_dtype, dtype, autocast = precision
     x, weight, bias = normal(3, 64, 64).to(x_dtype), normal(32, 64).to(dtype), normal(32).to(dtype)
     upstream, product = normal(3, 64, 32).to(BF16), autocast or x_dtype
     options = 0.5, 64, 64
-    out, pack = op._forward(x, weight, bias, *options, "bernoulli", product)
-    fake = op._fake_forward(x, weight, bias, *options, "bernoulli", product)
+    out, pack = op._forward(x, weight, bias, *options, "bernoulli", side, product)
+    fake = op._fake_forward(x, weight, bias, *options, "bernoulli", side, product)
     assert [(t.shape, t.dtype) for t in fake] == [(t.shape, t.dtype) for t in (out, pack)]
     kept = [t if t.dtype == product else None for t in (x, weight)]
-    args = 0.5, 64, 64, 64, x.dtype, dtype, dtype, [True] * 3
+    args = 0.5, 64, 64, 64, side, x.dtype, dtype, dtype, [True] * 3
     grads = op._backward(upstream, *kept, pack, *args)
     fakes = op._fake_backward(upstream, *kept, pack, *args)
     assert [(t.shape, t.dtype) for t in fakes] == [(t.shape, t.dtype) for t in grads]
-    mask = BlockMask.from_live(layer_stub.C.live, (192, 64), block_shape=(64, 64))
+    mask = _mask(x, weight, side)
     leaves = [t.to(product).double().requires_grad_() for t in (x, weight, bias)]
-    truth = reference.dropout_linear(*leaves, mask, 0.5)
+    truth = reference.dropout_linear(*leaves, mask, 0.5, side)
     exact = torch.autograd.grad(truth, leaves, upstream.double())
     for own, expected in zip((out, *grads), (truth, *exact), strict=True):
         error = (own.double() - expected).norm()
         assert error <= 0.02 * (1 + expected.norm())
 
 
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("needs_x", [True, False])
 @pytest.mark.parametrize(
     ("path", "precision"),
@@ -186,18 +171,18 @@ def test_the_ops_pack_what_was_rounded(precision):
     ],
     ids=str,
 )
-def test_second_derivatives_are_those_of_the_reference(monkeypatch, precision, path, needs_x):
+def test_second_derivatives_are_those_of_the_reference(monkeypatch, precision, path, needs_x, side):
     x_dtype, weight_dtype, autocast = precision
     inputs = [
         normal(3, 64, 64).to(x_dtype).requires_grad_(needs_x),
         normal(32, 64).to(weight_dtype).requires_grad_(),
         normal(32).to(weight_dtype).requires_grad_(),
     ]
-    with select.override(path=path), _autocast(autocast):
-        out = sparsedrop.dropout_linear(*inputs, p=0.5, block_shape=(64, 64))
-    mask = BlockMask.from_live(layer_stub.C.live, (192, 64), block_shape=(64, 64))
+    with select.override(path=path), autocast_on_stub(autocast):
+        out = sparsedrop.dropout_linear(*inputs, p=0.5, block_shape=(64, 64), side=side)
+    mask = _mask(*inputs[:2], side)
     doubled = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
-    truth = reference.dropout_linear(*doubled, mask, 0.5)
+    truth = reference.dropout_linear(*doubled, mask, 0.5, side)
     # The products of the backward pass are the CPU's own.
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: False))
 

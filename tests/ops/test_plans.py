@@ -16,7 +16,7 @@ class Recorder:
     """Stands for `_C`: records what would be launched."""
 
     DTYPES = {"bfloat16": 0, "float16": 1}  # noqa: RUF012 - as `_C` has them
-    ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3}  # noqa: RUF012
+    ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "gelu_tanh": 4}  # noqa: RUF012
 
     def __init__(self):
         self.calls = []

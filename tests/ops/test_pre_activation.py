@@ -29,8 +29,8 @@ GPU = torch.device("cuda", 0)
 LONG = [(36864, 264, 128), (264, 36864, 128)]
 
 EACH_DTYPE = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-EACH_ACTIVATION = pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
-EACH_LATE = pytest.mark.parametrize("activation", ["gelu", "silu"])
+EACH_ACTIVATION = pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])
+EACH_LATE = pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 
 
 def _live(matrix, mask):

@@ -11,11 +11,11 @@ from sparsedrop.ops.plan import request_of
 from sparsedrop.select import kernels
 
 
-def _facts(m, n, k, dtype=torch.bfloat16, keep=50, block=(128, 128), weight=None):
+def _facts(m, n, k, dtype=torch.bfloat16, keep=50, block=(128, 128), weight=None, side="input"):
     weight = weight or dtype
     return Facts(
         0, torch.Size((m, k)), dtype, torch.Size((n, k)), weight, torch.Size((n,)), weight, dtype,
-        weight is not dtype, keep, block,
+        weight is not dtype, keep, block, side,
     )  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def decide(monkeypatch):
     return of
 
 
+@pytest.mark.parametrize("side", ["input", "output"])
 @pytest.mark.parametrize(
     ("facts", "path"),
     [
@@ -48,8 +49,8 @@ def decide(monkeypatch):
     ],
     ids=str,
 )
-def test_the_way_of_a_layer(facts, path, decide):
-    assert decide(*facts).path == path
+def test_the_way_of_a_layer(facts, path, side, decide):
+    assert decide(*facts, side=side).path == path
 
 
 def test_the_kernels_are_those_that_each_product_would_take_first(decide):

@@ -100,19 +100,51 @@ struct MaskedCopy {
 
 cudaError_t masked_copy(MaskedCopy const& copy, cudaStream_t stream);
 
-// An array of fp32, 16-byte aligned, and where it goes in 16 bits, 8-byte aligned.
+// An array of fp32 or of the narrow type itself, 16-byte aligned, and where factor times it goes in
+// 16 bits, 8-byte aligned.
 struct Rounding {
-  float const* from;
+  void const* from;
+  DataType from_dtype;
   void* to;
   int64_t count;
+  float factor = 1.0f;
 };
 
-constexpr int kMaxRoundings = 3;
+constexpr int kMaxRoundings = 8;
 
 // Rounds arrays to bf16 or fp16, kMaxRoundings at most. One launch.
 cudaError_t round_to(DataType dtype, Rounding const* arrays, int count, cudaStream_t stream);
 
-enum class Activation { none = 0, relu = 1, gelu = 2, silu = 3 };
+// gelu is the exact one, gelu_tanh its approximation by tanh.
+enum class Activation { none = 0, relu = 1, gelu = 2, silu = 3, gelu_tanh = 4 };
+
+// What a feed-forward block does between its products, with a, b and the gradient g of its result:
+//
+//   activate         out = act(a)
+//   activation_grad  out = g · act'(a); a may be relu's result, too
+//   gate             out = act(a) · b
+//   gate_grad        out = g · b · act'(a), out_b = g · act(a)
+//   add              out = a + b
+enum class PointwiseKind { activate = 0, activation_grad = 1, gate = 2, gate_grad = 3, add = 4 };
+
+// In the live blocks of [rows, cols] matrices of bf16 or fp16, row-major and without gaps. What
+// stands in dropped blocks is neither read nor written. Results may lie where operands do. `live`
+// holds one byte a block, row-major, or is null: all are live. Matrices are 16-byte aligned, cols
+// and the blocks' columns multiples of 8, extents at most 2^31 - 1. One launch.
+struct Pointwise {
+  PointwiseKind kind;
+  Activation activation;
+  DataType dtype;
+  void const* a;
+  void const* b;
+  void const* grad;
+  void* out;
+  void* out_b;
+  Blocking blocking;
+  uint8_t const* live;
+};
+
+cudaError_t pointwise(Pointwise const& call, cudaStream_t stream);
 
 // Which extent of a matrix is contiguous.
 enum class Order { row_major, col_major };
@@ -129,6 +161,7 @@ struct Sums {
   void* data;  // one element a column
   DataType dtype;
   bool accumulates = false;
+  double factor = 1.0;  // of what is summed
 };
 
 // Sums of the columns of a [rows, cols] matrix over its live blocks, such as a bias's gradient: in

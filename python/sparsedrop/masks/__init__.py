@@ -7,6 +7,7 @@ from sparsedrop.masks.checks import (
     check_generator,
     check_p,
     check_sampler,
+    check_side,
 )
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
@@ -23,6 +24,7 @@ __all__ = [
     "check_generator",
     "check_p",
     "check_sampler",
+    "check_side",
     "draw",
     "expand_live",
     "grid_shape",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 SAMPLERS = ("bernoulli", "balanced")
+SIDES = ("input", "output")
 
 
 def check_p(p: float) -> float:
@@ -41,6 +42,14 @@ def check_sampler(sampler: str) -> str:
         known = ", ".join(repr(name) for name in SAMPLERS)
         raise ValueError(f"sampler is one of {known}, not {sampler!r}")
     return sampler
+
+
+def check_side(side: str) -> str:
+    """The side; ValueError if it is unknown."""
+    if not isinstance(side, str) or side not in SIDES:
+        known = ", ".join(repr(name) for name in SIDES)
+        raise ValueError(f"side is one of {known}, not {side!r}")
+    return side
 
 
 def check_generator(generator: torch.Generator | None) -> torch.Generator | None:

@@ -1,5 +1,7 @@
 """Modules: what to put in place of nn.Dropout and nn.Linear."""
 
 from sparsedrop.nn.linear import SparseDropLinear
+from sparsedrop.nn.mlp import SparseDropMLP
+from sparsedrop.nn.stack import SparseDropStack
 
-__all__ = ["SparseDropLinear"]
+__all__ = ["SparseDropLinear", "SparseDropMLP", "SparseDropStack"]

@@ -1,4 +1,4 @@
-"""Layers whose input is only a few blocks: a warning that says so."""
+"""Layers that drop by only a few blocks: a warning that says so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from torch import Tensor
 
 ALL_DROPPED = 0.02
-"""The share of steps in which a whole input may be dropped without a word."""
+"""The share of steps in which all may be dropped without a word."""
 
 WANTED_BLOCKS = 4
 """In each extent, of the block shape that is recommended."""
@@ -16,11 +16,16 @@ FINEST = 8
 """Rows or columns below which a smaller block is not recommended."""
 
 
-def warn_if_coarse(x: Tensor, p: float, block_shape: tuple[int, int]) -> None:
-    """A UserWarning where the whole input would be dropped in more than a few steps."""
+def warn_if_coarse(
+    what: str, x: Tensor, features: int, p: float, block_shape: tuple[int, int]
+) -> None:
+    """A UserWarning where all of it would be dropped in more than a few steps.
+
+    `what` is "input" or "output", with as many rows as x has, of so many features.
+    """
     if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0 or p in (0.0, 1.0):
         return
-    shape = x.numel() // x.shape[-1], x.shape[-1]
+    shape = x.numel() // x.shape[-1], features
     rows, cols = (-(-n // block) for n, block in zip(shape, block_shape, strict=True))
     share = p ** (rows * cols)
     if share <= ALL_DROPPED:
@@ -31,7 +36,7 @@ def warn_if_coarse(x: Tensor, p: float, block_shape: tuple[int, int]) -> None:
     if finer != tuple(block_shape):
         advice = f" Blocks of {finer[0]}x{finer[1]} would do: block_shape={finer}."
     warnings.warn(
-        f"the input of this layer, {shape[0]} rows of {shape[1]} features, is {blocks} of "
+        f"the {what} of this layer, {shape[0]} rows of {shape[1]} features, is {blocks} of "
         f"{block_shape[0]}x{block_shape[1]}: with p = {p:g} all of it is dropped in {share:.0%} of "
         f"the steps.{advice}",
         stacklevel=4,

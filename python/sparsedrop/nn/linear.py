@@ -1,4 +1,4 @@
-"""SparseDropLinear: nn.Dropout then nn.Linear in one module."""
+"""SparseDropLinear: nn.Dropout and nn.Linear in one module."""
 
 from __future__ import annotations
 
@@ -6,30 +6,41 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop.functional import dropped_linear
-from sparsedrop.masks import check_block_shape, check_generator, check_p, check_sampler
+from sparsedrop.masks import (
+    check_block_shape,
+    check_generator,
+    check_p,
+    check_sampler,
+    check_side,
+)
 from sparsedrop.nn.coarse import warn_if_coarse
-from sparsedrop.nn.rated import Rated
+from sparsedrop.nn.rated import Blocked
 from sparsedrop.ops.layer import Options
 
 
-class SparseDropLinear(Rated, nn.Linear):
+class SparseDropLinear(Blocked, nn.Linear):
     """Drops blocks of the input with probability p, then applies a linear layer (Lo 2024).
 
     In training `F.linear(dropout(x, p), weight, bias)` whose work on dropped blocks is skipped, in
-    evaluation `nn.Linear`. Parameters and `state_dict` are those of `nn.Linear`. The rate, and
-    whether it is applied, is that of the child `dropout`, an `nn.Dropout`.
+    evaluation `nn.Linear`. With `side="output"` it is `dropout(F.linear(x, weight, bias), p)`, the
+    residual dropout of transformers: what is dropped of the result, its bias too, is not computed.
+
+    Parameters and `state_dict` are those of `nn.Linear`. The rate, and whether it is applied, is
+    that of the child `dropout`, an `nn.Dropout`.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `nn.Linear`.
         p: drop probability in [0, 1]; may be set later.
-        block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`.
+        side: "input" or "output": what is dropped.
+        block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`, or
+            of the output, flattened to `[M, out_features]`.
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
         fuse_wgrad_accumulation: as for `dropout_linear`: gradients are added in place.
         generator: that masks are drawn from, of the device of the input; None is torch's default
             one. A deep copy of the module has a copy of it, which draws the same.
 
     Raises:
-        ValueError, TypeError: if p, the block shape or the sampler is invalid.
+        ValueError, TypeError: if p, the side, the block shape or the sampler is invalid.
     """
 
     def __init__(
@@ -39,6 +50,7 @@ class SparseDropLinear(Rated, nn.Linear):
         bias: bool = True,
         p: float = 0.5,
         *,
+        side: str = "input",
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
         fuse_wgrad_accumulation: bool = False,
@@ -50,30 +62,22 @@ class SparseDropLinear(Rated, nn.Linear):
             raise TypeError(f"bias is True or False, not {bias!r}: p is the argument behind it")
         # All of it before a parameter is drawn.
         check_p(p), check_block_shape(block_shape), check_sampler(sampler)
-        check_generator(generator)
+        check_side(side), check_generator(generator)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.side = side
         self.p, self.block_shape, self.sampler = p, block_shape, sampler
         self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
         self.generator = generator
         self._is_new = True
 
     @property
-    def block_shape(self) -> tuple[int, int]:
-        """Rows and columns of a block of the input."""
-        return self._block_shape
+    def side(self) -> str:
+        """What is dropped."""
+        return self._side
 
-    @block_shape.setter
-    def block_shape(self, block_shape: tuple[int, int]) -> None:
-        self._block_shape = check_block_shape(block_shape)
-
-    @property
-    def sampler(self) -> str:
-        """How masks are drawn."""
-        return self._sampler
-
-    @sampler.setter
-    def sampler(self, sampler: str) -> None:
-        self._sampler = check_sampler(sampler)
+    @side.setter
+    def side(self, side: str) -> None:
+        self._side = check_side(side)
 
     def to_linear(self) -> nn.Linear:
         """An `nn.Linear` that shares the parameters and the training flag.
@@ -81,7 +85,7 @@ class SparseDropLinear(Rated, nn.Linear):
         Raises:
             ValueError: where the weight or bias is no parameter of its own.
         """
-        _check_parameters(self, "take that off first")
+        check_parameters(self, "take that off first")
         linear = nn.Linear(
             self.in_features, self.out_features, self.bias is not None, device="meta"
         )
@@ -94,6 +98,7 @@ class SparseDropLinear(Rated, nn.Linear):
         linear: nn.Linear,
         p: float = 0.5,
         *,
+        side: str = "input",
         block_shape: tuple[int, int] = (128, 128),
         sampler: str = "bernoulli",
         fuse_wgrad_accumulation: bool = False,
@@ -104,6 +109,7 @@ class SparseDropLinear(Rated, nn.Linear):
         Args:
             linear: any nn.Linear; from a SparseDropLinear, too, only the parameters are taken over.
             p: as for the constructor.
+            side: likewise.
             block_shape: likewise.
             sampler: likewise.
             fuse_wgrad_accumulation: likewise.
@@ -115,13 +121,14 @@ class SparseDropLinear(Rated, nn.Linear):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, not {type(linear).__name__}")
-        _check_parameters(linear, "make a SparseDropLinear first, and apply that to it")
+        check_parameters(linear, "make a SparseDropLinear first, and apply that to it")
         # On the meta device nothing is allocated or drawn for parameters that are replaced at once.
         module = cls(
             linear.in_features,
             linear.out_features,
             linear.bias is not None,
             p,
+            side=side,
             block_shape=block_shape,
             sampler=sampler,
             fuse_wgrad_accumulation=fuse_wgrad_accumulation,
@@ -139,18 +146,24 @@ class SparseDropLinear(Rated, nn.Linear):
         p = check_p(dropout.p)
         if not torch.compiler.is_compiling() and self._is_new:
             self._is_new = False
-            warn_if_coarse(x, p, self._block_shape)
+            features = self.out_features if self._side == "output" else self.in_features
+            warn_if_coarse(self._side, x, features, p, self._block_shape)
         options = Options(
-            p, self._block_shape, self._sampler, self.fuse_wgrad_accumulation, self.generator
+            p,
+            self._block_shape,
+            self._sampler,
+            self.fuse_wgrad_accumulation,
+            self.generator,
+            self._side,
         )
         return dropped_linear(x, self.weight, self.bias, options, True)
 
     def extra_repr(self) -> str:
-        own = f"block_shape={self.block_shape}, sampler={self.sampler!r}"
+        own = f"side={self.side!r}, block_shape={self.block_shape}, sampler={self.sampler!r}"
         return f"{super().extra_repr()}, {own}"
 
 
-def _check_parameters(linear: nn.Linear, advice: str) -> None:
+def check_parameters(linear: nn.Linear, advice: str) -> None:
     """ValueError where there is no weight yet, or it is made of others: it could not be shared."""
     for name in ("weight", "bias"):
         parameter = getattr(linear, name)

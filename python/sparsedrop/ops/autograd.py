@@ -185,7 +185,7 @@ class _Transformed(torch.autograd.Function):
 
 def _kept_again(a: Tensor, b: Tensor, bias: Tensor | None, kept: Tensor, how: How) -> Tensor:
     """What an activation's gradient follows from, with its own dependence on the operands."""
-    if how.activation not in ("gelu", "silu"):
+    if how.activation in (None, "relu"):
         return kept
     return multiply(Product(a, b, bias, how._replace(activation=None)))
 

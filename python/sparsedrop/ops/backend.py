@@ -19,7 +19,7 @@ class Backend(Protocol):
         """The result [m, n], contiguous, its dropped blocks exactly 0."""
 
     def product_and_pre_activation(self, p: Product, /) -> tuple[Tensor, Tensor]:
-        """The same with gelu or silu, and what went into the activation, both [m, n].
+        """The same with an activation other than relu, and what went into that, both [m, n].
 
         The latter is undefined in dropped blocks: what reads it must leave them out.
         """

@@ -26,6 +26,7 @@ _ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "gelu": torch.ops.aten.gelu_,
     "silu": torch.ops.aten.silu_,
+    "gelu_tanh": functools.partial(torch.ops.aten.gelu_, approximate="tanh"),
 }
 
 Run = tuple[int, int]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,7 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
     "gelu": nn.functional.gelu,
     "silu": nn.functional.silu,
+    "gelu_tanh": functools.partial(nn.functional.gelu, approximate="tanh"),
 }
 
 
@@ -49,6 +51,7 @@ _aten = torch.ops.aten
 _ACTIVATION_GRADS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda grad, out: _aten.threshold_backward(grad, out, 0),
     "gelu": lambda grad, before: _aten.gelu_backward(grad, before),
+    "gelu_tanh": lambda grad, before: _aten.gelu_backward(grad, before, approximate="tanh"),
     "silu": lambda grad, before: (_silu_slope if torch.is_grad_enabled() else _aten.silu_backward)(
         grad, before
     ),

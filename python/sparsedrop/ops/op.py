@@ -98,7 +98,7 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
     blocks, keeps, alpha, activation = ctx.how
     need_a, need_b, need_bias, *_ = ctx.needs_input_grad
     kept = out
-    if activation in ("gelu", "silu"):
+    if activation not in (None, "relu"):
         kept = _OP(a, b, bias, mask_tensors, blocks, keeps, alpha, None)
     grad = dense.activation_grad(activation, upstream, kept)
     a_mask, b_mask, out_mask = _unpack(mask_tensors, blocks, keeps, a.shape, b.shape)

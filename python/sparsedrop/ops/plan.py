@@ -92,6 +92,32 @@ def _blocks_of(mask: BlockMask) -> Blocks:
     return mask.block_shape, None if keep is None else round(100 * keep)
 
 
+def layer_keys(
+    device: int,
+    extents: tuple[int, int, int],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    masks: tuple[Blocks | None, Blocks | None],
+    activation: str | None = None,
+) -> tuple[Key, Key, Key]:
+    """The products of a linear layer: forward, input gradient and weight gradient.
+
+    Args:
+        device: index of the GPU.
+        extents: m, n and k of x [m, k] and weight [n, k], contiguous and aligned.
+        dtypes: of the products, and of the weight's gradient.
+        masks: of x, and of the result.
+        activation: of the result.
+    """
+    (m, n, k), (dtype, weight_dtype), (of_x, of_out) = extents, dtypes, masks
+    x, weight, grad = ((m, k), (k, 1), True), ((n, k), (k, 1), True), ((m, n), (n, 1), True)
+    common = dtype, device
+    return (
+        Key(activation, *common, (*x, False), (*weight, True), of_x, None, of_out),
+        Key(None, *common, (*grad, False), (*weight, False), of_out, None, of_x),
+        Key(None, *common, (*grad, True), (*x, False), of_out, of_x, None, weight_dtype),
+    )
+
+
 def request_of(key: Key) -> select.Request:
     """What `select` is asked for the products of a key."""
     a_shape, *a_memory, a_turned = key.a

@@ -7,7 +7,15 @@ SPARSEDROP_SELECT.
 
 from sparsedrop.select.choosing import candidates, choose, dense_us, expected_us
 from sparsedrop.select.kernels import KERNEL_DTYPES, LIMITS, MAX_EXTENT, Tile, gpu_facts
-from sparsedrop.select.layers import LayerChoice, best_kernels, choose_layer, decide_layer
+from sparsedrop.select.layers import (
+    LayerChoice,
+    StackChoice,
+    best_kernels,
+    choose_layer,
+    choose_stack,
+    decide_layer,
+    decide_stack,
+)
 from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
 from sparsedrop.select.request import Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
@@ -21,13 +29,16 @@ __all__ = [
     "LayerChoice",
     "Override",
     "Request",
+    "StackChoice",
     "Tile",
     "best_kernels",
     "candidates",
     "choose",
     "choose_layer",
+    "choose_stack",
     "decide",
     "decide_layer",
+    "decide_stack",
     "dense_us",
     "describe",
     "expected_us",

@@ -14,6 +14,7 @@ from sparsedrop.select.request import Choice, Request, describe_blocks
 from sparsedrop.select.rules import refusal, why_dense
 
 PADDED = "operands have to be padded, each product's for itself"
+UNMASKED = "nothing is dropped on either side of a layer"
 
 
 class LayerChoice(NamedTuple):
@@ -46,7 +47,7 @@ def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
     if isinstance(choices, str):
         return LayerChoice("products" if choices == PADDED else "dense", reason=choices)
     ours = sum(map(expected_us, requests, choices))
-    dense = sum(map(_dense_us, requests))
+    dense = sum(map(product_us, requests)) + 2 * _masking_us(requests[0])
     reason = f"{ours:.0f} us expected, dense {dense:.0f}"
     if ours < dense:
         return LayerChoice("kernel", choices, reason)
@@ -71,9 +72,59 @@ def _are_aligned(requests: tuple[Request, ...]) -> bool:
     return all(request.aligned for request in requests)
 
 
-def _dense_us(request: Request) -> float:
-    """A product, and the copy that masks its a or result; its b was masked before."""
-    if request.b_block is not None:
-        return product_us(request)
-    size = request.m * (request.k if request.a_block is not None else request.n)
-    return product_us(request) + copy_us(size, request)
+def _masking_us(forward: Request) -> float:
+    """A masked copy of what is dropped, x or the result: each direction makes one."""
+    return copy_us(forward.m * (forward.k if forward.a_block is not None else forward.n), forward)
+
+
+class StackChoice(NamedTuple):
+    """path: as that of a layer."""
+
+    path: str
+    # Of the kernels, layer by layer, as a layer's.
+    layers: tuple[tuple[Choice, ...], ...] = ()
+    reason: str = ""
+
+
+def decide_stack(layers: tuple[tuple[Request, ...], ...]) -> StackChoice:
+    """What `choose_stack` says, unless the user overrides it."""
+    forced = forced_way()
+    if forced is None:
+        return choose_stack(layers)
+    if forced.path == "dense":
+        return StackChoice("dense", reason="forced")
+    if forced != Override("kernel"):
+        return StackChoice("products", reason="each is forced")
+    found = tuple(map(_masked_kernels, layers))
+    choices = tuple(choice for choice in found if not isinstance(choice, str))
+    if len(choices) < len(found):
+        return StackChoice("products", reason=next(c for c in found if isinstance(c, str)))
+    return StackChoice("kernel", choices, "forced")
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_stack(layers: tuple[tuple[Request, ...], ...]) -> StackChoice:
+    """The way with the least expected time for the products of a stack on a GPU. Pure.
+
+    Dense products have each matrix that is dropped masked once in each direction.
+    """
+    choices, ours, dense = [], 0.0, 0.0
+    for requests in layers:
+        found = _masked_kernels(requests)
+        if isinstance(found, str):
+            apart = found in (PADDED, UNMASKED)
+            return StackChoice("products" if apart else "dense", reason=found)
+        choices.append(found)
+        ours += sum(map(expected_us, requests, found))
+        dense += sum(map(product_us, requests))
+    for forward, *_ in layers:
+        if forward.out_block is not None:
+            dense += 2 * copy_us(forward.m * forward.n, forward)
+    reason = f"{ours:.0f} us expected, dense {dense:.0f}"
+    return StackChoice("kernel" if ours < dense else "dense", tuple(choices), reason)
+
+
+def _masked_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:
+    forward = requests[0]
+    is_masked = forward.a_block is not None or forward.out_block is not None
+    return best_kernels(requests) if is_masked else UNMASKED

@@ -119,7 +119,7 @@ TEST(RoundTo, RoundsSeveralArraysOfAnyLength) {
   float* const given = to_device(from);
   Rounding arrays[3];
   for (int i = 0; i < 3; ++i) {
-    arrays[i] = {given, to[i], kCounts[i]};
+    arrays[i] = {given, DataType::fp32, to[i], kCounts[i]};
   }
   ASSERT_EQ(round_to(DataType::fp16, arrays, 3, nullptr), cudaSuccess);
   std::vector<__half> const all = to_host(to[0], 1003), few = to_host(to[1], 8);
@@ -128,6 +128,28 @@ TEST(RoundTo, RoundsSeveralArraysOfAnyLength) {
   }
   for (size_t i = 0; i < few.size(); ++i) {
     ASSERT_EQ(float(few[i]), i < 5 ? float(__half(from[i])) : 0.0f);
+  }
+}
+
+TEST(RoundTo, ScalesArraysOfEitherType) {
+  if (!has_gpu()) {
+    GTEST_SKIP() << "no GPU";
+  }
+  constexpr size_t kCount = 77;
+  std::vector<float> wide;
+  std::vector<__half> narrow;
+  for (size_t i = 0; i < kCount; ++i) {
+    wide.push_back(float(i) / 7);
+    narrow.push_back(__half(float(i) / 4));
+  }
+  __half* to[] = {to_device(std::vector<__half>(kCount)), to_device(std::vector<__half>(kCount))};
+  Rounding const arrays[] = {{to_device(wide), DataType::fp32, to[0], kCount, 1.5f},
+                             {to_device(narrow), DataType::fp16, to[1], kCount, 2.0f}};
+  ASSERT_EQ(round_to(DataType::fp16, arrays, 2, nullptr), cudaSuccess);
+  std::vector<__half> const of_wide = to_host(to[0], kCount), of_narrow = to_host(to[1], kCount);
+  for (size_t i = 0; i < kCount; ++i) {
+    ASSERT_EQ(float(of_wide[i]), float(__half(1.5f * wide[i])));
+    ASSERT_EQ(float(of_narrow[i]), 2.0f * float(narrow[i]));
   }
 }
 
@@ -144,7 +166,9 @@ TEST(Elementwise, RefusesWhatItCannotDo) {
   copy.out_ld = 8;
   copy.blocking.block_cols = 0;
   EXPECT_EQ(masked_copy(copy, nullptr), cudaErrorInvalidValue);
-  Rounding const misplaced{reinterpret_cast<float const*>(memory + 4), memory, 1};
+  Rounding const misplaced{memory + 4, DataType::fp32, memory, 1};
+  Rounding const foreign{memory, DataType::fp64, memory, 1};
+  EXPECT_EQ(round_to(DataType::bf16, &foreign, 1, nullptr), cudaErrorInvalidValue);
   EXPECT_EQ(round_to(DataType::bf16, &misplaced, 1, nullptr), cudaErrorInvalidValue);
   EXPECT_EQ(round_to(DataType::fp32, &misplaced, 0, nullptr), cudaErrorInvalidValue);
 }

@@ -32,7 +32,8 @@ void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows, bool accumula
   if (block_rows > 0) {
     by_col = {to_device(words), mask_line_words(rows), kMaskUnit};
   }
-  column_sum::Arguments args{to_device(matrix), rows, cols, cols, by_col, outs[0], accumulates};
+  column_sum::Arguments args{to_device(matrix), rows,        cols, cols, by_col,
+                             outs[0],           accumulates, 1.0};
   auto const stripes = unsigned(ceil_div(cols, column_sum::kStripe));
   column_sum::single_kernel<__nv_bfloat16, Out, kVectors>
       <<<dim3(1, stripes), column_sum::kThreads>>>(args);
@@ -110,6 +111,12 @@ TEST(ColumnSums, AreWrittenOrAddedInEitherDtype) {
   for (size_t col = 0; col < kCols; ++col) {
     ASSERT_EQ(float(to_host(halves, kCols)[col]), 600.0f);
     ASSERT_EQ(to_host(floats, kCols)[col], 300.0f);
+  }
+  ASSERT_EQ(sum({halves, DataType::fp16, false, 0.5}), cudaSuccess);
+  ASSERT_EQ(sum({floats, DataType::fp32, true, 2.0}), cudaSuccess);
+  for (size_t col = 0; col < kCols; ++col) {
+    ASSERT_EQ(float(to_host(halves, kCols)[col]), 150.0f);
+    ASSERT_EQ(to_host(floats, kCols)[col], 900.0f);
   }
 }
 

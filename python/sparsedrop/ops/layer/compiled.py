@@ -23,12 +23,12 @@ from sparsedrop.select import kernels
 def dropout_linear_compiled(
     x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype
 ) -> Tensor:
-    """`linear(dropout(x), weight, bias)` on checked arguments on a GPU, while it is compiled."""
+    """A layer on checked arguments on a GPU, while it is compiled."""
     # The ops draw from the default generator of the device, and have no rule without a node.
     is_free = options.generator is None and not torch.compiler.is_exporting()
     if is_free and _suits_kernels(x, weight, options, dtype):
         return _DropoutLinear.apply(
-            x, weight, bias, options.p, *options.block_shape, options.sampler, dtype
+            x, weight, bias, options.p, *options.block_shape, options.sampler, options.side, dtype
         )
     return dropout_linear_plain(x, weight, bias, options)
 
@@ -67,15 +67,16 @@ class _DropoutLinear(torch.autograd.Function):
         block_rows: int,
         block_cols: int,
         sampler: str,
+        side: str,
         dtype: torch.dtype,
     ) -> Tensor:
-        out, pack = FORWARD(x, weight, bias, p, block_rows, block_cols, sampler, dtype)
+        out, pack = FORWARD(x, weight, bias, p, block_rows, block_cols, sampler, side, dtype)
         # What was rounded is in the pack.
         ctx.save_for_backward(
             x if x.dtype == dtype else None, weight if weight.dtype == dtype else None, pack
         )
         dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
-        ctx.args = p, x.shape[-1], block_rows, block_cols, *dtypes
+        ctx.args = p, x.shape[-1], block_rows, block_cols, side, *dtypes
         return out
 
     @staticmethod
@@ -83,4 +84,4 @@ class _DropoutLinear(torch.autograd.Function):
         needs = list(ctx.needs_input_grad[:3])
         grads = BACKWARD(grad, *ctx.saved_tensors, *ctx.args, needs)
         wanted = (g if need else None for g, need in zip(grads, needs, strict=True))
-        return *wanted, None, None, None, None, None
+        return *wanted, None, None, None, None, None, None

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from sparsedrop import _native
 from sparsedrop.masks import MaskTensors, expand_live, grid_shape
+from sparsedrop.ops import copies
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
-from sparsedrop.ops.layer.memory import Memory, Space, address, draw, gradient_dtypes
+from sparsedrop.ops.layer.memory import Memory, gradient_dtypes
+from sparsedrop.ops.layer.programs import dense_backward, dense_finish, dense_forward
+from sparsedrop.ops.program import Space, address, draw
 
 if TYPE_CHECKING:
     from sparsedrop import _C
@@ -26,39 +29,24 @@ bias as it stores."""
 
 
 class DenseLayer:
-    """See `facts.Layer`. What is saved of x is the masked copy."""
-
-    remakes_x = True
+    """See `facts.Layer`. What is saved of an x whose blocks are dropped is the masked copy."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
-        m, n, k = facts.extents
+        m, n, _ = facts.extents
+        self._rounds_x = facts.x_dtype is not facts.dtype
+        self.remakes_x = self._rounds_x or not facts.drops_output
         self._memory = Memory(facts)
-        self._grid = (m, k, *facts.block_shape)
+        self._grid = (*facts.masked_shape, *facts.block_shape)
         self._live = Space.of(grid_shape(*self._grid), torch.bool)
         self._grad_x = self._memory.x._replace(dtype=facts.x_dtype)
+        self._masked_grad = Space.of((m, n), facts.dtype)
         result_bytes = m * n * facts.dtype.itemsize
         self._fuses_bias = facts.bias_dtype is not None and result_bytes > BIAS_FIRST_BYTES
-        self._others: dict[tuple[Any, Any], _C.DenseLayer] = {}
-        self._launches = self._make_launches(facts.weight_dtype, facts.bias_dtype)
-
-    def _make_launches(
-        self, weight_dtype: torch.dtype, bias_dtype: torch.dtype | None
-    ) -> _C.DenseLayer:
-        """Those whose gradients of weight and bias are of these dtypes."""
-        facts = self.facts
-        m, n, k = facts.extents
-        return _native.C.DenseLayer(
-            rows=m,
-            cols=k,
-            outputs=n,
-            block=facts.block_shape,
-            x_dtype=_native.dtype_code(facts.x_dtype),
-            dtype=_native.dtype_code(facts.dtype),
-            weight_dtype=_native.dtype_code(weight_dtype),
-            bias_dtype=_native.dtype_code(bias_dtype or facts.dtype),
-            device=facts.device,
-        )
+        self._forward = dense_forward(facts, multiplies=not self._fuses_bias)
+        self._finish = dense_finish(facts) if self._fuses_bias and facts.drops_output else None
+        self._backward = dense_backward(facts, (False, False))
+        self._others: dict[Any, _C.Program] = {}
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
@@ -66,47 +54,55 @@ class DenseLayer:
         facts, memory = self.facts, self._memory
         stream, device = _native.current_stream(facts.device), memory.device
         out, live = memory.allocate(*memory.out), memory.allocate(*self._live)
-        masked = memory.allocate(*memory.x)
-        seed, offset = draw(options, self._grid, device, lambda: _grid_alone(live))
-        used_weight, weight_at = weight, 0
+        used_x = memory.allocate(*memory.x) if self.remakes_x else x
+        seed, next_offset = draw(
+            options.sampler, options.p, options.generator, self._grid, device,
+            lambda: _grid_alone(live),
+        )  # fmt: skip
+        used_weight, weight_to = weight, 0
         if facts.weight_dtype is not facts.dtype:
-            used_weight, weight_at = memory.rounded_weight(weight, stream)
-        self._launches.forward(
-            x.data_ptr(),
-            masked.data_ptr(),
-            weight.data_ptr() if weight_at else used_weight.data_ptr(),
-            weight_at,
-            address(bias),
-            0 if self._fuses_bias else out.data_ptr(),
-            live.data_ptr(),
-            1.0 - options.p,
-            seed,
-            offset,
-            options.alpha,
-            _native.blas_handle(facts.device),
-            _native.allows_narrow_sums(facts.dtype),
-            stream,
-        )
-        if weight_at:
-            memory.share(weight, used_weight, stream)
+            used_weight, weight_to = memory.rounded_weight(weight, stream)
+        places = (
+            x.data_ptr(), used_x.data_ptr(), weight.data_ptr(), weight_to, used_weight.data_ptr(),
+            address(bias), 0, out.data_ptr(), live.data_ptr(), 0, seed, next_offset,
+            *self._blas(),
+        )  # fmt: skip
+        numbers = options.alpha, 1.0 - options.p
+        self._forward.run(places, numbers, stream)
+        if weight_to:
+            copies.keep(weight, used_weight, stream)
         if self._fuses_bias:
             assert bias is not None
-            self._multiply((masked, used_weight, bias), out, options.alpha)
-        return out, Saved(masked, used_weight, live)
+            alpha = 1.0 if facts.drops_output else options.alpha
+            self._multiply((used_x, used_weight, bias), out, alpha)
+        if self._finish is not None:
+            self._finish.run(places, numbers, stream)
+        return out, Saved(used_x, used_weight, live)
+
+    def _blas(self) -> tuple[int, bool]:
+        """torch's handle, and whether it adds parts of sums in 16 bits."""
+        facts = self.facts
+        return _native.blas_handle(facts.device), _native.allows_narrow_sums(facts.dtype)
 
     def _multiply(self, operands: tuple[Tensor, Tensor, Tensor], out: Tensor, alpha: float) -> None:
         """The product, into memory that is no view: a user may write to the result."""
-        facts, (masked, weight, bias) = self.facts, operands
+        facts, (used_x, weight, bias) = self.facts, operands
         m, n, k = facts.extents
         with torch.no_grad():
             rounded = bias if facts.bias_dtype is facts.dtype else bias.to(facts.dtype)
-            flat = masked.view(m, k), weight.t()
+            flat = used_x.view(m, k), weight.t()
             torch.addmm(rounded, *flat, alpha=alpha, out=out.view(m, n))
 
-    def _launches_into(self, dtypes: tuple[torch.dtype, torch.dtype | None]) -> _C.DenseLayer:
-        if dtypes not in self._others:
-            self._others[dtypes] = self._make_launches(*dtypes)
-        return self._others[dtypes]
+    def _backward_into(self, into: Buffers) -> _C.Program:
+        """The backward pass whose gradients of weight and bias go there."""
+        if into == (None, None):
+            return self._backward
+        key = gradient_dtypes(self.facts, into), (into[0] is not None, into[1] is not None)
+        if key not in self._others:
+            (weight_dtype, bias_dtype), adds = key
+            facts = self.facts._replace(weight_dtype=weight_dtype, bias_dtype=bias_dtype)
+            self._others[key] = dense_backward(facts, adds)
+        return self._others[key]
 
     def adds_into(self, buffer: Tensor) -> bool:
         own = self.facts.dtype
@@ -122,29 +118,22 @@ class DenseLayer:
         needs: Needs,
         into: Buffers = (None, None),
     ) -> Grads:
-        facts, memory, launches = self.facts, self._memory, self._launches
-        if into != (None, None):
-            launches = self._launches_into(gradient_dtypes(facts, into))
+        facts, memory = self.facts, self._memory
         grads = memory.gradients(self._grad_x, needs, into)
-        product = grads[0]
-        if product is not None and facts.x_dtype is not facts.dtype:
-            product = memory.allocate(*memory.x)
-        launches.backward(
-            grad.data_ptr(),
-            saved.x.data_ptr(),
-            saved.weight.data_ptr(),
-            saved.mask.data_ptr(),
-            address(product),
+        made = grads[0]
+        if facts.drops_output:
+            made = memory.allocate(*self._masked_grad)
+        elif made is not None and self._rounds_x:
+            made = memory.allocate(*memory.x)
+        places = (
+            grad.data_ptr(), saved.x.data_ptr(), saved.weight.data_ptr(), saved.mask.data_ptr(),
             address(grads[0]),
             address(grads[1] if into[0] is None else into[0]),
             address(grads[2] if into[1] is None else into[1]),
-            options.alpha,
-            into[0] is not None,
-            into[1] is not None,
-            _native.blas_handle(facts.device),
-            _native.allows_narrow_sums(facts.dtype),
-            _native.current_stream(facts.device),
-        )
+            0, address(made), *self._blas(),
+        )  # fmt: skip
+        stream = _native.current_stream(facts.device)
+        self._backward_into(into).run(places, (options.alpha,), stream)
         return grads
 
     def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
@@ -156,16 +145,19 @@ class DenseLayer:
             return self._plain_gradients(saved, grad, options, needs)
 
     def _plain_gradients(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
-        facts = self.facts
+        facts, alpha = self.facts, options.alpha
         m, _, k = facts.extents
+        is_live = expand_live(saved.mask, facts.block_shape, facts.masked_shape)
+        if facts.drops_output:
+            grad, alpha = torch.where(is_live, grad * alpha, 0), 1.0
         grad_x = grad_weight = grad_bias = None
         if needs[0]:
-            is_live = expand_live(saved.mask, facts.block_shape, (m, k))
-            product = torch.mm(grad, saved.weight).to(facts.x_dtype) * options.alpha
-            grad_x = torch.where(is_live, product, 0).view(facts.x_shape)
+            product = torch.mm(grad, saved.weight).to(facts.x_dtype) * alpha
+            grad_x = product if facts.drops_output else torch.where(is_live, product, 0)
+            grad_x = grad_x.view(facts.x_shape)
         if needs[1]:
             product = torch.mm(grad.t(), saved.x.view(m, k)).to(facts.weight_dtype)
-            grad_weight = product * options.alpha
+            grad_weight = product * alpha
         if needs[2]:
             grad_bias = grad.sum(0, dtype=facts.bias_dtype)
         return grad_x, grad_weight, grad_bias
@@ -173,10 +165,11 @@ class DenseLayer:
     backward_again = backward_by_ops
 
     def through_kept(self, saved: Saved, grad: Tensor) -> Tensor:
-        rows, _, k = self.facts.extents
-        is_live = expand_live(saved.mask, self.facts.block_shape, (rows, k))
-        kept = torch.where(is_live, grad.reshape(rows, k), 0)
-        return kept.view(self.facts.x_shape).to(self.facts.x_dtype)
+        facts = self.facts
+        if not facts.drops_output:
+            is_live = expand_live(saved.mask, facts.block_shape, facts.masked_shape)
+            grad = torch.where(is_live, grad.reshape(facts.masked_shape), 0).view(facts.x_shape)
+        return grad.to(facts.x_dtype)
 
 
 def _grid_alone(live: Tensor) -> MaskTensors:

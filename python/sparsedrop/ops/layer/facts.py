@@ -41,12 +41,24 @@ class Facts(NamedTuple):
     # The share that is kept: a choice may change with it, but not with every step of a schedule.
     keep_percent: int
     block_shape: tuple[int, int]
+    # Of the layer: what of it is dropped.
+    side: str
 
     @property
     def extents(self) -> tuple[int, int, int]:
         """m, n, k."""
         k = self.x_shape[-1]
         return self.x_shape.numel() // k, self.weight_shape[0], k
+
+    @property
+    def drops_output(self) -> bool:
+        return self.side == "output"
+
+    @property
+    def masked_shape(self) -> tuple[int, int]:
+        """Of the matrix whose blocks are dropped."""
+        m, n, k = self.extents
+        return m, n if self.drops_output else k
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -83,7 +95,7 @@ def facts_of(
     percent = round(100 * (1.0 - options.p))
     return (
         x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, *of_products, percent,
-        options.block_shape,
+        options.block_shape, options.side,
     )  # fmt: skip
 
 
@@ -95,6 +107,11 @@ class Options(NamedTuple):
     sampler: str
     fuse_wgrad_accumulation: bool = False
     generator: torch.Generator | None = None
+    side: str = "input"
+
+    @property
+    def drops_output(self) -> bool:
+        return self.side == "output"
 
     @property
     def alpha(self) -> float:

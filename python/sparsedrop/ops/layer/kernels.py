@@ -10,11 +10,14 @@ from torch import Tensor
 
 from sparsedrop import _native, select
 from sparsedrop.masks import BlockMask, Layout, MaskTensors, layout
+from sparsedrop.ops import copies, dense
 from sparsedrop.ops.autograd import multiply
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
-from sparsedrop.ops.layer.memory import Memory, Space, address, draw, gradient_dtypes
-from sparsedrop.ops.plan import Key, kernel_plan, request_of
+from sparsedrop.ops.layer.memory import Memory, gradient_dtypes
+from sparsedrop.ops.layer.programs import kernel_backward, kernel_forward, rounds_bias
+from sparsedrop.ops.plan import Key, kernel_plan, layer_keys, request_of
 from sparsedrop.ops.product import How, Product
+from sparsedrop.ops.program import Space, address, draw
 from sparsedrop.select import kernels
 
 if TYPE_CHECKING:
@@ -27,15 +30,10 @@ Rounds = tuple[bool, bool]
 
 def keys_of(facts: Facts) -> tuple[Key, Key, Key]:
     """The products: forward, input gradient and weight gradient."""
-    m, n, k = facts.extents
-    x, weight, grad = ((m, k), (k, 1), True), ((n, k), (k, 1), True), ((m, n), (n, 1), True)
     mask = facts.block_shape, facts.keep_percent
-    common = None, facts.dtype, facts.device
-    return (
-        Key(*common, (*x, False), (*weight, True), mask, None, None),
-        Key(*common, (*grad, False), (*weight, False), None, None, mask),
-        Key(*common, (*grad, True), (*x, False), None, mask, None, facts.weight_dtype),
-    )
+    masks = (None, mask) if facts.drops_output else (mask, None)
+    dtypes = facts.dtype, facts.weight_dtype
+    return layer_keys(facts.device, facts.extents, dtypes, masks)
 
 
 class Packing(NamedTuple):
@@ -49,10 +47,13 @@ class Packing(NamedTuple):
     size: int
 
 
-def packing(extents: tuple[int, int, int], block_shape: tuple[int, int], rounds: Rounds) -> Packing:
+def packing(
+    extents: tuple[int, int, int], block_shape: tuple[int, int], side: str, rounds: Rounds
+) -> Packing:
     """For a layer of these extents, m, n and k; room for x and weight only if they are rounded."""
     m, n, k = extents
-    bias_at = _aligned(4 * layout(m, k, *block_shape).size)
+    masked = (m, n if side == "output" else k)
+    bias_at = _aligned(4 * layout(*masked, *block_shape).size)
     weight_at = bias_at + _aligned(2 * n)
     x_at = weight_at + _aligned(2 * n * k) * rounds[1]
     end = x_at + _aligned(2 * m * k) * rounds[0]
@@ -65,11 +66,13 @@ def _aligned(count: int) -> int:
 
 
 class Places(NamedTuple):
-    """Addresses of what a call needs beside its operands; 0 where nothing is rounded."""
+    """Addresses of what a call needs beside its operands. x and weight: as they are used."""
 
     mask: int
-    x: int = 0
-    weight: int = 0
+    x: int
+    weight: int
+    # Where the weight is rounded to, or 0.
+    weight_to: int = 0
 
 
 class KernelLayer:
@@ -79,36 +82,27 @@ class KernelLayer:
         self.facts = facts
         self.rounds = facts.x_dtype is not facts.dtype, facts.weight_dtype is not facts.dtype
         self.remakes_x = self.rounds[0]
-        m, _, k = facts.extents
         self._memory = Memory(facts)
-        self._grid = (m, k, *facts.block_shape)
+        self._grid = (*facts.masked_shape, *facts.block_shape)
         self._layout: Layout = layout(*self._grid)
-        self._rounds_bias = facts.bias_dtype not in (None, facts.dtype)
-        self.packing = packing(facts.extents, facts.block_shape, self.rounds)
+        self._rounds_bias = rounds_bias(facts)
+        self.packing = packing(facts.extents, facts.block_shape, facts.side, self.rounds)
         self._mask = Space((self.packing.mask_size,), (1,), torch.int32)
         self._pack = Space((self.packing.size,), (1,), torch.int32)
         self._choices = choices
-        self._others: dict[tuple[Any, Any], _C.Layer] = {}
-        self._launches = self._make_launches(facts.weight_dtype, facts.bias_dtype)
-        self._forward_workspace = self._launches.forward_workspace_bytes
-        self._backward_workspace = self._launches.backward_workspace_bytes
+        forward, *backward = self._launches(facts)
+        self._forward = kernel_forward(facts, forward)
+        self._forward_scratch = forward.workspace_bytes
+        self._backward_scratch = max(launch.workspace_bytes for launch in backward)
+        self._backward = kernel_backward(facts, backward, (False, False))
+        self._others: dict[Any, _C.Program] = {}
 
-    def _make_launches(self, weight_dtype: torch.dtype, bias_dtype: torch.dtype | None) -> _C.Layer:
-        """Those whose gradients of weight and bias are of these dtypes."""
-        keys = keys_of(self.facts._replace(weight_dtype=weight_dtype))
-        forward, grad_x, grad_weight = (
+    def _launches(self, facts: Facts) -> list[_C.Launch]:
+        """Of the three products."""
+        return [
             kernel_plan(key, request_of(key), choice).launch
-            for key, choice in zip(keys, self._choices, strict=True)
-        )
-        return _native.C.Layer(
-            forward=forward,
-            grad_x=grad_x,
-            grad_weight=grad_weight,
-            block=self.facts.block_shape,
-            col_words_at=self._layout.col_words_at,
-            live_at=self._layout.live_at,
-            bias_dtype=_native.dtype_code(bias_dtype or self.facts.dtype),
-        )
+            for key, choice in zip(keys_of(facts), self._choices, strict=True)
+        ]
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
@@ -116,18 +110,14 @@ class KernelLayer:
         memory, stream = self._memory, _native.current_stream(self.facts.device)
         rounds_x, rounds_weight = self.rounds
         mask = memory.allocate(*self._mask)
-        used_x, x_at, weight_at = x, 0, 0
-        if rounds_x:
-            used_x = memory.allocate(*memory.x)
-            x_at = used_x.data_ptr()
-        used_weight = given = weight
+        used_x = memory.allocate(*memory.x) if rounds_x else x
+        used_weight, weight_to = weight, 0
         if rounds_weight:
-            used_weight, weight_at = memory.rounded_weight(weight, stream)
-            given = weight if weight_at else used_weight
-        places = Places(mask.data_ptr(), x_at, weight_at)
-        out = self._launch_forward((x, given, bias), mask, places, options, stream)
-        if weight_at:
-            memory.share(weight, used_weight, stream)
+            used_weight, weight_to = memory.rounded_weight(weight, stream)
+        at = Places(mask.data_ptr(), used_x.data_ptr(), used_weight.data_ptr(), weight_to)
+        out = self._launch_forward((x, weight, bias), mask, at, options, stream)
+        if weight_to:
+            copies.keep(weight, used_weight, stream)
         return out, Saved(used_x, used_weight, mask)
 
     def forward_packed(
@@ -135,54 +125,57 @@ class KernelLayer:
     ) -> tuple[Tensor, Tensor]:
         """The result, and a buffer of the mask and what was rounded: see `packing`."""
         pack = self._memory.allocate(*self._pack)
-        at, stream = pack.data_ptr(), _native.current_stream(self.facts.device)
-        out = self._launch_forward((x, weight, bias), pack, self._places(at), options, stream)
+        at, stream = self._packed(pack, x, weight), _native.current_stream(self.facts.device)
+        if self.rounds[1]:
+            at = at._replace(weight_to=at.weight)
+        out = self._launch_forward((x, weight, bias), pack, at, options, stream)
         return out, pack
 
-    def _places(self, at: int) -> Places:
-        """Within a packed buffer at that address."""
-        rounds_x, rounds_weight = self.rounds
-        packing = self.packing
+    def _packed(self, pack: Tensor, x: Tensor | None, weight: Tensor | None) -> Places:
+        """With x and weight in a buffer where they are rounded."""
+        start, (rounds_x, rounds_weight) = pack.data_ptr(), self.rounds
         return Places(
-            at, at + packing.x_at if rounds_x else 0, at + packing.weight_at if rounds_weight else 0
+            start,
+            start + self.packing.x_at if rounds_x else address(x),
+            start + self.packing.weight_at if rounds_weight else address(weight),
         )
 
     def _launch_forward(
         self,
         operands: tuple[Tensor, Tensor, Tensor | None],
         mask: Tensor,
-        places: Places,
+        at: Places,
         options: Options,
         stream: int,
     ) -> Tensor:
         memory, (x, weight, bias) = self._memory, operands
         out = memory.allocate(*memory.out)
-        seed, offset = draw(
-            options, self._grid, memory.device, lambda: MaskTensors(None, mask, self._layout)
-        )
-        scratch = memory.bytes(self._forward_workspace)
-        self._launches.forward(
-            x.data_ptr(),
-            weight.data_ptr(),
-            address(bias),
-            places.x,
-            places.weight,
-            places.mask + self.packing.bias_at if self._rounds_bias else 0,
-            out.data_ptr(),
-            places.mask,
-            address(scratch),
-            1.0 - options.p,
-            seed,
-            offset,
-            options.alpha,
+        seed, next_offset = draw(
+            options.sampler, options.p, options.generator, self._grid, memory.device,
+            lambda: MaskTensors(None, mask, self._layout),
+        )  # fmt: skip
+        scratch, bias_at = memory.bytes(self._forward_scratch), address(bias)
+        used_bias = at.mask + self.packing.bias_at if self._rounds_bias else bias_at
+        self._forward.run(
+            (
+                x.data_ptr(), at.x, weight.data_ptr(), at.weight_to, at.weight, bias_at, used_bias,
+                out.data_ptr(), at.mask, address(scratch), seed, next_offset,
+            ),
+            (options.alpha, 1.0 - options.p),
             stream,
-        )
+        )  # fmt: skip
         return out
 
-    def _launches_into(self, dtypes: tuple[torch.dtype, torch.dtype | None]) -> _C.Layer:
-        if dtypes not in self._others:
-            self._others[dtypes] = self._make_launches(*dtypes)
-        return self._others[dtypes]
+    def _backward_into(self, into: Buffers) -> _C.Program:
+        """The backward pass whose gradients of weight and bias go there."""
+        if into == (None, None):
+            return self._backward
+        key = gradient_dtypes(self.facts, into), (into[0] is not None, into[1] is not None)
+        if key not in self._others:
+            (weight_dtype, bias_dtype), adds = key
+            facts = self.facts._replace(weight_dtype=weight_dtype, bias_dtype=bias_dtype)
+            self._others[key] = kernel_backward(facts, self._launches(facts)[1:], adds)
+        return self._others[key]
 
     def adds_into(self, buffer: Tensor) -> bool:
         is_wide = buffer.dtype is torch.float32 and buffer.layout is torch.strided
@@ -196,8 +189,8 @@ class KernelLayer:
         needs: Needs,
         into: Buffers = (None, None),
     ) -> Grads:
-        places = Places(*(tensor.data_ptr() for tensor in (saved.mask, saved.x, saved.weight)))
-        return self._launch_backward(places, grad, options, needs, into)
+        at = Places(*(tensor.data_ptr() for tensor in (saved.mask, saved.x, saved.weight)))
+        return self._launch_backward(at, grad, options, needs, into)
 
     def backward_packed(
         self,
@@ -209,36 +202,26 @@ class KernelLayer:
         needs: Needs,
     ) -> Grads:
         """`backward` with what `forward_packed` left; x and weight where they were not rounded."""
-        places = self._places(pack.data_ptr())
-        if x is not None:
-            places = places._replace(x=x.data_ptr())
-        if weight is not None:
-            places = places._replace(weight=weight.data_ptr())
-        return self._launch_backward(places, grad, options, needs, (None, None))
+        at = self._packed(pack, x, weight)
+        return self._launch_backward(at, grad, options, needs, (None, None))
 
     def _launch_backward(
-        self, places: Places, grad: Tensor, options: Options, needs: Needs, into: Buffers
+        self, at: Places, grad: Tensor, options: Options, needs: Needs, into: Buffers
     ) -> Grads:
-        memory, launches = self._memory, self._launches
-        if into != (None, None):
-            launches = self._launches_into(gradient_dtypes(self.facts, into))
+        memory = self._memory
         # An input's gradient is of the dtype of the products: autograd casts it where x was not.
         grads = memory.gradients(memory.x, needs, into)
-        scratch = memory.bytes(self._backward_workspace)
-        launches.backward(
-            grad.data_ptr(),
-            places.x,
-            places.weight,
-            places.mask,
-            address(grads[0]),
-            address(grads[1] if into[0] is None else into[0]),
-            address(grads[2] if into[1] is None else into[1]),
-            address(scratch),
-            options.alpha,
-            into[0] is not None,
-            into[1] is not None,
+        scratch = memory.bytes(self._backward_scratch)
+        self._backward_into(into).run(
+            (
+                grad.data_ptr(), at.x, at.weight, at.mask, address(grads[0]),
+                address(grads[1] if into[0] is None else into[0]),
+                address(grads[2] if into[1] is None else into[1]),
+                address(scratch),
+            ),
+            (options.alpha,),
             _native.current_stream(self.facts.device),
-        )
+        )  # fmt: skip
         return grads
 
     def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
@@ -247,7 +230,8 @@ class KernelLayer:
         extents = facts.x_shape[-1], *facts.block_shape
         dtypes = facts.dtype, facts.weight_dtype, facts.bias_dtype
         x, weight, mask = saved
-        grads = backward(grad, x, weight, mask, options.p, *extents, *dtypes, list(needs))
+        args = options.p, *extents, facts.side, *dtypes, list(needs)
+        grads = backward(grad, x, weight, mask, *args)
         grad_x, grad_weight, grad_bias = (
             found if is_needed else None for found, is_needed in zip(grads, needs, strict=True)
         )
@@ -257,19 +241,21 @@ class KernelLayer:
         facts = self.facts
         (m, n, k), alpha = facts.extents, options.alpha
         tensors = MaskTensors(None, saved.mask, self._layout)
-        mask = BlockMask((m, k), facts.block_shape, 1.0 - options.p, tensors)
+        mask = BlockMask(facts.masked_shape, facts.block_shape, 1.0 - options.p, tensors)
+        of_x, of_grad = (None, mask) if facts.drops_output else (mask, None)
         flat = grad.reshape(m, n)
         grad_x = grad_weight = grad_bias = None
         if needs[0]:
-            how = How(None, None, mask, alpha)
+            how = How(of_grad, None, of_x, alpha)
             product = multiply(Product(flat, saved.weight, None, how))
             grad_x = product.reshape(facts.x_shape).to(facts.x_dtype)
         if needs[1]:
-            how = How(None, mask, None, alpha, None, True, False)
+            how = How(of_grad, of_x, None, alpha, None, True, False)
             product = multiply(Product(flat, saved.x.reshape(m, k), None, how))
             grad_weight = product.to(facts.weight_dtype)
         if needs[2]:
-            grad_bias = flat.sum(0, dtype=facts.bias_dtype)
+            sums = dense.column_sums(flat, of_grad).to(facts.bias_dtype)
+            grad_bias = sums * alpha if facts.drops_output else sums
         return grad_x, grad_weight, grad_bias
 
     def through_kept(self, saved: Saved, grad: Tensor) -> Tensor:

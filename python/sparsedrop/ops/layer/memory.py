@@ -2,54 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.masks import FILLS, MaskTensors, host_state, is_capturing
-from sparsedrop.ops.layer import copies
-from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options
-
-DRAWN = (0, -1)
-"""Seed and offset of a mask that was drawn before the call."""
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def draw(
-    options: Options,
-    grid: tuple[int, ...],
-    device: torch.device,
-    tensors: Callable[[], MaskTensors],
-) -> tuple[int, int]:
-    """Seed and offset of a mask that `_C` is to draw; or `DRAWN`, into those tensors."""
-    sampler, generator = options.sampler, options.generator
-    state = host_state(device, generator) if sampler == "bernoulli" else None
-    if state is not None:
-        return state
-    FILLS[sampler](tensors(), grid, options.p, device, generator)
-    return DRAWN
-
-
-class Space(NamedTuple):
-    """A contiguous tensor that is allocated for every call."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], dtype: torch.dtype) -> Space:
-        strides, stride = [], 1
-        for extent in reversed(shape):
-            strides.append(stride)
-            stride *= extent
-        return cls(tuple(shape), tuple(reversed(strides)), dtype)
+from sparsedrop.ops import copies
+from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs
+from sparsedrop.ops.program import Space
 
 
 class Memory:
@@ -72,24 +31,10 @@ class Memory:
     def rounded_weight(self, weight: Tensor, stream: int) -> tuple[Tensor, int]:
         """The weight in the dtype of the products, and its address if it has yet to be filled."""
         copy = copies.find(weight, self.weight.dtype, stream)
-        if copy is not None and self._shares(weight):
+        if copy is not None:
             return copy, 0
         copy = self.allocate(*self.weight)
         return copy, copy.data_ptr()
-
-    def share(self, weight: Tensor, copy: Tensor, stream: int) -> None:
-        """Lets other layers find a copy that has been filled."""
-        if self._shares(weight):
-            copies.keep(weight, copy, stream)
-
-    def _shares(self, weight: Tensor) -> bool:
-        # In a graph a copy from before its capture would be that of the capture's weights for ever.
-        return (
-            weight.requires_grad
-            and torch.is_autocast_cache_enabled()
-            and not weight.is_inference()
-            and not is_capturing(self.device)
-        )
 
     def gradients(self, x: Space, needs: Needs, into: Buffers) -> Grads:
         """Those that are needed and not added to a buffer."""

@@ -25,10 +25,11 @@ def _forward(
     block_rows: int,
     block_cols: int,
     sampler: str,
+    side: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """The result, and a buffer of the mask, and of x and weight where they had to be rounded."""
-    options = Options(p, (block_rows, block_cols), sampler)
+    options = Options(p, (block_rows, block_cols), sampler, side=side)
     layer = None
     if lie_well(x, weight) and (bias is None or lie_well(bias)):
         of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
@@ -49,6 +50,7 @@ def _backward(
     features: int,
     block_rows: int,
     block_cols: int,
+    side: str,
     x_dtype: torch.dtype,
     weight_dtype: torch.dtype,
     bias_dtype: torch.dtype | None,
@@ -58,12 +60,13 @@ def _backward(
 
     x and weight are None where they were rounded: then they are in the buffer.
     """
-    options = Options(p, (block_rows, block_cols), "bernoulli")
+    options = Options(p, (block_rows, block_cols), "bernoulli", side=side)
     n = grad.shape[-1]
     facts = (
         grad.get_device(), torch.Size((*grad.shape[:-1], features)), x_dtype,
         torch.Size((n, features)), weight_dtype, None if bias_dtype is None else torch.Size((n,)),
         bias_dtype, grad.dtype, True, round(100 * (1.0 - p)), options.block_shape,
+        side,
     )  # fmt: skip
     layer = None
     if (x is None or lie_well(x)) and (weight is None or lie_well(weight)):
@@ -85,7 +88,7 @@ def _backward(
     return grad_x, grad_weight, grad_bias
 
 
-def mask_of(pack: Tensor, shape: tuple[int, int], options: Options) -> BlockMask:
+def _mask_of(pack: Tensor, shape: tuple[int, int], options: Options) -> BlockMask:
     """The mask that stands at the head of a layer's buffer."""
     lies = layout(*shape, *options.block_shape)
     tensors = MaskTensors(None, pack, lies)
@@ -97,17 +100,21 @@ def _forward_by_products(
 ) -> tuple[Tensor, Tensor]:
     (n, k), m = weight.shape, x.shape[:-1].numel()
     rounds = x.dtype != dtype, weight.dtype != dtype
-    lies = packing((m, n, k), options.block_shape, rounds)
+    lies = packing((m, n, k), options.block_shape, options.side, rounds)
     pack = torch.empty(lies.size, dtype=torch.int32, device=x.device)
-    mask = mask_of(pack, (m, k), options)
-    FILLS[options.sampler](mask.tensors, (m, k, *options.block_shape), options.p, x.device, None)
+    shape = m, n if options.drops_output else k
+    mask = _mask_of(pack, shape, options)
+    FILLS[options.sampler](mask.tensors, (*shape, *options.block_shape), options.p, x.device, None)
     used_x, used_weight = x.reshape(m, k).to(dtype), weight.to(dtype)
     if rounds[0]:
         _part(pack, lies.x_at, (m, k), dtype).copy_(used_x)
     if rounds[1]:
         _part(pack, lies.weight_at, (n, k), dtype).copy_(used_weight)
-    used_bias = None if bias is None else bias.to(dtype)
-    how = How(mask, None, None, options.alpha, None, False, True)
+    used_bias = None
+    if bias is not None:
+        used_bias = (bias * options.alpha if options.drops_output else bias).to(dtype)
+    x_mask, out_mask = (None, mask) if options.drops_output else (mask, None)
+    how = How(x_mask, None, out_mask, options.alpha, None, False, True)
     out = cuda.product(Product(used_x, used_weight, used_bias, how))
     return out.view(*x.shape[:-1], n), pack
 
@@ -123,16 +130,21 @@ def _gradients_by_products(
 ) -> Grads:
     lead, n = grad.shape[:-1], grad.shape[-1]
     m, alpha = lead.numel(), options.alpha
-    lies = packing((m, n, k), options.block_shape, (x is None, weight is None))
+    lies = packing((m, n, k), options.block_shape, options.side, (x is None, weight is None))
     used_x = _part(pack, lies.x_at, (m, k), grad.dtype) if x is None else x.reshape(m, k)
     if weight is None:
         weight = _part(pack, lies.weight_at, (n, k), grad.dtype)
-    mask, grad = mask_of(pack, (m, k), options), grad.view(m, n)
-    grad_x = cuda.product(Product(grad, weight, None, How(None, None, mask, alpha)))
-    how = How(None, mask, None, alpha, None, True, False)
+    mask = _mask_of(pack, (m, n if options.drops_output else k), options)
+    of_x, of_grad = (None, mask) if options.drops_output else (mask, None)
+    grad = grad.view(m, n)
+    grad_x = cuda.product(Product(grad, weight, None, How(of_grad, None, of_x, alpha)))
+    how = How(of_grad, of_x, None, alpha, None, True, False)
     grad_weight = cuda.product(Product(grad, used_x, None, how))
     _, weight_dtype, bias_dtype = dtypes
-    grad_bias = None if bias_dtype is None else cuda.column_sums(grad, None).to(bias_dtype)
+    grad_bias = None
+    if bias_dtype is not None:
+        grad_bias = cuda.column_sums(grad, of_grad).to(bias_dtype)
+        grad_bias = grad_bias * alpha if options.drops_output else grad_bias
     return grad_x.view(*lead, k), grad_weight.to(weight_dtype), grad_bias
 
 
@@ -150,11 +162,12 @@ def _fake_forward(
     block_rows: int,
     block_cols: int,
     sampler: str,
+    side: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     (n, k), m = weight.shape, x.shape[:-1].numel()
     rounds = x.dtype != dtype, weight.dtype != dtype
-    size = packing((m, n, k), (block_rows, block_cols), rounds).size
+    size = packing((m, n, k), (block_rows, block_cols), side, rounds).size
     out = x.new_empty((*x.shape[:-1], n), dtype=dtype)
     return out, x.new_empty(size, dtype=torch.int32)
 
@@ -168,6 +181,7 @@ def _fake_backward(
     features: int,
     block_rows: int,
     block_cols: int,
+    side: str,
     x_dtype: torch.dtype,
     weight_dtype: torch.dtype,
     bias_dtype: torch.dtype | None,
@@ -185,16 +199,16 @@ def _fake_backward(
 def _register() -> torch.library.Library:
     """Defines the ops; the library must outlive them, so the module keeps it."""
     library = torch.library.Library("sparsedrop", "FRAGMENT")
-    block = "SymInt block_rows, SymInt block_cols"
+    block = "SymInt block_rows, SymInt block_cols"  # and whose blocks: "input" or "output"
     # Tagged, so that compiled graphs neither merge two draws nor repeat one.
     library.define(
         f"dropout_linear(Tensor x, Tensor weight, Tensor? bias, float p, {block}, str sampler, "
-        "ScalarType dtype) -> (Tensor, Tensor)",
+        "str side, ScalarType dtype) -> (Tensor, Tensor)",
         tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
     )
     library.define(
         "dropout_linear_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor pack, float p, "
-        f"SymInt features, {block}, ScalarType x_dtype, ScalarType weight_dtype, "
+        f"SymInt features, {block}, str side, ScalarType x_dtype, ScalarType weight_dtype, "
         "ScalarType? bias_dtype, bool[] needs) -> (Tensor, Tensor, Tensor)",
         tags=(torch.Tag.pt2_compliant_tag,),
     )

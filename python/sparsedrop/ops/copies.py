@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
+from sparsedrop.masks import is_capturing
+
 
 class _Copy(NamedTuple):
     weight: weakref.ref[Tensor]
@@ -32,7 +34,7 @@ _copies: dict[int, _Copy] = {}
 def find(weight: Tensor, dtype: torch.dtype, stream: int) -> Tensor | None:
     """The copy of that dtype that is still there and up to date."""
     found = _copies.get(id(weight))
-    if found is None or found.weight() is not weight:
+    if found is None or found.weight() is not weight or not _may_share(weight):
         return None
     copy = found.copy()
     is_good = (
@@ -46,7 +48,9 @@ def find(weight: Tensor, dtype: torch.dtype, stream: int) -> Tensor | None:
 
 
 def keep(weight: Tensor, copy: Tensor, stream: int) -> None:
-    """Lets others find the copy of a weight, as long as it lives."""
+    """Lets others find the copy of a weight that has been filled, as long as it lives."""
+    if not _may_share(weight):
+        return
     key = id(weight)
 
     def forget(dead: weakref.ref[Tensor]) -> None:
@@ -61,4 +65,14 @@ def keep(weight: Tensor, copy: Tensor, stream: int) -> None:
         weight._version,
         weight.data_ptr(),
         stream,
+    )
+
+
+def _may_share(weight: Tensor) -> bool:
+    # In a graph a copy from before its capture would be that of the capture's weights for ever.
+    return (
+        weight.requires_grad
+        and torch.is_autocast_cache_enabled()
+        and not weight.is_inference()
+        and not is_capturing(weight.device)
     )

@@ -1,0 +1,176 @@
+#include "bindings/program.hpp"
+
+#include <string>
+
+#include "bindings/blas.hpp"
+#include "bindings/call.hpp"
+
+namespace sparsedrop {
+namespace {
+
+std::string describe(char const* what, Blocking const& of) {
+  return std::string("sparsedrop.") + what + " for a [" + std::to_string(of.rows) + ", " +
+         std::to_string(of.cols) + "] matrix in blocks of " + std::to_string(of.block_rows) + "x" +
+         std::to_string(of.block_cols);
+}
+
+}  // namespace
+
+struct Program::Call {
+  std::vector<uint64_t> const& places;
+  std::vector<double> const& numbers;
+  cudaStream_t stream;
+
+  template <class T>
+  T* address(Place const& place) const {
+    uintptr_t const base = place ? places.at(size_t(place->first)) : 0;
+    return base == 0 ? nullptr : at<T>(base + uintptr_t(place->second));
+  }
+  double number(Number const& number) const { return number ? numbers.at(size_t(*number)) : 1.0; }
+  Launch::Words words(WordPlaces const& of) const {
+    if (!of) {
+      return {};
+    }
+    return {address<uint32_t const>(of->first), address<uint32_t const>(of->second)};
+  }
+};
+
+void Program::draw(Blocking const& blocking, Place live, WordPlaces words, int keep, int seed) {
+  steps_.emplace_back([=](Call const& call) {
+    uint64_t const next = call.places.at(size_t(seed) + 1);
+    auto* const grid = call.address<uint8_t>(live);
+    if (next == 0 || grid == nullptr) {
+      return;
+    }
+    auto const places = words.value_or(std::pair<Place, Place>());
+    check(bernoulli_mask({call.number(keep), call.places.at(size_t(seed)), next - 1}, blocking,
+                         grid, call.address<uint32_t>(places.first),
+                         call.address<uint32_t>(places.second), call.stream),
+          [&] { return describe("bernoulli_mask", blocking); });
+  });
+}
+
+void Program::round(DataType dtype, std::vector<Rounded> arrays) {
+  if (arrays.size() > size_t(kMaxRoundings)) {
+    throw std::invalid_argument(std::to_string(arrays.size()) + " arrays are more than " +
+                                std::to_string(kMaxRoundings) + ", which one launch rounds");
+  }
+  steps_.emplace_back([=](Call const& call) {
+    Rounding found[kMaxRoundings] = {};
+    int count = 0;
+    for (Rounded const& array : arrays) {
+      auto* const to = call.address<void>(array.to);
+      if (to != nullptr) {
+        found[count++] = {call.address<void const>(array.from), array.from_dtype, to, array.count,
+                          float(call.number(array.factor))};
+      }
+    }
+    if (count > 0) {
+      check(round_to(dtype, found, count, call.stream),
+            [&] { return "sparsedrop.round_to for " + std::to_string(count) + " arrays"; });
+    }
+  });
+}
+
+void Program::product(Launch const& launch, Product const& of) {
+  steps_.emplace_back([=](Call const& call) {
+    Launch::Call product;
+    product.d = call.address<void>(of.d);
+    if (product.d == nullptr) {
+      return;
+    }
+    product.a = call.address<void const>(of.a);
+    product.b = call.address<void const>(of.b);
+    product.pre_activation = call.address<void>(of.pre_activation);
+    product.a_words = call.words(of.a_words);
+    product.b_words = call.words(of.b_words);
+    product.d_words = call.words(of.d_words);
+    product.alpha = float(call.number(of.alpha));
+    product.bias = call.address<void const>(of.bias);
+    product.accumulates = of.accumulates;
+    product.workspace = call.address<void>(of.workspace);
+    product.stream = call.stream;
+    launch.run(product);
+  });
+}
+
+void Program::masked_copy(Copy const& of) {
+  steps_.emplace_back([=](Call const& call) {
+    auto* const out = call.address<void>(of.out);
+    auto const* const in = call.address<void const>(of.in);
+    if (out == nullptr || in == nullptr) {
+      return;
+    }
+    Blocking const& blocking = of.blocking;
+    int64_t const grid_cols = (blocking.cols + blocking.block_cols - 1) / blocking.block_cols;
+    check(sparsedrop::masked_copy(
+              {of.in_dtype, of.out_dtype, in, of.in_ld, out, blocking.cols, blocking,
+               call.address<uint8_t const>(of.live), grid_cols, 1, call.number(of.factor)},
+              call.stream),
+          [&] { return describe("masked_copy", blocking); });
+  });
+}
+
+void Program::dense_product(Dense const& of) {
+  steps_.emplace_back([=](Call const& call) {
+    auto* const out = call.address<void>(of.out);
+    if (out == nullptr) {
+      return;
+    }
+    multiply(
+        {of.m,
+         of.n,
+         of.k,
+         {call.address<void const>(of.a), of.a_turned ? of.m : of.k, of.a_turned},
+         {call.address<void const>(of.b), of.b_turned ? of.k : of.n, of.b_turned},
+         of.dtype,
+         out,
+         of.out_dtype,
+         call.number(of.alpha),
+         of.accumulates ? 1.0 : 0.0},
+        {at<void>(call.places.at(size_t(of.handle))), call.places.at(size_t(of.handle) + 1) != 0});
+  });
+}
+
+void Program::column_sums(ColumnSums const& of) {
+  steps_.emplace_back([=](Call const& call) {
+    auto* const out = call.address<void>(of.out);
+    if (out == nullptr) {
+      return;
+    }
+    Blocking const& blocking = of.blocking;
+    Launch::Words const words = call.words(of.words);
+    Mask const mask{words.rows, words.cols, blocking.block_rows, blocking.block_cols};
+    Matrix const matrix{call.address<void const>(of.matrix), blocking.cols, Order::row_major};
+    Sums const sums{out, of.out_dtype, of.accumulates, call.number(of.factor)};
+    check(sparsedrop::column_sums(of.dtype, matrix, blocking.rows, blocking.cols, mask, sums,
+                                  call.stream),
+          [&] { return describe("column_sums", blocking); });
+  });
+}
+
+void Program::pointwise(Between const& of) {
+  steps_.emplace_back([=](Call const& call) {
+    auto* const out = call.address<void>(of.out);
+    if (out == nullptr) {
+      return;
+    }
+    check(sparsedrop::pointwise(
+              {of.kind, of.activation, of.dtype, call.address<void const>(of.a),
+               call.address<void const>(of.b), call.address<void const>(of.grad), out,
+               call.address<void>(of.out_b), of.blocking, call.address<uint8_t const>(of.live)},
+              call.stream),
+          [&] { return describe("pointwise", of.blocking); });
+  });
+}
+
+void Program::run(std::vector<uint64_t> const& places, std::vector<double> const& numbers,
+                  cudaStream_t stream) const {
+  OnDevice const guard(device_);
+  Call const call{places, numbers, stream};
+  for (Step const& step : steps_) {
+    step(call);
+  }
+}
+
+}  // namespace sparsedrop

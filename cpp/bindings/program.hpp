@@ -1,0 +1,129 @@
+// What one direction of a layer or a block launches, in order. It is made once for its shapes, and
+// run by one call from Python with the addresses and numbers of that call: the host's time of a
+// call from Python is that of a launch.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "bindings/launch.hpp"
+
+namespace sparsedrop {
+
+// An address: that of this number among the call's, and so many bytes from there. None, or a call's
+// address of 0: null.
+using Place = std::optional<std::pair<int, int64_t>>;
+
+// A factor: that of this number among the call's. None: 1.
+using Number = std::optional<int>;
+
+// The words of a mask, of its block rows and its block columns.
+using WordPlaces = std::optional<std::pair<Place, Place>>;
+
+class Program {
+ public:
+  explicit Program(int device) : device_(device) {}
+
+  // Each step is left out where what it writes has no place.
+
+  // Draws a grid by the seed in one place and the offset, plus 1, in the next; where that is 0, the
+  // grid was drawn before.
+  void draw(Blocking const& blocking, Place live, WordPlaces words, int keep, int seed);
+
+  struct Rounded {
+    Place from;
+    DataType from_dtype;
+    Place to;
+    int64_t count;
+    Number factor;
+  };
+  void round(DataType dtype, std::vector<Rounded> arrays);
+
+  struct Product {
+    Place a;
+    Place b;
+    Place d;
+    Place pre_activation;
+    WordPlaces a_words;
+    WordPlaces b_words;
+    WordPlaces d_words;
+    Number alpha;
+    Place bias;
+    Place workspace;
+    bool accumulates;
+  };
+  void product(Launch const& launch, Product const& of);
+
+  struct Copy {
+    DataType in_dtype;
+    DataType out_dtype;
+    Place in;
+    int64_t in_ld;
+    Place out;
+    Blocking blocking;
+    Place live;
+    Number factor;
+  };
+  void masked_copy(Copy const& of);
+
+  struct Dense {
+    int64_t m;
+    int64_t n;
+    int64_t k;
+    Place a;
+    bool a_turned;
+    Place b;
+    bool b_turned;
+    Place out;
+    DataType dtype;
+    DataType out_dtype;
+    Number alpha;
+    bool accumulates;
+    int handle;  // and in the place behind it, whether parts of sums may be added in 16 bits
+  };
+  void dense_product(Dense const& of);
+
+  struct ColumnSums {
+    DataType dtype;
+    Place matrix;
+    Blocking blocking;  // blocks of 0: no mask
+    WordPlaces words;
+    Place out;
+    DataType out_dtype;
+    bool accumulates;
+    Number factor;
+  };
+  void column_sums(ColumnSums const& of);
+
+  struct Between {
+    PointwiseKind kind;
+    Activation activation;
+    DataType dtype;
+    Place a;
+    Place b;
+    Place grad;
+    Place out;
+    Place out_b;
+    Blocking blocking;
+    Place live;
+  };
+  void pointwise(Between const& of);
+
+  // std::runtime_error, with the values, where a step cannot be launched; std::out_of_range where a
+  // place or a number is missing.
+  void run(std::vector<uint64_t> const& places, std::vector<double> const& numbers,
+           cudaStream_t stream) const;
+
+ private:
+  struct Call;
+  using Step = std::function<void(Call const&)>;
+
+  int device_;
+  std::vector<Step> steps_;
+};
+
+}  // namespace sparsedrop

@@ -1,0 +1,181 @@
+"""SparseDropMLP: a feed-forward block whose dropped hidden units cost nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sparsedrop.functional import dropped_stack
+from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.nn.coarse import warn_if_coarse
+from sparsedrop.nn.rated import Blocked, applied_rate_of, rate_of
+from sparsedrop.nn.stack import (
+    activate,
+    apply_by_modules,
+    check_activation,
+    is_plain,
+)
+from sparsedrop.ops.stack import Dropped, Layer
+
+
+class SparseDropMLP(Blocked):
+    """`down(dropout(act(up(x))))`, or with a gate `down(dropout(act(gate(x)) * up(x)))`.
+
+    Blocks of the hidden activation are dropped with probability p, and with `out_p` blocks of the
+    output (Lo 2024). What is dropped is neither computed nor stored nor differentiated, on both
+    sides of the hidden activation: all products of a training step have 1 - p of their work. In
+    evaluation it is the dense block.
+
+    `up`, `gate` and `down` are nn.Linear modules. Where one was replaced by another kind of module,
+    or has hooks, they are called instead, with dropout between them.
+
+    Args:
+        d_model: features of the input.
+        d_hidden: hidden features.
+        d_out: features of the output; None: those of the input.
+        p: drop probability of the hidden activation, in [0, 1]; may be set later.
+        activation: "relu", "gelu" (the exact one), "gelu_tanh" or "silu"; None: there is none.
+        bias: of the linear layers.
+        gated: whether there is a gate; it shares the mask of `up`.
+        out_p: drop probability of the output, bias included; may be set later.
+        block_shape: rows and columns of a block, of what is dropped flattened to [M, features].
+        sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
+        device, dtype: as for nn.Linear.
+
+    Raises:
+        ValueError, TypeError: if a rate, the activation, the block shape or the sampler is invalid.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_hidden: int,
+        d_out: int | None = None,
+        p: float = 0.5,
+        *,
+        activation: str | None = "gelu",
+        bias: bool = True,
+        gated: bool = False,
+        out_p: float = 0.0,
+        block_shape: tuple[int, int] = (128, 128),
+        sampler: str = "bernoulli",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # All of it before a parameter is drawn.
+        check_p(p), check_p(out_p), check_block_shape(block_shape), check_sampler(sampler)
+        check_activation(activation)
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        self.up = nn.Linear(d_model, d_hidden, bias, **where)
+        self.gate = nn.Linear(d_model, d_hidden, bias, **where) if gated else None
+        self.down = nn.Linear(d_hidden, d_model if d_out is None else d_out, bias, **where)
+        self._drops(p, activation, out_p, block_shape, sampler)
+
+    def _drops(
+        self,
+        p: float,
+        activation: str | None,
+        out_p: float,
+        block_shape: tuple[int, int],
+        sampler: str,
+    ) -> None:
+        self.p, self.activation = p, activation
+        self.block_shape, self.sampler = block_shape, sampler
+        if out_p:
+            self.out_p = out_p
+        self._is_new = True
+
+    @classmethod
+    def from_linears(
+        cls,
+        up: nn.Linear,
+        down: nn.Linear,
+        p: float = 0.5,
+        *,
+        gate: nn.Linear | None = None,
+        activation: str | None = "gelu",
+        out_p: float = 0.0,
+        block_shape: tuple[int, int] = (128, 128),
+        sampler: str = "bernoulli",
+    ) -> SparseDropMLP:
+        """The block of these layers, which it holds; in the training mode of `up`.
+
+        Args:
+            up: [d_model -> d_hidden].
+            down: [d_hidden -> d_out].
+            p: as for the constructor.
+            gate: of the extents of `up`.
+            activation: as for the constructor.
+            out_p: likewise.
+            block_shape: likewise.
+            sampler: likewise.
+
+        Raises:
+            TypeError: where one of them is no nn.Linear.
+            ValueError: where their features do not fit.
+        """
+        for name, linear in (("up", up), ("down", down), ("gate", gate)):
+            if not isinstance(linear, nn.Linear) and not (name == "gate" and linear is None):
+                raise TypeError(f"{name} must be an nn.Linear, not {type(linear).__name__}")
+        if down.in_features != up.out_features:
+            raise ValueError(
+                f"up makes {up.out_features} features and down takes {down.in_features}"
+            )
+        shape = up.in_features, up.out_features
+        if gate is not None and (gate.in_features, gate.out_features) != shape:
+            raise ValueError(
+                f"gate is {gate.in_features} -> {gate.out_features}, and up {shape[0]} -> "
+                f"{shape[1]}"
+            )
+        check_p(p), check_p(out_p), check_activation(activation)
+        # On the meta device nothing is allocated or drawn for layers that are replaced at once.
+        block = cls(1, 1, 1, p, gated=gate is not None, device="meta")
+        block.up, block.gate, block.down = up, gate, down
+        block._drops(p, activation, out_p, block_shape, sampler)
+        return block.train(up.training)
+
+    @property
+    def out_p(self) -> float:
+        """Drop probability of the output. It lives in a child `out_dropout`, as p in `dropout`."""
+        return rate_of(self._modules.get("out_dropout"))
+
+    @out_p.setter
+    def out_p(self, out_p: float) -> None:
+        self._set_rate("out_dropout", out_p)
+
+    @property
+    def activation(self) -> str | None:
+        """Of the hidden features."""
+        return self._activation
+
+    @activation.setter
+    def activation(self, activation: str | None) -> None:
+        self._activation = check_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., d_model] -> [..., d_out]."""
+        modules = self._modules
+        p, out_p = (applied_rate_of(modules.get(name)) for name in ("dropout", "out_dropout"))
+        up, gate, down = self.up, self.gate, self.down
+        dropped = Dropped((0.0, p, out_p), self._block_shape, self._sampler)
+        if not (is_plain(up) and is_plain(down) and (gate is None or is_plain(gate))):
+            hidden = activate(self._activation, up(x) if gate is None else gate(x))
+            hidden = hidden if gate is None else hidden * up(x)
+            return apply_by_modules(hidden, [down], [None], dropped._replace(rates=(p, out_p)))
+        if p and not torch.compiler.is_compiling() and self._is_new:
+            self._is_new = False
+            warn_if_coarse("hidden activation", x, up.out_features, p, self._block_shape)
+        layers = (
+            Layer(up.weight, up.bias, self._activation)
+            if gate is None
+            else Layer(up.weight, up.bias, self._activation, gate.weight, gate.bias),
+            Layer(down.weight, down.bias),
+        )
+        return dropped_stack(x, layers, dropped, True)
+
+    def extra_repr(self) -> str:
+        return (
+            f"activation={self.activation!r}, block_shape={self.block_shape}, "
+            f"sampler={self.sampler!r}"
+        )

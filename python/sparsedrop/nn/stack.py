@@ -1,0 +1,150 @@
+"""SparseDropStack: dropout, linear, activation, dropout, linear, ... with both sides skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from sparsedrop.functional import dropped_activation, dropped_stack
+from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.nn.coarse import warn_if_coarse
+from sparsedrop.nn.rated import Blocked, applied_rate_of
+from sparsedrop.ops import ACTIVATIONS
+from sparsedrop.ops.stack import Dropped, Layer
+
+
+class SparseDropStack(Blocked):
+    """Linear layers, each behind a dropout of its input and in front of an activation (Lo 2024).
+
+    The output mask of a layer is the input mask of the next: what will be dropped is not computed,
+    forward or backward, so that a product with a mask on both sides has (1 - p)² of its work. The
+    stack drops its own input, and not its output. In evaluation it is the dense stack.
+
+    `layers` holds nn.Linear modules. Where one was replaced by another kind of module, or has
+    hooks, they are called instead, with dropout between them.
+
+    Args:
+        sizes: features of the input, of what lies between the layers, and of the output.
+        p: drop probability in [0, 1]; may be set later.
+        activation: "relu", "gelu" (the exact one), "gelu_tanh" or "silu"; None: there is none.
+        last_activation: of the output, likewise.
+        bias: of the linear layers.
+        block_shape: rows and columns of a block, of what is dropped flattened to [M, features].
+        sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
+        device, dtype: as for nn.Linear.
+
+    Raises:
+        ValueError, TypeError: if p, the sizes, an activation, the block shape or the sampler is
+            invalid.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        p: float = 0.5,
+        *,
+        activation: str | None = "relu",
+        last_activation: str | None = None,
+        bias: bool = True,
+        block_shape: tuple[int, int] = (128, 128),
+        sampler: str = "bernoulli",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if len(sizes) < 2:
+            raise ValueError(f"sizes are those of an input and of an output at least, not {sizes}")
+        check_p(p), check_block_shape(block_shape), check_sampler(sampler)
+        check_activation(activation), check_activation(last_activation)
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Linear(before, behind, bias, device=device, dtype=dtype)
+            for before, behind in pairwise(sizes)
+        )
+        self.p, self.block_shape, self.sampler = p, block_shape, sampler
+        self.activation, self.last_activation = activation, last_activation
+        self._is_new = True
+
+    @property
+    def activation(self) -> str | None:
+        """Behind all layers but the last."""
+        return self._activation
+
+    @activation.setter
+    def activation(self, activation: str | None) -> None:
+        self._activation = check_activation(activation)
+
+    @property
+    def last_activation(self) -> str | None:
+        """Behind the last layer."""
+        return self._last_activation
+
+    @last_activation.setter
+    def last_activation(self, activation: str | None) -> None:
+        self._last_activation = check_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., sizes[0]] -> [..., sizes[-1]]."""
+        p, linears = applied_rate_of(self._modules.get("dropout")), list(self.layers)
+        count = len(linears)
+        activations = [self._activation] * (count - 1) + [self._last_activation]
+        rates = *(p,) * count, 0.0
+        dropped = Dropped(rates, self._block_shape, self._sampler)
+        plain = [linear for linear in linears if is_plain(linear)]
+        if len(plain) < count:
+            return apply_by_modules(x, linears, activations, dropped)
+        if p and not torch.compiler.is_compiling() and self._is_new:
+            self._is_new = False
+            features = min(linear.in_features for linear in plain)
+            warn_if_coarse("input", x, features, p, self._block_shape)
+        layers = tuple(
+            Layer(linear.weight, linear.bias, activation)
+            for linear, activation in zip(plain, activations, strict=True)
+        )
+        return dropped_stack(x, layers, dropped, True)
+
+    def extra_repr(self) -> str:
+        return (
+            f"activation={self.activation!r}, last_activation={self.last_activation!r}, "
+            f"block_shape={self.block_shape}, sampler={self.sampler!r}"
+        )
+
+
+def check_activation(activation: str | None) -> str | None:
+    """The activation; ValueError if it is unknown."""
+    is_name = activation is None or isinstance(activation, str)
+    if not is_name or activation not in ACTIVATIONS:
+        known = ", ".join(repr(name) for name in ACTIVATIONS)
+        raise ValueError(f"activation is one of {known}, not {activation!r}")
+    return activation
+
+
+def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether to call a module is to multiply by its weight: its own kind, and nobody's hook."""
+    return (
+        isinstance(linear, nn.Linear)
+        and type(linear).forward is nn.Linear.forward
+        and not linear._forward_hooks
+        and not linear._forward_pre_hooks
+        and not linear._backward_hooks
+        and not linear._backward_pre_hooks
+    )
+
+
+def activate(activation: str | None, x: Tensor) -> Tensor:
+    return ACTIVATIONS[activation](x)
+
+
+def apply_by_modules(
+    x: Tensor,
+    modules: Sequence[nn.Module],
+    activations: Sequence[str | None],
+    dropped: Dropped,
+) -> Tensor:
+    """The stack by calls of its modules, with dropout before, between and behind them."""
+    for i, (module, activation) in enumerate(zip(modules, activations, strict=True)):
+        x = activate(activation, module(dropped_activation(x, i, dropped)))
+    return dropped_activation(x, len(modules), dropped)

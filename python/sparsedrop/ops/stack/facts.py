@@ -1,0 +1,129 @@
+"""A stack of linear layers, what of it is dropped, and all that decides how a GPU runs it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsedrop.masks import scale
+
+Blocks = tuple[int, int]
+
+
+class Layer(NamedTuple):
+    """act(x Wᵀ + b); with a gate act(x Gᵀ + c) · (x Wᵀ + b)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: str | None = None
+    gate: Tensor | None = None
+    gate_bias: Tensor | None = None
+
+
+class Dropped(NamedTuple):
+    """What is dropped, checked: of the input, of what lies between the layers, and of the result.
+
+    One rate each, so one more than there are layers. 0: nothing is dropped there.
+    """
+
+    rates: tuple[float, ...]
+    block_shape: Blocks
+    sampler: str
+
+    def alpha(self, layer: int) -> float:
+        """What the product of a layer is multiplied by: live parts of its input keep their
+        expectation, and those of the stack's result."""
+        return scale(self.rates[layer]) * self.bias_factor(layer)
+
+    def bias_factor(self, layer: int) -> float:
+        """What the bias of a layer is multiplied by: the last one is dropped with the result."""
+        is_last = layer == len(self.rates) - 2
+        return scale(self.rates[-1]) if is_last else 1.0
+
+
+class Kind(NamedTuple):
+    """A layer without its tensors."""
+
+    outputs: int
+    activation: str | None
+    has_bias: bool
+    # None: no gate. Else whether the gate has a bias.
+    gate: bool | None
+
+    @property
+    def is_gated(self) -> bool:
+        return self.gate is not None
+
+    @property
+    def keeps_input(self) -> bool:
+        """Whether the activation's gradient needs what went into it; relu's follows from the
+        result."""
+        return self.is_gated or self.activation not in (None, "relu")
+
+
+class Facts(NamedTuple):
+    """A stack's operands without their data: contiguous, 16-byte aligned, on one GPU."""
+
+    device: int
+    # Flattened to [rows, features].
+    x_shape: torch.Size
+    x_dtype: torch.dtype
+    # Of all parameters.
+    param_dtype: torch.dtype
+    # Of the products.
+    dtype: torch.dtype
+    kinds: tuple[Kind, ...]
+    # Live shares in percent; None: no mask.
+    keeps: tuple[int | None, ...]
+    block_shape: Blocks
+
+    @property
+    def rows(self) -> int:
+        return self.x_shape.numel() // self.x_shape[-1]
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Of the input, of what lies between the layers, and of the result."""
+        return self.x_shape[-1], *(kind.outputs for kind in self.kinds)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return *self.x_shape[:-1], self.features[-1]
+
+    @property
+    def rounds_x(self) -> bool:
+        return self.x_dtype is not self.dtype
+
+    @property
+    def rounds_parameters(self) -> bool:
+        return self.param_dtype is not self.dtype
+
+
+def parameters_of(layers: tuple[Layer, ...]) -> tuple[Tensor | None, ...]:
+    """In the order of `branches`: weight and bias of each, None where there is no bias."""
+    found: list[Tensor | None] = []
+    for layer in layers:
+        if layer.gate is not None:
+            found += (layer.gate, layer.gate_bias)
+        found += (layer.weight, layer.bias)
+    return tuple(found)
+
+
+class Branch(NamedTuple):
+    """A product with weights: of a layer, or of its gate."""
+
+    layer: int
+    is_gate: bool
+    has_bias: bool
+
+
+def branches(kinds: tuple[Kind, ...]) -> tuple[Branch, ...]:
+    """A gate stands before its layer."""
+    found = []
+    for i, kind in enumerate(kinds):
+        if kind.gate is not None:
+            found.append(Branch(i, True, kind.gate))
+        found.append(Branch(i, False, kind.has_bias))
+    return tuple(found)

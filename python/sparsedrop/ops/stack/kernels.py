@@ -1,0 +1,243 @@
+"""A stack by the kernels that skip what is dropped: one call into `_C` each way."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsedrop import _native, select
+from sparsedrop.masks import MaskTensors
+from sparsedrop.ops import copies
+from sparsedrop.ops.plan import Blocks, Key, kernel_plan, layer_keys, request_of
+from sparsedrop.ops.program import Space, address, draw
+from sparsedrop.ops.stack import programs
+from sparsedrop.ops.stack.facts import Branch, Dropped, Facts, branches
+from sparsedrop.ops.stack.places import Forward, Pack, kept_of
+from sparsedrop.select import kernels
+
+
+class Saved(NamedTuple):
+    """What a backward pass needs of the forward pass."""
+
+    x: Tensor
+    pack: Tensor
+    weights: tuple[Tensor, ...]
+    # Of all layers, in turn.
+    kept: tuple[Tensor, ...]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.x, self.pack, *self.weights, *self.kept
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], facts: Facts) -> Saved:
+        """The inverse of `tensors`."""
+        x, pack, *rest = tensors
+        count = len(branches(facts.kinds))
+        return cls(x, pack, tuple(rest[:count]), tuple(rest[count:]))
+
+
+def keys_of(facts: Facts) -> dict[Branch, tuple[Key, Key, Key]]:
+    """The products of each branch."""
+    masks: list[Blocks | None] = [
+        None if percent is None else (facts.block_shape, percent) for percent in facts.keeps
+    ]
+    features, dtypes = facts.features, (facts.dtype, facts.param_dtype)
+    found = {}
+    for branch in branches(facts.kinds):
+        i = branch.layer
+        kind = facts.kinds[i]
+        extents = facts.rows, features[i + 1], features[i]
+        activation = None if kind.is_gated else kind.activation
+        found[branch] = layer_keys(
+            facts.device, extents, dtypes, (masks[i], masks[i + 1]), activation
+        )
+    return found
+
+
+class KernelStack:
+    """A stack of some facts. What does not depend on addresses is worked out once."""
+
+    def __init__(self, facts: Facts, choices: dict[Branch, tuple[select.Choice, ...]]) -> None:
+        self.facts, self._branches = facts, branches(facts.kinds)
+        launches: programs.Launches = {}
+        for branch, keys in keys_of(facts).items():
+            forward, grad_x, grad_weight = (
+                kernel_plan(key, request_of(key), choice).launch
+                for key, choice in zip(keys, choices[branch], strict=True)
+            )
+            launches[branch] = forward, grad_x, grad_weight
+        self._forward = programs.forward(facts, launches)
+        self._backward = programs.backward(facts, launches)
+        self._scratch = max(
+            launch.workspace_bytes for three in launches.values() for launch in three
+        )
+        self._allocate, self._device = _native.allocator(facts.device), _native.gpu(facts.device)
+        self._out = Space.of(facts.out_shape, facts.dtype)
+        self._x = Space.of(tuple(facts.x_shape), facts.dtype)
+        self._pack_layout = Pack(facts)
+        self._pack = Space.of((self._pack_layout.size // 4,), torch.int32)
+        self._between = [Space.of((facts.rows, n), facts.dtype) for n in facts.features[1:]]
+        self._weights = {
+            b: (facts.features[b.layer + 1], facts.features[b.layer]) for b in self._branches
+        }
+        self._masks = self._pack_layout.masks(Forward.PACK)
+
+    def forward(
+        self, x: Tensor, parameters: Sequence[Tensor | None], dropped: Dropped
+    ) -> tuple[Tensor, Saved]:
+        """The result, and what `backward` needs. Parameters are in the order of the branches."""
+        facts, allocate = self.facts, self._allocate
+        stream = _native.current_stream(facts.device)
+        out, pack = allocate(*self._out), allocate(*self._pack)
+        used_x = allocate(*self._x) if facts.rounds_x else x
+        scratch = self._scratch_space()
+        places = [
+            x.data_ptr(), used_x.data_ptr(), out.data_ptr(), pack.data_ptr(), address(scratch)
+        ]  # fmt: skip
+        used: list[Tensor] = []
+        fresh: list[tuple[Tensor, Tensor]] = []
+        for i, branch in enumerate(self._branches):
+            weight, bias = parameters[2 * i], parameters[2 * i + 1]
+            assert weight is not None
+            copy, to = self._rounded(branch, weight, stream)
+            if to:
+                fresh.append((weight, copy))
+            used.append(copy)
+            places += (weight.data_ptr(), to, copy.data_ptr(), address(bias))
+        kept: list[Tensor] = []
+        results: list[Tensor] = []
+        last = len(facts.kinds) - 1
+        for i, space in enumerate(self._between):
+            own = [allocate(*space) for _ in range(kept_of(facts, i))]
+            if i == last and own and not facts.kinds[i].keeps_input:
+                own = [out]
+            kept += own
+            places += [tensor.data_ptr() for tensor in own]
+            is_apart = i < last and facts.kinds[i].keeps_input
+            results += [allocate(*space)] if is_apart else []
+            places.append(results[-1].data_ptr() if is_apart else 0)
+        for i, mask in self._masks.items():
+            places += self._draw(i, mask.start, pack, dropped)
+        numbers = [*self._numbers(dropped), *(1.0 - p for p in dropped.rates)]
+        self._forward.run(places, numbers, stream)
+        for weight, copy in fresh:
+            copies.keep(weight, copy, stream)
+        return out, Saved(used_x, pack, tuple(used), tuple(kept))
+
+    def _scratch_space(self) -> Tensor | None:
+        return self._allocate((self._scratch,), (1,), torch.uint8) if self._scratch else None
+
+    def _rounded(self, branch: Branch, weight: Tensor, stream: int) -> tuple[Tensor, int]:
+        """The weight as it is used, and its address if it has yet to be filled."""
+        facts = self.facts
+        if not facts.rounds_parameters:
+            return weight, 0
+        copy = copies.find(weight, facts.dtype, stream)
+        if copy is not None:
+            return copy, 0
+        copy = self._allocate(*Space.of(self._weights[branch], facts.dtype))
+        return copy, copy.data_ptr()
+
+    def _draw(self, index: int, start: int, pack: Tensor, dropped: Dropped) -> tuple[int, int]:
+        mask = self._masks[index]
+
+        def tensors() -> MaskTensors:
+            return MaskTensors(None, pack[start // 4 : start // 4 + mask.lies.size], mask.lies)
+
+        grid = *mask.shape, *mask.block
+        return draw(dropped.sampler, dropped.rates[index], None, grid, self._device, tensors)
+
+    def _numbers(self, dropped: Dropped) -> list[float]:
+        """Those that both directions have."""
+        return [
+            number
+            for i in range(len(self.facts.kinds))
+            for number in (dropped.alpha(i), dropped.bias_factor(i))
+        ]
+
+    def _between_backward(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Room for the gradients between layers, in turns, and for the first gate's."""
+        kinds = self.facts.kinds
+        even, odd = (
+            [
+                space
+                for i, (kind, space) in enumerate(zip(kinds, self._between, strict=True))
+                if i % 2 == parity and (i < len(kinds) - 1 or kind.activation is not None)
+            ]
+            for parity in (0, 1)
+        )
+        spaces = (
+            max(even, key=_size, default=None),
+            max(odd, key=_size, default=None),
+            self._between[0] if kinds[0].is_gated else None,
+        )
+        first, second, gate = (None if s is None else self._allocate(*s) for s in spaces)
+        return first, second, gate
+
+    def masks(self, pack: Tensor) -> dict[int, MaskTensors]:
+        """The masks that were drawn, by what they drop."""
+        found = {}
+        for i, mask in self._masks.items():
+            start = mask.start // 4
+            found[i] = MaskTensors(None, pack[start : start + mask.lies.size], mask.lies)
+        return found
+
+    def backward(
+        self, saved: Saved, grad: Tensor, dropped: Dropped, needs: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """The gradients that are needed, of x and of the parameters; `grad` is contiguous, aligned
+        and of the dtype of the products."""
+        facts, allocate = self.facts, self._allocate
+        grads: list[Tensor | None] = [allocate(*self._x) if needs[0] else None]
+        other = allocate(*self._x) if needs[0] and facts.kinds[0].is_gated else None
+        scratch = self._scratch_space()
+        places = [
+            grad.data_ptr(), saved.x.data_ptr(), saved.pack.data_ptr(), address(grads[0]),
+            address(other), address(scratch),
+        ]  # fmt: skip
+        for i, branch in enumerate(self._branches):
+            shape = self._weights[branch]
+            for needed, extents in zip(needs[2 * i + 1 :], (shape, shape[:1]), strict=False):
+                made = allocate(*Space.of(extents, facts.param_dtype)) if needed else None
+                grads.append(made)
+            places += (saved.weights[i].data_ptr(), address(grads[-2]), address(grads[-1]))
+        kept, between = iter(saved.kept), self._between_backward()
+        for i in range(len(facts.kinds)):
+            places += [next(kept).data_ptr() for _ in range(kept_of(facts, i))]
+            # A layer's gradient is read while the one before it is written, and never after.
+            places += (address(between[i % 2]), address(between[2]) if i == 0 else 0)
+        stream = _native.current_stream(facts.device)
+        self._backward.run(places, self._numbers(dropped), stream)
+        return grads
+
+
+def _size(space: Space) -> int:
+    return space.shape[0] * space.shape[1]
+
+
+class PlainStack:
+    """Dense products are faster, or all that there is."""
+
+
+def make_stack(facts: tuple[Any, ...]) -> KernelStack | PlainStack | None:
+    """The stack for `Facts`, which may be a plain tuple; None where it has to go the long way."""
+    of = Facts(*facts)
+    if 0 in of.x_shape or 0 in of.features:
+        return None
+    extents = of.rows, *of.features, *of.block_shape
+    if max(extents) > min(select.MAX_EXTENT, _native.C.MAX_SUM_COLUMNS):
+        return None
+    if not kernels.gpu_facts(of.device)["tiles"]:
+        return PlainStack()
+    requests = {b: tuple(map(request_of, keys)) for b, keys in keys_of(of).items()}
+    choice = select.decide_stack(tuple(requests.values()))
+    if choice.path == "kernel":
+        return KernelStack(of, dict(zip(requests, choice.layers, strict=True)))
+    return PlainStack() if choice.path == "dense" else None
+
+
+stack_for = functools.lru_cache(maxsize=1024)(make_stack)

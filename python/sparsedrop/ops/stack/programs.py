@@ -1,0 +1,216 @@
+"""What a stack launches in each direction, as programs of `_C`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparsedrop import _native
+from sparsedrop.ops.program import MaskPlace
+from sparsedrop.ops.stack.facts import Branch, Facts, branches
+from sparsedrop.ops.stack.places import Backward, Forward, Pack
+
+if TYPE_CHECKING:
+    from sparsedrop import _C
+
+Launches = dict[Branch, "tuple[_C.Launch, _C.Launch, _C.Launch]"]
+"""Of each branch: forward, input gradient and weight gradient."""
+
+ONE_BLOCK = (2**30, 2**30)
+"""Of matrices without a mask."""
+
+
+def alpha(layer: int) -> int:
+    """A layer's factor, among a call's numbers in both directions."""
+    return 2 * layer
+
+
+def bias_factor(layer: int) -> int:
+    """That of its bias."""
+    return 2 * layer + 1
+
+
+def keep(mask: int, layers: int) -> int:
+    """A mask's live share, in the forward pass."""
+    return 2 * layers + mask
+
+
+def forward(facts: Facts, launches: Launches) -> _C.Program:
+    """Draws the masks, rounds what has to be rounded, and multiplies."""
+    return _Forward(facts, launches).program
+
+
+def backward(facts: Facts, launches: Launches) -> _C.Program:
+    """The gradients of the input and of all parameters.
+
+    What an activation made of its input is made again, where it is to be: in the place of the
+    gradient that comes back, before that does, for the gradient of the weight behind it.
+    """
+    return _Backward(facts, launches).program
+
+
+class _Direction:
+    def __init__(self, facts: Facts, launches: Launches, pack_at: int) -> None:
+        self.facts, self.launches, self.pack = facts, launches, Pack(facts)
+        self.program = _native.C.Program(facts.device)
+        self.masks: dict[int, MaskPlace] = self.pack.masks(pack_at)
+        self.code = _native.dtype_code(facts.dtype)
+        self.last = len(facts.kinds) - 1
+
+    def words(self, layer: int, source: str, result: str) -> dict[str, Any]:
+        """Those of the masks of a layer's input and result, by the names of a product's sides."""
+        of = {source: self.masks.get(layer), result: self.masks.get(layer + 1)}
+        return {f"{name}_words": mask.words for name, mask in of.items() if mask is not None}
+
+    def between(self, layer: int, kind: str, **places: int) -> None:
+        """What is done with a layer's result, element by element, where it is live."""
+        facts, mask = self.facts, self.masks.get(layer + 1)
+        grid: dict[str, Any] = {"rows": facts.rows, "cols": facts.features[layer + 1]}
+        grid["block"] = ONE_BLOCK
+        if mask is not None:
+            grid = {**mask.grid, "live": mask.live}
+        activation = facts.kinds[layer].activation or "none"
+        self.program.pointwise(
+            kind=_native.C.POINTWISE[kind], activation=_native.C.ACTIVATIONS[activation],
+            dtype=self.code, **grid, **places,
+        )  # fmt: skip
+
+
+class _Forward(_Direction):
+    def __init__(self, facts: Facts, launches: Launches) -> None:
+        super().__init__(facts, launches, Forward.PACK)
+        self.at = Forward(facts)
+        for i, mask in self.masks.items():
+            number = keep(i, len(facts.kinds))
+            where = {"live": mask.live, "words": mask.words}
+            self.program.draw(**mask.grid, **where, keep=number, seed=self.at.seeds[i])
+        self._round()
+        source = self.at.USED_X
+        for i in range(len(facts.kinds)):
+            source = self._layer(i, source)
+
+    def _round(self) -> None:
+        facts, at, arrays = self.facts, self.at, list[Any]()
+        features = facts.features
+        if facts.rounds_x:
+            wide = _native.dtype_code(facts.x_dtype)
+            arrays.append((at.X, wide, at.USED_X, facts.rows * features[0], None))
+        given_dtype = _native.dtype_code(facts.param_dtype)
+        for branch in branches(facts.kinds):
+            given, i = at.weights[branch], branch.layer
+            if facts.rounds_parameters:
+                count = features[i] * features[i + 1]
+                arrays.append((given, given_dtype, given + 1, count, None))
+            to = self.pack.bias(branch, at.PACK)
+            if to is not None:
+                arrays.append((given + 3, given_dtype, to, features[i + 1], bias_factor(i)))
+        most = _native.C.MAX_ROUNDINGS
+        for start in range(0, len(arrays), most):
+            self.program.round(dtype=self.code, arrays=arrays[start : start + most])
+
+    def _layer(self, i: int, source: int) -> int:
+        """Returns the place of its result."""
+        at, kind = self.at, self.facts.kinds[i]
+        result = at.OUT if i == self.last else at.results[i]
+        own = Branch(i, False, kind.has_bias)
+        if kind.gate is not None:
+            gated, other = at.kept[i]
+            self._multiply(Branch(i, True, kind.gate), source, gated)
+            self._multiply(own, source, other)
+            self.between(i, "gate", a=gated, b=other, out=result)
+            return result
+        if kind.keeps_input:
+            self._multiply(own, source, result, pre_activation=at.kept[i][0])
+            return result
+        if i < self.last:
+            result = at.kept[i][0]
+        self._multiply(own, source, result)
+        return result
+
+    def _multiply(self, branch: Branch, source: int, out: int, **kwargs: Any) -> None:
+        at, i = self.at, branch.layer
+        given = at.weights[branch]
+        bias = self.pack.bias(branch, at.PACK) or (given + 3, 0)
+        self.program.product(
+            self.launches[branch][0], a=source, b=given + 2, d=out, alpha=alpha(i), bias=bias,
+            workspace=at.SCRATCH, **self.words(i, "a", "d"), **kwargs,
+        )  # fmt: skip
+
+
+class _Backward(_Direction):
+    def __init__(self, facts: Facts, launches: Launches) -> None:
+        super().__init__(facts, launches, Backward.PACK)
+        self.at = Backward(facts)
+        grad = self._through(self.last, self.at.GRAD, self.at.grads[self.last])
+        for i in range(self.last, 0, -1):
+            own = Branch(i, False, facts.kinds[i].has_bias)
+            place = self.at.grads[i - 1]
+            self._parameters(own, grad, self._input_again(i))
+            self._input(own, grad, place)
+            grad = self._through(i - 1, place, place)
+        self._first(grad)
+
+    def _through(self, i: int, grad: int, out: int) -> int:
+        """The gradient before a layer's activation, and the gate's behind it; where it is."""
+        kind, kept = self.facts.kinds[i], self.at.kept[i]
+        if kind.is_gated:
+            a, b = kept
+            self.between(i, "gate_grad", a=a, b=b, grad=grad, out=out + 1, out_b=out)
+            return out
+        if kind.activation is None:
+            return grad
+        self.between(i, "activation_grad", a=kept[0], grad=grad, out=out)
+        return out
+
+    def _input_again(self, i: int) -> int:
+        """The input of a layer behind another: kept, or made in the place of its gradient."""
+        below, kept, place = self.facts.kinds[i - 1], self.at.kept[i - 1], self.at.grads[i - 1]
+        if below.is_gated:
+            self.between(i - 1, "gate", a=kept[0], b=kept[1], out=place)
+            return place
+        if below.keeps_input:
+            self.between(i - 1, "activate", a=kept[0], out=place)
+            return place
+        return kept[0]
+
+    def _first(self, grad: int) -> None:
+        """The first layer's parameters, and the input."""
+        at, kind = self.at, self.facts.kinds[0]
+        own = Branch(0, False, kind.has_bias)
+        self._parameters(own, grad, at.X)
+        self._input(own, grad, at.GRAD_X)
+        if kind.gate is None:
+            return
+        gate = Branch(0, True, kind.gate)
+        self._parameters(gate, grad + 1, at.X)
+        self._input(gate, grad + 1, at.OTHER_GRAD_X)
+        self.program.pointwise(
+            kind=_native.C.POINTWISE["add"], activation=_native.C.ACTIVATIONS["none"],
+            dtype=self.code, rows=self.facts.rows, cols=self.facts.features[0], block=ONE_BLOCK,
+            a=at.GRAD_X, b=at.OTHER_GRAD_X, out=at.GRAD_X,
+        )  # fmt: skip
+
+    def _parameters(self, branch: Branch, grad: int, source: int) -> None:
+        """The gradients of weight and bias, from that of the result and the input."""
+        facts, i, given = self.facts, branch.layer, self.at.weights[branch]
+        words, mask = self.words(i, "b", "a"), self.masks.get(i + 1)
+        if mask is not None:
+            words["a_words"] = mask.turned_words
+        self.program.product(
+            self.launches[branch][2], a=grad, b=source, d=given + 1, alpha=alpha(i),
+            workspace=self.at.SCRATCH, **words,
+        )  # fmt: skip
+        if branch.has_bias:
+            masked = {} if mask is None else {"block": mask.block, "words": mask.words}
+            self.program.column_sums(
+                dtype=self.code, matrix=grad, rows=facts.rows, cols=facts.features[i + 1],
+                out=given + 2, out_dtype=_native.dtype_code(facts.param_dtype),
+                factor=bias_factor(i), **masked,
+            )  # fmt: skip
+
+    def _input(self, branch: Branch, grad: int, out: int) -> None:
+        """The gradient of the input, from that of the result."""
+        i = branch.layer
+        self.program.product(
+            self.launches[branch][1], a=grad, b=self.at.weights[branch], d=out, alpha=alpha(i),
+            workspace=self.at.SCRATCH, **self.words(i, "d", "a"),
+        )  # fmt: skip

@@ -1,0 +1,129 @@
+"""SparseDropMLP and SparseDropStack in the ways that PyTorch runs modules."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
+
+BLOCK = (16, 32)
+
+
+def _mlp(dtype=torch.float64, **kwargs):
+    return SparseDropMLP(32, 128, p=0.5, block_shape=BLOCK, **kwargs).to(dtype)
+
+
+def _stack(dtype=torch.float64):
+    return SparseDropStack([32, 64, 32], block_shape=BLOCK).to(dtype)
+
+
+MAKERS = {"mlp": lambda: _mlp(gated=True, out_p=0.25), "stack": _stack}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_copies_pickles_and_checkpoints(make):
+    block = make()
+    x = torch.randn(96, 32, dtype=torch.float64, requires_grad=True)
+
+    def grads(run):
+        torch.manual_seed(3)
+        return torch.autograd.grad(run(x).square().sum(), [x, *block.parameters()])
+
+    plain = grads(block)
+    again = grads(lambda x: checkpoint(block, x, use_reentrant=False))
+    assert all(map(torch.equal, plain, again))
+    torch.manual_seed(3)
+    out = block(x)
+    buffer = io.BytesIO()
+    torch.save(block, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(block), torch.load(buffer, weights_only=False)):
+        torch.manual_seed(3)
+        assert torch.equal(other(x), out)
+
+
+class _Adapter(nn.Module):
+    """A layer and a low-rank part, as adapters have it."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.low = linear, nn.Linear(linear.in_features, linear.out_features)
+
+    def forward(self, x):
+        return self.linear(x) + self.low(x)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_modules_that_are_not_plain_are_called(gated):
+    mlp = _mlp(gated=gated, out_p=0.25)
+    x = torch.randn(96, 32, dtype=torch.float64)
+    torch.manual_seed(3)
+    before = mlp(x)
+    seen = []
+    mlp.up.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    torch.manual_seed(3)
+    torch.testing.assert_close(mlp(x), before)
+    assert seen == [(96, 128)]
+    mlp.up = _Adapter(mlp.up).double()
+    torch.manual_seed(3)
+    after = mlp(x)
+    assert not torch.allclose(after, before)
+    after.sum().backward()
+    assert mlp.up.low.weight.grad.any()
+    stack = _stack()
+    torch.manual_seed(3)
+    before = stack(x)
+    stack.layers[1].register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    torch.manual_seed(3)
+    torch.testing.assert_close(stack(x), before)
+    assert seen[1:] == [(96, 128), (96, 32)]
+
+
+def test_autocast():
+    for module in (_mlp(torch.float32, gated=True), _stack(torch.float32)):
+        x = torch.randn(96, 32)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.manual_seed(3)
+            out = module(x)
+        assert out.dtype == torch.bfloat16
+        out.float().square().sum().backward()
+        assert {p.grad.dtype for p in module.parameters()} == {torch.float32}
+        torch.manual_seed(3)
+        full = module(x)
+        assert (out - full).norm() <= 0.02 * full.norm()
+
+
+def test_compiled_without_recompiling():
+    for make in MAKERS.values():
+        module = make()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        x = torch.randn(96, 32, dtype=torch.float64)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            outs = [compiled(x) for _ in range(3)]
+            outs[0].sum().backward()
+        assert not torch.equal(outs[0], outs[1])
+        assert all(p.grad is not None for p in module.parameters())
+        module.eval()
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_the_last_module_may_be_one_of_ours():
+    """A linear layer that drops by itself has a forward pass of its own."""
+    mlp = _mlp()
+    mlp.down = SparseDropLinear.from_linear(mlp.down, 0.5, side="output", block_shape=BLOCK)
+    out = mlp(torch.randn(256, 32, dtype=torch.float64))
+    assert 0 < out.all(1).sum() < 256  # a block is as wide as the result
+
+
+@pytest.mark.filterwarnings("ignore:the (hidden activation|input) of this layer, 1 rows")
+@pytest.mark.parametrize("lead", [(0,), (3, 0), ()], ids=str)
+def test_batches_of_any_shape(lead):
+    x = torch.randn(*lead, 32, dtype=torch.float64, requires_grad=True)
+    for make in MAKERS.values():
+        out = make()(x)
+        assert out.shape == (*lead, 32)
+        out.sum().backward()

@@ -1,0 +1,43 @@
+"""A GPU that is none, for what Python does around the calls into the extension."""
+
+import pytest
+import torch
+
+import extension_stub
+from cases import TILES
+from gpu_stub import Generator
+from sparsedrop import _native
+from sparsedrop.masks import samplers
+from sparsedrop.ops.layer import kernels as layer_kernels
+from sparsedrop.ops.layer import node
+from sparsedrop.ops.stack import kernels as stack_kernels
+from sparsedrop.select import kernels
+
+
+@pytest.fixture
+def stub_gpu(monkeypatch):
+    """Lets CPU tensors pass for a GPU's, whose extension is the stub."""
+    generator = Generator()
+    facts = {"capability": (9, 0), "gpu": "NVIDIA H200", "sms": 132, "tiles": TILES}
+    for name, value in {
+        "C": extension_stub.C, "runs_portable": lambda device: True,
+        "gpu": lambda index: torch.device("cpu"),
+        "current_stream": lambda index: 0, "launch_target": lambda device: (0, 0),
+        "default_generator": lambda device: generator, "has_blas": lambda: True,
+        "blas_handle": lambda index: 0,
+        "allocator": lambda index: lambda shape, strides, dtype: torch.empty_strided(
+            shape, strides, dtype=dtype
+        ),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(_native, name, value)
+    monkeypatch.setattr(samplers, "is_capturing", lambda device: False)
+    monkeypatch.setattr("sparsedrop.ops.copies.is_capturing", lambda device: False)
+    monkeypatch.setattr(kernels, "gpu_facts", lambda index: facts)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
+    caches = node.layer_for, layer_kernels.kernel_layer_for, stack_kernels.stack_for
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
