@@ -6,14 +6,19 @@ import math
 import pytest
 import torch
 
-from sparsedrop.nn import SparseDropLinear
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 from sparsedrop.tools import cli
 from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.networks import DROPOUT, KINDS, NONE, SPARSEDROP, Drop, loss_of
 
 CPU = torch.device("cpu")
-DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}
+DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12, "ffn": 1, "ffn-wide": 1, "stack": 4}
+INNER = ("ffn", "ffn-wide", "stack")
+SITES = {
+    DROPOUT: torch.nn.Dropout,
+    SPARSEDROP: (SparseDropLinear, SparseDropMLP, SparseDropStack),
+}
 
 
 def _build(name, kind, p=0.5):
@@ -23,20 +28,39 @@ def _build(name, kind, p=0.5):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_kinds_are_one_network(name):
-    """The same weights in the same order; in evaluation the same logits."""
+    """The same weights in the same order; in evaluation the same output."""
     inputs = NETWORKS[name].inputs(2, CPU)
     models = {kind: _build(name, kind).eval() for kind in KINDS}
     with torch.no_grad():
         expected = models[NONE](inputs)
         for kind in (DROPOUT, SPARSEDROP):
             assert torch.equal(models[kind](inputs), expected)
-    drops = [module for module in models[SPARSEDROP].modules() if type(module) is SparseDropLinear]
-    assert len(drops) == DROPS[name]
-    dropouts = [x for x in models[DROPOUT].modules() if isinstance(x, torch.nn.Dropout)]
-    assert len(dropouts) == DROPS[name]
+            pairs = zip(models[kind].parameters(), models[NONE].parameters(), strict=True)
+            assert all(torch.equal(*pair) for pair in pairs)
+    for kind, types in SITES.items():
+        sites = [module for module in models[kind].modules() if isinstance(module, types)]
+        counts = [len(site.layers) if type(site) is SparseDropStack else 1 for site in sites]
+        assert sum(counts) == DROPS[name]
+        assert {site.p for site in sites} == {0.5}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def test_feed_forward_blocks_have_the_same_names():
+    dense, sparse = (_build("ffn", kind).state_dict() for kind in (DROPOUT, SPARSEDROP))
+    assert list(dense) == list(sparse) == ["up.weight", "up.bias", "down.weight", "down.bias"]
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_dropout_stands_at_the_same_places(name, monkeypatch):
+    """Where a mask of one block drops all, the outputs of both kinds are those of zeros."""
+    inputs = NETWORKS[name].inputs(2, CPU)
+    models = [_build(name, kind, 1.0).train() for kind in (DROPOUT, SPARSEDROP)]
+    first, second = (model(inputs) for model in models)
+    assert torch.equal(first, second)
+    (gradient,) = torch.autograd.grad(second.sum(), inputs)
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in INNER])
 def test_a_loss_is_that_of_untrained_guesses(name):
     network = NETWORKS[name]
     torch.manual_seed(0)

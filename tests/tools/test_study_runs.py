@@ -209,7 +209,7 @@ def test_a_method_is_drawn_at_its_best_rate():
         for p, loss in losses.items()
     }
     rows = plot.best_rates(report.summarize(results))
-    assert [row.label for row in rows] == ["nn.Dropout, p = 0.1", "sparsedrop, p = 0.3"]
+    assert [row.method.label for row in rows] == ["nn.Dropout, p = 0.1", "sparsedrop, p = 0.3"]
 
 
 def test_settings_say_all_that_a_run_depends_on(tmp_path):

@@ -1,7 +1,7 @@
 """The networks of the SparseDrop paper (Lo 2024, section 4), with one kind of dropout each.
 
 Dropout stands in front of all but the first of the MLP's linear layers, and in a transformer's
-block in front of the attention's projection and between the two layers of the feed-forward part.
+block in front of the attention's projection and between the two layers of the feed-forward block.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.nn import SparseDropLinear
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 
 NONE, DROPOUT, SPARSEDROP = "no dropout", "nn.Dropout", "sparsedrop"
 KINDS = (NONE, DROPOUT, SPARSEDROP)
 
 
 class Drop(NamedTuple):
-    """Which dropout a network has."""
+    """Which dropout a network has; every kind draws the same weights."""
 
     kind: str  # one of KINDS
     p: float
@@ -26,7 +26,7 @@ class Drop(NamedTuple):
     sampler: str = "bernoulli"
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """A linear layer behind that dropout; every kind draws the same weights."""
+        """A linear layer behind that dropout."""
         if self.kind == SPARSEDROP:
             return SparseDropLinear(
                 inputs, outputs, p=self.p, block_shape=self.block_shape, sampler=self.sampler
@@ -34,6 +34,40 @@ class Drop(NamedTuple):
         if self.kind == DROPOUT:
             return nn.Sequential(nn.Dropout(self.p), nn.Linear(inputs, outputs))
         return nn.Linear(inputs, outputs)
+
+    def feed_forward(self, width: int, hidden: int) -> nn.Module:
+        """A feed-forward block with GELU, and that dropout of its hidden activation."""
+        if self.kind == SPARSEDROP:
+            return SparseDropMLP(
+                width, hidden, p=self.p, block_shape=self.block_shape, sampler=self.sampler
+            )
+        return FeedForward(width, hidden, self.p if self.kind == DROPOUT else 0.0)
+
+    def stack(self, width: int, layers: int) -> nn.Module:
+        """So many linear layers with ReLU, each behind that dropout."""
+        if self.kind == SPARSEDROP:
+            return SparseDropStack(
+                [width] * (layers + 1),
+                p=self.p,
+                last_activation="relu",
+                block_shape=self.block_shape,
+                sampler=self.sampler,
+            )
+        pairs = ((self.linear(width, width), nn.ReLU()) for _ in range(layers))
+        return nn.Sequential(*(module for pair in pairs for module in pair))
+
+
+class FeedForward(nn.Module):
+    """The dense block of a SparseDropMLP's parameters, with nn.Dropout where p is not 0."""
+
+    def __init__(self, width: int, hidden: int, p: float) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(p) if p else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., width] -> the same."""
+        return self.down(self.dropout(nn.functional.gelu(self.up(x))))
 
 
 class Size(NamedTuple):
@@ -53,14 +87,14 @@ def mlp(values: int, width: int, layers: int, classes: int, drop: Drop) -> nn.Mo
 
 
 class Block(nn.Module):
-    """A transformer's block: normalised first, the feed-forward part four times as wide."""
+    """A transformer's block: normalised first, the hidden activation four times as wide."""
 
     def __init__(self, width: int, heads: int, causal: bool, drop: Drop) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
-        self.attention_norm, self.hidden_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), drop.linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), drop.linear(4 * width, width)
+        self.feed_forward = drop.feed_forward(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [batch, tokens, width] -> the same."""
@@ -69,7 +103,7 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [batch, heads, tokens, width / heads]
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         x = x + self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        return x + self.down(nn.functional.gelu(self.up(self.hidden_norm(x))))
+        return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 def _blocks(size: Size, causal: bool, drop: Drop) -> nn.Sequential:

@@ -3,6 +3,7 @@
     sparsedrop bench           products against cuBLAS, dense and shrunk
     sparsedrop bench --step    training steps against nn.Dropout + nn.Linear
     sparsedrop bench --network mlp vit gpt    training steps of whole networks, in every mode
+    sparsedrop bench --network ffn ffn-wide stack    and of feed-forward blocks, and of a stack
     sparsedrop bench --tune    the constants of this GPU for the selection
     sparsedrop bench --against OTHER/_C.so    products of this build against another's
 

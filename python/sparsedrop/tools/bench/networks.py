@@ -1,7 +1,9 @@
 """What `sparsedrop bench --network` times: the paper's networks, and what one batch of each is.
 
-"layers" is not of the paper: twelve linear layers of 1024 units behind a dropout each, little but
-launches.
+Not of the paper: "layers", twelve linear layers of 1024 units behind a dropout each, little but
+launches; "ffn" and "ffn-wide", a feed-forward block; "stack", four linear layers with ReLU, each
+behind a dropout. The last three stand in the middle of a network: there is a gradient of the input,
+and in the place of a loss a gradient of the output.
 """
 
 from __future__ import annotations
@@ -29,12 +31,25 @@ def _layers(drop: Drop) -> nn.Module:
 
 
 class Network(NamedTuple):
-    """A network, and what one batch of it is; `batch` samples by default."""
+    """A network, and what one batch of it is; `batch` samples by default.
+
+    Targets are int64 answers of which there is a loss, or the gradient of the output.
+    """
 
     build: Callable[[Drop], nn.Module]
     batch: int
     inputs: Callable[[int, torch.device], Tensor]
     targets: Callable[[int, torch.device], Tensor]
+
+
+def _inner(build: Callable[[Drop], nn.Module], batch: int, width: int) -> Network:
+    """A piece of a network, of as many features at either end; its samples are tokens."""
+    return Network(
+        build,
+        batch,
+        lambda batch, device: torch.randn(batch, width, device=device, requires_grad=True),
+        lambda batch, device: torch.randn(batch, width, device=device),
+    )
 
 
 NETWORKS = {
@@ -62,4 +77,7 @@ NETWORKS = {
         lambda batch, device: torch.randn(batch, WIDTH, device=device),
         lambda batch, device: torch.randint(WIDTH, (batch,), device=device),
     ),
+    "ffn": _inner(lambda drop: drop.feed_forward(1024, 4096), 8192, 1024),
+    "ffn-wide": _inner(lambda drop: drop.feed_forward(4096, 16384), 16384, 4096),
+    "stack": _inner(lambda drop: drop.stack(4096, 4), 8192, 4096),
 }

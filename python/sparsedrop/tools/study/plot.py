@@ -63,7 +63,7 @@ def _draw(axes: Axes, row: Row, field: str) -> None:
     losses = [[record.loss for record in each] for each in evaluations]
     means = [statistics.mean(each) for each in losses]
     color = COLORS[row.method.name]
-    axes.plot(xs, means, color=color, label=row.label)
+    axes.plot(xs, means, color=color, label=row.method.label)
     if len(row.runs) > 1:
         low, high = list(map(min, losses)), list(map(max, losses))
         axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)

@@ -45,11 +45,6 @@ class Row(NamedTuple):
     speedup: float | None  # over nn.Dropout at the same rate; None where there is no such run
     runs: list[Result]
 
-    @property
-    def label(self) -> str:
-        name, p = self.method.name, self.method.p
-        return name if name == NONE else f"{name}, p = {p:g}"
-
 
 def summarize(results: dict[Method, list[Result]]) -> list[Row]:
     """One row per method, in the order of `results`."""

@@ -47,7 +47,6 @@ def _take_turns(runs: list[Run], settings: Settings, store: Store, bar: tqdm) ->
     for stop in settings.stops():
         for run in runs:
             if run.step < stop:
-                text = f"seed {run.seed}, {run.method.name}, p = {run.method.p:g}"
-                bar.set_description(text, refresh=False)
+                bar.set_description(f"seed {run.seed}, {run.method.label}", refresh=False)
                 run.advance(stop, bar.update)
                 store.save(run)

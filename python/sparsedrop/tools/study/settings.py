@@ -31,6 +31,11 @@ class Method(NamedTuple):
     def name(self) -> str:
         return METHODS[self.word]
 
+    @property
+    def label(self) -> str:
+        """With the rate where there is one."""
+        return self.name if self.word == "none" else f"{self.name}, p = {self.p:g}"
+
 
 @dataclass(frozen=True)
 class Settings:
