@@ -54,7 +54,7 @@ def test_each_task_prints_a_table_that_follows_from_its_json(capsys, tmp_path, t
         mean, std = statistics.mean(losses), statistics.stdev(losses)
         assert column["val. loss"] == f"{mean:.4f} ± {std:.4f}"
         assert column["best step"] == f"{statistics.mean(r['step'] for r in best):.0f}"
-        assert column["time to best (s)"] == f"{statistics.mean(r['seconds'] for r in best):.1f}"
+        assert column["time to best (s)"] == f"{statistics.mean(r['seconds'] for r in best):.2f}"
         assert column["time per step (ms)"] == f"{row['step_ms']:.2f}"
         if task != "gpt":
             accuracies = [100 * record["accuracy"] for record in best]
@@ -224,6 +224,7 @@ def test_a_folder_in_the_place_of_a_text_is_one_sentence(capsys, tmp_path):
         ("--task gpt --data digits", "--data does not go with --task gpt"),
         ("--task gpt --data-dir .", "--data-dir does not go with --task gpt"),
         ("--data-file x", "--data-file does not go with --task mlp"),
+        ("--data-dir .", "--data-dir . is of mnist and fashion-mnist: name one with --data"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(capsys, monkeypatch, argv, why):
@@ -234,7 +235,9 @@ def test_options_that_do_not_go_together_are_refused(capsys, monkeypatch, argv, 
 def test_a_results_folder_that_is_a_file_is_refused(capsys, tmp_path):
     (tmp_path / "file").touch()
     sentence = fails_with(capsys, "--out", str(tmp_path / "file"))
-    assert f"--out {tmp_path / 'file'} is not a folder" in sentence
+    assert f"cannot make the folder --out {tmp_path / 'file'}: not a folder" in sentence
+    sentence = fails_with(capsys, "--out", str(tmp_path / "file" / "results"))
+    assert f"--out {tmp_path / 'file' / 'results'}: not a directory" in sentence
 
 
 def test_cuda_without_a_gpu_is_refused(capsys, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsedrop.tools import cli
-from sparsedrop.tools.study import checkpoint, train
+from sparsedrop.tools.study import checkpoint, runs, train
 from sparsedrop.tools.study.tasks import TASKS
 from study_cases import fails_with, resolved, tiny
 
@@ -178,3 +178,17 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         store.save(run)
     assert store.load(method, 0)["step"] == 0
     assert [path.name for path in tmp_path.glob("*.p*")] == ["gpt-none-seed0.pt"]
+
+
+def test_progress_goes_on_where_it_was_and_is_not_counted_as_speed(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(runs.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append(self)
+
+    monkeypatch.setattr(runs, "tqdm", Bar)
+    for options, initial in (([], 0), (["--resume"], 36)):
+        assert cli.main(["study", *argv_of("gpt", tmp_path), *options]) == 0
+        assert (bars[-1].initial, bars[-1].n, bars[-1].total) == (initial, 36, 36)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedrop.nn import SparseDropLinear
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP
 from sparsedrop.tools.study import plot, report, train
 from sparsedrop.tools.study.checkpoint import Store
 from sparsedrop.tools.study.runs import run_all
@@ -153,8 +153,9 @@ def test_evaluation_drops_nothing_and_is_the_mean_over_all_chunks(device, tmp_pa
 def test_layers_have_the_settings_blocks_and_rate(tmp_path):
     settings, data = resolved(tiny("gpt", tmp_path, "--sampler", "balanced"))
     model = train.Run(SPARSEDROP, data, settings, 0)._model
-    layers = [module for module in model.modules() if isinstance(module, SparseDropLinear)]
-    assert len(layers) == 2
+    kinds = SparseDropLinear, SparseDropMLP
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    assert tuple(map(type, layers)) == kinds
     assert {(layer.p, layer.block_shape, layer.sampler) for layer in layers} == {
         (0.5, (16, 8), "balanced")
     }

@@ -121,9 +121,11 @@ def run(args: argparse.Namespace) -> int:
     from sparsedrop.tools.study.runs import run_all
 
     settings, data = resolve(args)
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is not a folder")
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "not a folder" if args.out.exists() else (error.strerror or str(error)).lower()
+        raise UserError(f"cannot make the folder --out {args.out}: {why}") from error
     facts = machine.facts(settings.device)
     title = _title(data, settings, machine.title(facts))
     print(title, flush=True)

@@ -109,7 +109,7 @@ def as_markdown(rows: list[Row]) -> str:
         _Column("test accuracy (%)", [_text(row.test_accuracy, 2) for row in rows]),
         _Column("best step", [f"{row.step.mean:.0f}" for row in rows]),
         _Column("time per step (ms)", [f"{row.step_ms:.2f}" for row in rows]),
-        _Column("time to best (s)", [f"{row.seconds.mean:.1f}" for row in rows]),
+        _Column("time to best (s)", [f"{row.seconds.mean:.2f}" for row in rows]),
         _Column(f"× {DROPOUT}", [_ratio(row.speedup) for row in rows]),
     ]
     columns = [column for column in columns if any(cell is not None for cell in column.cells)]

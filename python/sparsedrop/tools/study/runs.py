@@ -22,21 +22,19 @@ def run_all(
         UserError: for a file that cannot be gone on from, before anything is trained.
     """
     seeds = range(settings.preset.seeds)
+    done = 0
     if resume:
-        for seed in seeds:
-            for method in settings.methods:
-                store.load(method, seed)
+        states = [store.load(method, seed) for seed in seeds for method in settings.methods]
+        done = sum(state["step"] for state in states if state is not None)
     results: dict[Method, list[Result]] = {method: [] for method in settings.methods}
     total = len(seeds) * len(settings.methods) * settings.steps
-    with tqdm(total=total, unit="step") as bar:
+    with tqdm(total=total, initial=done, unit="step") as bar:
         for seed in seeds:
             runs = [Run(method, data, settings, seed) for method in settings.methods]
             for run in runs:
                 state = store.load(run.method, seed) if resume else None
                 if state is not None:
                     run.load_state(state)
-                    bar.initial += run.step  # not part of the rate
-                    bar.update(run.step)
             _take_turns(runs, settings, store, bar)
             for run in runs:
                 results[run.method].append(run.result)

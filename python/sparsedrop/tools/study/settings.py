@@ -141,6 +141,9 @@ def _refuse_options_of_others(args: argparse.Namespace, task: Task) -> None:
     for option, value in unfit.items():
         if value is not None:
             raise UserError(f"{option} does not go with --task {args.task}: {advice}")
+    if args.data_dir is not None and args.data not in images.IDX_SOURCES:
+        names = " and ".join(images.IDX_SOURCES)
+        raise UserError(f"--data-dir {args.data_dir} is of {names}: name one with --data")
     for name in ("heads", "context"):
         if getattr(args, name) is not None and getattr(task.paper, name) is None:
             fit = [word for word, other in TASKS.items() if getattr(other.paper, name) is not None]
