@@ -4,11 +4,12 @@
     sparsedrop study --task vit    a vision transformer, on the same
     sparsedrop study --task gpt    a transformer that predicts a text's next character
 
-Each is trained without dropout, with nn.Dropout and with SparseDropLinear. All methods share the
-data, the optimiser and, seed by seed, the initial weights and the order of the batches. At every
-evaluation the validation loss is measured in evaluation mode; a run reports its step of least
-validation loss, which is the paper's early stopping with endless patience, and where there is a
-test part, which that choice has not seen, its loss there too.
+Each is trained without dropout, with nn.Dropout and with this library: SparseDropLinear, and in a
+transformer's feed-forward blocks SparseDropMLP. All methods share the data, the optimiser and, seed
+by seed, the initial weights and the order of the batches. At every evaluation the validation loss
+is measured in evaluation mode; a run reports its step of least validation loss, which is the
+paper's early stopping with endless patience, and where there is a test part, which that choice has
+not seen, its loss there too.
 
 What a block is follows from the batch: its rows are samples of an MLP, and tokens of a transformer,
 those of one sample next to each other. The rows of a block lose the same units together. A block as
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `sparsedrop study`."""
     parser.description = (
         "Trains a network of the SparseDrop paper with no dropout, nn.Dropout and "
-        "SparseDropLinear, and prints one table of loss, accuracy and time; study.png and "
+        "sparsedrop, and prints one table of loss, accuracy and time; study.png and "
         "study.json have the courses of training."
     )
     parser.epilog = (
@@ -90,7 +91,7 @@ def _add_preset_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         nargs=2,
         metavar=("ROWS", "UNITS"),
-        help=f"what SparseDropLinear drops at once; {_defaults('block_shape')}; "
+        help=f"what sparsedrop drops at once; {_defaults('block_shape')}; "
         f"on a GPU at least {MASK_UNIT} each, as its kernels need",
     )
     add("--sampler", choices=SAMPLERS, help=_defaults("sampler"))

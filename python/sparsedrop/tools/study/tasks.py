@@ -36,7 +36,6 @@ class Preset:
 
 @dataclass(frozen=True)
 class Task:
-    summary: str
     optimizer: type[torch.optim.Optimizer]
     build: Callable[[Dataset, Preset, Drop], nn.Module]
     reads_text: bool  # else images
@@ -73,7 +72,6 @@ def _size(preset: Preset) -> Size:
 # p = 0.3 its loss was 0.083, that of "balanced" 0.080 (10 seeds). Blocks of 64 units lost 0.1 % of
 # accuracy to those of 32; those of 16 gained nothing.
 MLP = Task(
-    summary="MLP of linear layers with ReLU",
     optimizer=torch.optim.Adam,
     build=_mlp,
     reads_text=False,
@@ -102,7 +100,6 @@ MLP = Task(
 # A digit is 16 patches: a block of 64 rows is four images. There a width of 128 with half the
 # epochs took as long, and ended at twice the loss.
 VIT = Task(
-    summary="transformer of an image's patches of 2x2 pixels, in z-order",
     optimizer=torch.optim.Adam,
     build=_vit,
     reads_text=False,
@@ -132,7 +129,6 @@ VIT = Task(
 
 # A block is as high as a window is long: characters of one window lose the same units together.
 GPT = Task(
-    summary="transformer that predicts a text's next character",
     optimizer=torch.optim.AdamW,
     build=_gpt,
     reads_text=True,
