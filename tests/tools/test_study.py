@@ -54,7 +54,8 @@ def test_each_task_prints_a_table_that_follows_from_its_json(capsys, tmp_path, t
         mean, std = statistics.mean(losses), statistics.stdev(losses)
         assert column["val. loss"] == f"{mean:.4f} ± {std:.4f}"
         assert column["best step"] == f"{statistics.mean(r['step'] for r in best):.0f}"
-        assert column["time to best (s)"] == f"{statistics.mean(r['seconds'] for r in best):.2f}"
+        seconds = statistics.mean(r["step"] for r in best) * row["step_ms"] / 1e3
+        assert column["time to best (s)"] == f"{seconds:.2f}"
         assert column["time per step (ms)"] == f"{row['step_ms']:.2f}"
         if task != "gpt":
             accuracies = [100 * record["accuracy"] for record in best]

@@ -29,21 +29,23 @@ def best_rates(rows: list[Row]) -> list[Row]:
 def save(rows: list[Row], title: str, path: Path) -> None:
     """Writes a PNG: validation loss against steps and against seconds, one line a method.
 
-    It needs no window system and leaves matplotlib's global state alone.
+    Seconds are steps at the row's time per step: measured ones would show the machine's load. It
+    needs no window system and leaves matplotlib's global state alone.
     """
     figure = Figure(figsize=(11, 4.8), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=9)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, field in zip(panels, ("step", "seconds"), strict=True):
-        for row in best_rates(rows):
-            _draw(axes, row, field)
+    for row in best_rates(rows):
+        _draw(panels[0], row, 1)
+        _draw(panels[1], row, row.step_ms / 1e3)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     if any(math.isfinite(row.loss.mean) for row in rows):
         _scale(panels[0])
     panels[0].set_ylabel("validation loss")
     panels[0].set_xlabel("steps")
-    panels[1].set_xlabel("seconds of training")
+    panels[1].set_xlabel("seconds of training, at the time per step of the table")
     panels[0].legend(frameon=False)
     figure.savefig(path)
 
@@ -56,10 +58,10 @@ def _scale(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw(axes: Axes, row: Row, field: str) -> None:
+def _draw(axes: Axes, row: Row, unit: float) -> None:
     """Means over the seeds with a dot at the least, and a band from the least seed to the most."""
     evaluations = list(zip(*(run.records for run in row.runs), strict=True))
-    xs = [statistics.mean(getattr(record, field) for record in each) for each in evaluations]
+    xs = [unit * each[0].step for each in evaluations]
     losses = [[record.loss for record in each] for each in evaluations]
     means = [statistics.mean(each) for each in losses]
     color = COLORS[row.method.name]

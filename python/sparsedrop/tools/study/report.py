@@ -40,7 +40,7 @@ class Row(NamedTuple):
     test_loss: Spread | None  # None where the data have no test part
     test_accuracy: Spread | None
     step: Spread
-    seconds: Spread  # of training up to that step
+    seconds: Spread  # of training up to that step, at step_ms a step
     step_ms: float
     speedup: float | None  # over nn.Dropout at the same rate; None where there is no such run
     runs: list[Result]
@@ -62,7 +62,7 @@ def _row(method: Method, runs: list[Result], step_ms: dict[Method, float]) -> Ro
         test_loss=_spread([record.test_loss for record in best]),
         test_accuracy=_spread([record.test_accuracy for record in best], 100),
         step=Spread.of(record.step for record in best),
-        seconds=Spread.of(record.seconds for record in best),
+        seconds=Spread.of(record.step * step_ms[method] / 1e3 for record in best),
         step_ms=step_ms[method],
         speedup=None if dropout_ms is None else dropout_ms / step_ms[method],
         runs=runs,

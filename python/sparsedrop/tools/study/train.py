@@ -23,7 +23,7 @@ class Record(NamedTuple):
     """One evaluation. Accuracies are None for a text; so is the test where nothing is best yet."""
 
     step: int
-    seconds: float  # of training up to here, of steps of step_ms each
+    seconds: float  # of training, up to here
     step_ms: float  # median since the last evaluation
     loss: float
     accuracy: float | None
@@ -83,7 +83,9 @@ class Run:
             self.step += 1
             done()
         self._generators = _generator_states(self._settings.device)
-        self._laps += clock.laps_ms()
+        laps = clock.laps_ms()
+        self._seconds += sum(laps) / 1e3
+        self._laps += laps
         if self._settings.is_evaluated_at(self.step):
             self._evaluate()
 
@@ -129,9 +131,7 @@ class Run:
         test_loss = test_accuracy = None
         if test is not None and not any(record.loss <= loss for record in self.records):
             test_loss, test_accuracy = evaluate(self._model, self._data, test, self._settings)
-        # Not their sum: on a shared machine that is one method's bad luck.
         step_ms = statistics.median(self._laps)
-        self._seconds += len(self._laps) * step_ms / 1e3
         self.records.append(
             Record(self.step, self._seconds, step_ms, loss, accuracy, test_loss, test_accuracy)
         )
