@@ -12,9 +12,8 @@ import torch
 
 import sparsedrop
 from cases import random_mask
-from sparsedrop.tools import bench, cli
+from sparsedrop.tools import bench, cli, machine
 from sparsedrop.tools.bench import (
-    machine,
     measure,
     peers,
     products,

@@ -1,26 +1,24 @@
 """Whole networks under the clock: all kinds are the same network, and every mode runs."""
 
+import argparse
+import itertools
 import json
 import math
 
 import pytest
 import torch
 
-from sparsedrop.nn import SparseDropLinear
-from sparsedrop.tools import cli
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP
+from sparsedrop.tools import bench, cli
 from sparsedrop.tools.bench import timing
-from sparsedrop.tools.bench.networks import (
-    DROPOUT,
-    KINDS,
-    NETWORKS,
-    NONE,
-    SPARSEDROP,
-    Drop,
-    loss_of,
-)
+from sparsedrop.tools.bench.network import Training
+from sparsedrop.tools.bench.networks import NETWORKS
+from sparsedrop.tools.bench.settings import resolve
+from sparsedrop.tools.networks import DROPOUT, KINDS, NONE, SPARSEDROP, Drop, loss_of
 
 CPU = torch.device("cpu")
 DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}
+SITES = {DROPOUT: torch.nn.Dropout, SPARSEDROP: (SparseDropLinear, SparseDropMLP)}
 
 
 def _build(name, kind, p=0.5):
@@ -28,22 +26,96 @@ def _build(name, kind, p=0.5):
     return NETWORKS[name].build(Drop(kind, p))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_all_kinds_are_one_network(name):
-    """The same weights in the same order; in evaluation the same logits."""
-    inputs = NETWORKS[name].inputs(2, CPU)
-    models = {kind: _build(name, kind).eval() for kind in KINDS}
+def _block(kind, p=0.5):
+    torch.manual_seed(0)
+    return Drop(kind, p, (16, 8)).feed_forward(32, 64)
+
+
+def _stack(kind, p=0.5):
+    torch.manual_seed(0)
+    return Drop(kind, p, (16, 8)).stack(32, 3)
+
+
+def _assert_same_in_evaluation(models, inputs):
+    """The same weights in the same order, and the same output."""
+    models = {kind: model.eval() for kind, model in models.items()}
     with torch.no_grad():
-        expected = models[NONE](inputs)
         for kind in (DROPOUT, SPARSEDROP):
-            assert torch.equal(models[kind](inputs), expected)
-    drops = [module for module in models[SPARSEDROP].modules() if type(module) is SparseDropLinear]
-    assert len(drops) == DROPS[name]
-    dropouts = [x for x in models[DROPOUT].modules() if isinstance(x, torch.nn.Dropout)]
-    assert len(dropouts) == DROPS[name]
+            pairs = zip(models[kind].parameters(), models[NONE].parameters(), strict=True)
+            assert all(torch.equal(*pair) for pair in pairs)
+            assert torch.equal(models[kind](inputs), models[NONE](inputs))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", DROPS)
+def test_all_kinds_are_one_network(name):
+    models = {kind: _build(name, kind) for kind in KINDS}
+    _assert_same_in_evaluation(models, NETWORKS[name].inputs(2, CPU))
+    for kind, types in SITES.items():
+        rates = [module.p for module in models[kind].modules() if isinstance(module, types)]
+        # A layer of this library has an nn.Dropout that holds its rate.
+        assert rates == [0.5] * DROPS[name]
+
+
+@pytest.mark.parametrize("build", [_block, _stack])
+def test_all_kinds_are_one_piece_of_a_network(build):
+    _assert_same_in_evaluation({kind: build(kind) for kind in KINDS}, torch.randn(48, 32))
+
+
+@pytest.mark.parametrize("build", [_block, _stack])
+def test_dropout_stands_at_the_same_places(build):
+    """With p = 1 what is left of an output is its last bias, and nothing of the input."""
+    inputs = torch.randn(48, 32, requires_grad=True)
+    first, second = (build(kind, 1.0)(inputs) for kind in (DROPOUT, SPARSEDROP))
+    assert torch.equal(first, second)
+    assert (first == first[0]).all()
+    (gradient,) = torch.autograd.grad(second, inputs, torch.randn(48, 32))
+    assert not gradient.any()
+
+
+def test_feed_forward_blocks_have_the_same_names():
+    names = ["up.weight", "up.bias", "down.weight", "down.bias"]
+    assert all(list(_block(kind).state_dict()) == names for kind in KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("name", "batch", "weights"),
+    [
+        ("ffn", 8192, [(4096, 1024), (1024, 4096)]),
+        ("ffn-wide", 16384, [(16384, 4096), (4096, 16384)]),
+        ("stack", 8192, [(4096, 4096)] * 4),
+    ],
+)
+def test_pieces_of_networks_have_their_sizes(name, batch, weights, kind):
+    with torch.device("meta"):
+        model = _build(name, kind)
+    assert NETWORKS[name].batch == batch
+    assert [tuple(p.shape) for p in model.parameters() if p.dim() == 2] == weights
+    inputs = NETWORKS[name].inputs(3, CPU)
+    assert inputs.requires_grad
+    assert inputs.shape == NETWORKS[name].targets(3, CPU).shape == (3, weights[0][1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "amp"])
+def test_a_step_of_a_piece_has_the_gradient_of_its_output(precision, tmp_path):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    argv = ["--network", "ffn", "--batch", "16", "--out", str(tmp_path)]
+    settings = resolve(parser.parse_args(argv), CPU)
+    training = Training("ffn", Drop(NONE, 0.0), precision, "eager", settings)
+    for _ in range(2):
+        training.step()
+    found = training.inputs.grad
+    inputs = training.inputs.detach().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp"):
+        output = training.model(inputs)
+    assert output.dtype == (torch.float32 if precision == "float32" else torch.bfloat16)
+    (wanted,) = torch.autograd.grad(output, inputs, training.targets)
+    assert torch.equal(found, wanted)
+    assert wanted.any()
+
+
+@pytest.mark.parametrize("name", DROPS)
 def test_a_loss_is_that_of_untrained_guesses(name):
     network = NETWORKS[name]
     torch.manual_seed(0)
@@ -74,16 +146,25 @@ def test_a_gpt_does_not_look_ahead():
 def test_networks_are_timed_reported_and_saved(device, modes, whole, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "BUDGETS", {device: timing.Budget(1.0, 1)})
     options = ["--device", device, "--modes", *modes, "--batch", "128", "--out", str(tmp_path)]
-    assert cli.main(["bench", "--network", "mlp", *options, *whole]) == 0
+    options += ["--precision", "bfloat16", "amp"]
+    assert cli.main(["bench", "--network", "mlp", "ffn", *options, *whole]) == 0
     text = capsys.readouterr().out
     saved = json.loads((tmp_path / "network.json").read_text())
-    assert [row["mode"] for row in saved["rows"]] == modes
+    names = ("network", "precision", "mode")
+    rows = [tuple(row[name] for name in names) for row in saved["rows"]]
+    assert rows == list(itertools.product(("mlp", "ffn"), ("bfloat16", "amp"), modes))
     assert saved["arguments"]["whole_step"] is bool(whole)
     for row in saved["rows"]:
         assert row["p"] == 0.5
         assert set(row["figures"]) == set(KINDS)
         assert all(figures["wall_ms"] > 0 for figures in row["figures"].values())
         assert f"{row['speedup']:.2f}" in text
+        peaks = [row["figures"][kind]["peak_mb"] for kind in KINDS]
+        if (device, row["mode"]) == ("cuda", "eager"):
+            assert all(f"{peak:.0f}" in text for peak in peaks)
+        else:
+            assert peaks == [None] * 3
+    assert ("peak MB" in text) is (device == "cuda")
 
 
 def test_a_captured_step_needs_a_gpu(capsys, monkeypatch):

@@ -31,7 +31,7 @@ def wall_ms(
 class Clock:
     """Times the laps it is entered for: wall clock on a CPU, events on a GPU.
 
-    A GPU is not waited for before the median is asked for.
+    A GPU is not waited for before the laps are asked for.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,9 +54,13 @@ class Clock:
         else:
             self._walls.append(1e3 * (time.perf_counter() - self._start))
 
+    def laps_ms(self) -> list[float]:
+        """All laps, in order. Waits for the GPU."""
+        if not self._on_gpu:
+            return list(self._walls)
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) for start, end in self._events]
+
     def median_ms(self) -> float:
         """Of all laps. Waits for the GPU."""
-        if self._on_gpu:
-            torch.cuda.synchronize()
-        gpu_times = [start.elapsed_time(end) for start, end in self._events]
-        return statistics.median(self._walls or gpu_times)
+        return statistics.median(self.laps_ms())

@@ -3,6 +3,7 @@
     sparsedrop bench           products against cuBLAS, dense and shrunk
     sparsedrop bench --step    training steps against nn.Dropout + nn.Linear
     sparsedrop bench --network mlp vit gpt    training steps of whole networks, in every mode
+    sparsedrop bench --network ffn ffn-wide stack    and of feed-forward blocks, and of a stack
     sparsedrop bench --tune    the constants of this GPU for the selection
     sparsedrop bench --against OTHER/_C.so    products of this build against another's
 
@@ -30,8 +31,9 @@ from pathlib import Path
 import torch
 
 from sparsedrop.masks import SAMPLERS
+from sparsedrop.tools import machine
 from sparsedrop.tools.arguments import DEVICES, count, pick_device, rate
-from sparsedrop.tools.bench import against, machine, network, step, sweep, tune
+from sparsedrop.tools.bench import against, network, step, sweep, tune
 from sparsedrop.tools.bench.measure import WrongProductError
 from sparsedrop.tools.bench.networks import NETWORKS, PRECISIONS
 from sparsedrop.tools.bench.products import PRODUCTS, Extents

@@ -2,7 +2,8 @@
 
 Forward and backward, or with --whole-step the optimiser too, of each network without dropout, with
 nn.Dropout and with this library, which take turns. Wall time has the host's work in it; a captured
-step ("graph") has none, and so is the GPU's own time.
+step ("graph") has none, and so is the GPU's own time. What a graph holds does not show in the peak
+of the memory that a step allocates: captured modes have none.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench import timing
-from sparsedrop.tools.bench.networks import DROPOUT, KINDS, NETWORKS, SPARSEDROP, Drop, loss_of
+from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.bench.report import Report
-from sparsedrop.tools.bench.settings import Settings
+from sparsedrop.tools.bench.settings import CAPTURED_MODES, Settings
 from sparsedrop.tools.clock import wait_for, wall_ms
+from sparsedrop.tools.networks import DROPOUT, KINDS, SPARSEDROP, Drop, loss_of
 
 STEPS = 20
 """Between two waits for the GPU, as in a training loop."""
@@ -28,11 +31,12 @@ MAX_ROUNDS = 15
 WARM_UP = 3
 
 HEADER = ["network", "precision", "p", "mode", *(f"{kind} ms" for kind in KINDS), "× nn.Dropout"]
+MEMORY_HEADER = [*HEADER[:4], *(f"{kind} peak MB" for kind in KINDS)]
 
 
 class Figures(NamedTuple):
     wall_ms: float
-    peak_mb: float | None  # above what stands before the step; None on a CPU
+    peak_mb: float | None  # above what stands before the step; None on a CPU, and of captured modes
 
 
 class Row(NamedTuple):
@@ -60,18 +64,18 @@ class Training:
         self.model = network.build(drop).to(device)
         self.inputs, self.targets = network.inputs(batch, device), network.targets(batch, device)
         self._is_amp = precision == "amp"
+        dtype = torch.bfloat16 if self._is_amp else getattr(torch, precision)
         if not self._is_amp:
-            dtype = getattr(torch, precision)
             self.model = self.model.to(dtype)
-            if self.inputs.is_floating_point():
-                self.inputs = self.inputs.to(dtype)
+            self.inputs = _floats_to(dtype, self.inputs)
+        self.targets = _floats_to(dtype, self.targets)
         self._optimizer = None
         if settings.whole_step:
             is_captured = device.type == "cuda"
             self._optimizer = torch.optim.AdamW(
                 self.model.parameters(), lr=1e-4, fused=True, capturable=is_captured
             )
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = self.model
+        self._forward: Callable[[Tensor], Tensor] = self.model
         self._marks_steps = mode == "reduce-overhead"
         if mode in ("compile", "reduce-overhead"):
             how = "default" if mode == "compile" else mode
@@ -84,9 +88,13 @@ class Training:
         if self._marks_steps:
             torch.compiler.cudagraph_mark_step_begin()
         self.model.zero_grad(set_to_none=True)
+        self.inputs.grad = None
         with torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self._is_amp):
-            logits = self._forward(self.inputs)
-        loss_of(logits, self.targets).backward()
+            output = self._forward(self.inputs)
+        if self.targets.is_floating_point():
+            output.backward(self.targets)
+        else:
+            loss_of(output, self.targets).backward()
         if self._optimizer is not None:
             self._optimizer.step()
 
@@ -102,6 +110,11 @@ class Training:
         return graph.replay
 
 
+def _floats_to(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """As a leaf that requires a gradient where x does; integers stay."""
+    return x.detach().to(dtype).requires_grad_(x.requires_grad) if x.is_floating_point() else x
+
+
 def run(settings: Settings) -> Report:
     """Measures, with a line of progress to stderr for each row that is done."""
     rows: list[Row] = []
@@ -112,18 +125,20 @@ def run(settings: Settings) -> Report:
                     rows.append(_measure(name, precision, p, mode, settings))
                     line = f"{name}, {precision}, p = {p:g}, {mode}: {rows[-1].speedup:.2f}"
                     print(line, file=sys.stderr, flush=True)
-    cells = [_cells(row) for row in rows]
+    text = markdown.table(HEADER, [_cells(row) for row in rows], left=4)
+    if memory := [cells for row in rows if (cells := _memory_cells(row))]:
+        text += "\n\n" + markdown.table(MEMORY_HEADER, memory, left=4)
     results = {"rows": [_as_json(row) for row in rows]}
-    return Report(
-        markdown.table(HEADER, cells, left=4), list(_sentences(rows)), [], results, [], ""
-    )
+    return Report(text, list(_sentences(rows)), [], results, [], "")
 
 
 def _measure(name: str, precision: str, p: float, mode: str, settings: Settings) -> Row:
     torch.compiler.reset()
     trainings = {kind: Training(name, Drop(kind, p), precision, mode, settings) for kind in KINDS}
     device = settings.device
-    peaks = {kind: _peak_mb(training.step, device) for kind, training in trainings.items()}
+    peaks: dict[str, float] = {}
+    if device.type == "cuda" and mode not in CAPTURED_MODES:
+        peaks = {kind: _peak_mb(training.step, device) for kind, training in trainings.items()}
     budget = timing.BUDGETS[device.type]
     steps = STEPS if device.type == "cuda" else 1
     round_ms = sum(wall_ms(training.step, device, steps) for training in trainings.values())
@@ -139,14 +154,12 @@ def _measure(name: str, precision: str, p: float, mode: str, settings: Settings)
         precision,
         p,
         mode,
-        {kind: Figures(statistics.median(laps[kind]), peaks[kind]) for kind in KINDS},
+        {kind: Figures(statistics.median(laps[kind]), peaks.get(kind)) for kind in KINDS},
     )
 
 
-def _peak_mb(step: Callable[[], object], device: torch.device) -> float | None:
-    """The most that a step allocates; of a captured one, what its graph holds does not show."""
-    if device.type != "cuda":
-        return None
+def _peak_mb(step: Callable[[], object], device: torch.device) -> float:
+    """The most that a step allocates above what stands before it."""
     wait_for(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -166,7 +179,17 @@ def _sentences(rows: list[Row]) -> Iterator[str]:
 
 def _cells(row: Row) -> list[str]:
     times = [f"{row.figures[kind].wall_ms:.3f}" for kind in KINDS]
-    return [row.network, row.precision, f"{row.p:g}", row.mode, *times, f"{row.speedup:.2f}"]
+    return [*_names(row), *times, f"{row.speedup:.2f}"]
+
+
+def _memory_cells(row: Row) -> list[str]:
+    """Empty where there is no figure of it."""
+    peaks = [peak for kind in KINDS if (peak := row.figures[kind].peak_mb) is not None]
+    return [*_names(row), *(f"{peak:.0f}" for peak in peaks)] if peaks else []
+
+
+def _names(row: Row) -> list[str]:
+    return [row.network, row.precision, f"{row.p:g}", row.mode]
 
 
 def _as_json(row: Row) -> dict[str, Any]:

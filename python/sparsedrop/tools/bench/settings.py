@@ -36,9 +36,11 @@ NETWORK_RATES = (0.5,)
 KINDS = ("step", "tune", "against", "network")
 """What is measured instead of products, by the option that asks for it."""
 
-CPU_MODES = ("eager", "compile")
 MODES = ("eager", "graph", "compile", "reduce-overhead")
 """How a network's step is run."""
+
+CAPTURED_MODES = ("graph", "reduce-overhead")
+"""In CUDA graphs."""
 
 DEFAULTS = {
     "cuda": Defaults(
@@ -169,10 +171,10 @@ def _modes(args: argparse.Namespace, device: torch.device) -> tuple[str, ...]:
     """Those that the arguments name, or all that the device has; captured ones need a GPU."""
     if device.type == "cuda":
         return _distinct(args.modes or MODES)
-    captured = [mode for mode in args.modes or () if mode not in CPU_MODES]
+    captured = [mode for mode in args.modes or () if mode in CAPTURED_MODES]
     if captured:
         raise UserError(f"--modes {captured[0]} needs a GPU, whose work it captures")
-    return _distinct(args.modes or CPU_MODES)
+    return _distinct(args.modes or [mode for mode in MODES if mode not in CAPTURED_MODES])
 
 
 def block_name(block: Block) -> str:

@@ -1,17 +1,19 @@
-"""`sparsedrop study`: the paper's MLP trained without dropout, with nn.Dropout and with SparseDrop.
+"""`sparsedrop study`: networks of the SparseDrop paper trained side by side.
 
-    input - 1024 - ReLU - 1024 - ReLU - 10
+    sparsedrop study --task mlp    an MLP, on scikit-learn's digits or on (Fashion-)MNIST
+    sparsedrop study --task vit    a vision transformer, on the same
+    sparsedrop study --task gpt    a transformer that predicts a text's next character
 
-Dropout acts on the inputs of the second and the last linear layer, which are the hidden
-activations, and never on the image. All methods share the data, the optimiser (Adam) and, seed by
-seed, the initial weights and the order of the images. After every epoch the validation loss is
-measured in evaluation mode; a run reports its epoch of least validation loss, which is the paper's
-early stopping with endless patience. To choose an epoch on the images one reports flatters every
-method alike.
+Each is trained without dropout, with nn.Dropout and with this library: SparseDropLinear, and in a
+transformer's feed-forward blocks SparseDropMLP. All methods share the data, the optimiser and, seed
+by seed, the initial weights and the order of the batches. At every evaluation the validation loss
+is measured in evaluation mode; a run reports its step of least validation loss, which is the
+paper's early stopping with endless patience, and where there is a test part, which that choice has
+not seen, its loss there too.
 
-What a block is follows from the batch: its rows are images of one step, its columns hidden units,
-and the images of a block row lose the same units together. A block as high as the batch is the
-fastest, since a step then leaves out the same units for all its images.
+What a block is follows from the batch: its rows are samples of an MLP, and tokens of a transformer,
+those of one sample next to each other. The rows of a block lose the same units together. A block as
+high as the batch is the fastest, since a step then leaves out the same units for all its samples.
 """
 
 from __future__ import annotations
@@ -19,59 +21,95 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
 
 from sparsedrop.masks import SAMPLERS
 from sparsedrop.masks.tensors import MASK_UNIT
-from sparsedrop.tools.arguments import DEVICES, count, pick_device, plural, rate
+from sparsedrop.tools import machine
+from sparsedrop.tools.arguments import DEVICES, count, not_negative, plural, rate
 from sparsedrop.tools.cli import UserError
-from sparsedrop.tools.names import device_name, dtype_name
-from sparsedrop.tools.study import data
-
-if TYPE_CHECKING:
-    from sparsedrop.tools.study.train import Settings
+from sparsedrop.tools.names import dtype_name
+from sparsedrop.tools.study import images
+from sparsedrop.tools.study.dataset import Dataset
+from sparsedrop.tools.study.settings import DTYPES, METHODS, Settings, resolve
+from sparsedrop.tools.study.tasks import TASKS
 
 # What the extra "study" brings, by the names of import.
 REQUIRED = ("sklearn", "matplotlib", "tqdm")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `sparsedrop study`."""
     parser.description = (
-        "Trains the MLP of the SparseDrop paper with no dropout, nn.Dropout and SparseDropLinear, "
-        "and prints one table of accuracy, loss and time; study.png and study.json have the same."
+        "Trains a network of the SparseDrop paper with no dropout, nn.Dropout and "
+        "sparsedrop, and prints one table of loss, accuracy and time; study.png and "
+        "study.json have the courses of training."
+    )
+    parser.epilog = (
+        "Where two defaults are given, the first is for the digits, and for a text on a CPU; the "
+        "second, mostly the paper's, for (Fashion-)MNIST, and for a text on a GPU."
     )
     add = parser.add_argument
-    add("--data", choices=data.SOURCES, default="digits", help="default: scikit-learn's digits")
+    add("--task", choices=tuple(TASKS), default="mlp", help="default: mlp")
+    add("--methods", choices=tuple(METHODS), nargs="+", default=list(METHODS), help="default: all")
+    rates = [0.1, 0.3, 0.5]
+    add("--rates", type=rate, nargs="+", default=rates, metavar="P", help="default: 0.1 0.3 0.5")
+    add("--data", choices=images.NAMES, help="of mlp and vit; default: scikit-learn's digits")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the IDX files of (Fashion-)MNIST")
+    text_help = "of gpt: a text in UTF-8; default: Python's language reference"
+    add("--data-file", type=Path, metavar="FILE", help=text_help)
     add("--device", choices=DEVICES, default="auto", help="default: auto")
     dtype_help = "bfloat16 is by autocast; default: that on a GPU, float32 on a CPU"
     add("--dtype", choices=("auto", *DTYPES), default="auto", help=dtype_help)
-    rates = [0.1, 0.3, 0.5]
-    add("--rates", type=rate, nargs="+", default=rates, metavar="P", help="default: 0.1 0.3 0.5")
-    add("--seeds", type=count, default=3, metavar="N", help="runs of each method; default: 3")
-    add("--epochs", type=count, metavar="N", help=_defaults("epochs"))
+    out = Path("study-results")
+    add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
+    add("--resume", action="store_true", help="go on with what was interrupted, from OUT/runs")
+    _add_preset_arguments(parser)
+
+
+def _add_preset_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a task's presets have; None is theirs."""
+    add = parser.add_argument
+    add("--seeds", type=count, metavar="N", help=f"runs of each method; {_defaults('seeds')}")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=count, metavar="N", help=_defaults("epochs"))
+    length.add_argument("--steps", type=count, metavar="N", help=_defaults("steps"))
+    eval_help = f"steps between evaluations; {_defaults('eval_every')}; else an epoch"
+    add("--eval-every", type=count, metavar="N", help=eval_help)
     add("--batch-size", type=count, metavar="N", help=_defaults("batch_size"))
+    add("--width", type=count, metavar="N", help=f"hidden units; {_defaults('width')}")
+    add(
+        "--layers", type=count, metavar="N", help=f"hidden layers, or blocks; {_defaults('layers')}"
+    )
+    add("--heads", type=count, metavar="N", help=f"of attention; {_defaults('heads')}")
+    add("--context", type=count, metavar="N", help=f"characters; {_defaults('context')}")
+    add("--lr", type=not_negative, help=f"learning rate; {_defaults('lr')}")
+    add("--weight-decay", type=not_negative, metavar="W", help=_defaults("weight_decay"))
     add(
         "--block-shape",
         type=count,
         nargs=2,
-        metavar=("IMAGES", "UNITS"),
-        help=f"what SparseDropLinear drops at once; {_defaults('block_shape')}; "
-        f"on a GPU at least {MASK_UNIT} units, as its kernels need",
+        metavar=("ROWS", "UNITS"),
+        help=f"what sparsedrop drops at once; {_defaults('block_shape')}; "
+        f"on a GPU at least {MASK_UNIT} each, as its kernels need",
     )
     add("--sampler", choices=SAMPLERS, help=_defaults("sampler"))
-    add("--lr", type=float, default=1e-3, help="learning rate of Adam; default: 0.001")
-    out = Path("study-results")
-    add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
+
+
+def _defaults(field: str) -> str:
+    """The defaults of the tasks that have them, for a help text."""
+    texts = []
+    for name, task in TASKS.items():
+        values = [getattr(preset, field) for preset in (task.small, task.paper)]
+        words = [" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values]
+        if values[1] is not None:
+            texts.append(f"{' or '.join(dict.fromkeys(words))} for {name}")
+    return "default: " + ", ".join(texts)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, prints the table, writes study.png and study.json."""
+    """Trains, prints the table, writes study.png and study.json; 130 where it is interrupted."""
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -79,71 +117,45 @@ def run(args: argparse.Namespace) -> int:
             'install what a study needs with pip install "sparsedrop[study]"'
         )
     # Not before that check: these modules import what may be missing.
-    from sparsedrop.tools.study import plot, report, train
+    from sparsedrop.tools.study import plot, report
+    from sparsedrop.tools.study.checkpoint import Store
+    from sparsedrop.tools.study.runs import run_all
 
-    settings = _settings(args)
+    settings, data = resolve(args)
     try:
-        images = data.load(args.data, args.data_dir)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(str(error)) from error
-    available = len(images.train.labels)
-    if settings.batch_size > available:
-        raise UserError(f"a batch of {settings.batch_size} is more than all {available} images")
-    args.out.mkdir(parents=True, exist_ok=True)
-
-    title = _title(args.data, images, settings)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "not a folder" if args.out.exists() else (error.strerror or str(error)).lower()
+        raise UserError(f"cannot make the folder --out {args.out}: {why}") from error
+    facts = machine.facts(settings.device)
+    title = _title(data, settings, machine.title(facts))
     print(title, flush=True)
-    rows = report.summarize(train.run_all(images, settings))
+    try:
+        store = Store(args.out / "runs", settings)
+        results = run_all(data, settings, store, resume=args.resume)
+    except KeyboardInterrupt:
+        print(
+            "sparsedrop study: interrupted; the same command with --resume goes on", file=sys.stderr
+        )
+        return 130
+    rows = report.summarize(results)
     print(report.as_markdown(rows))
     plot.save(rows, title, args.out / "study.png")
-    results = report.as_json(rows, settings, args.data)
-    (args.out / "study.json").write_text(json.dumps(results, indent=2) + "\n")
+    found = report.as_json(rows, settings, facts)
+    (args.out / "study.json").write_text(json.dumps(found, indent=1) + "\n")
     print(f"saved {args.out / 'study.png'} and {args.out / 'study.json'}")
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    """The arguments with every default filled in."""
-    from sparsedrop.tools.study.train import Settings
-
-    source = data.SOURCES[args.data]
-    device = pick_device(args.device)
-    fastest = torch.bfloat16 if device.type == "cuda" else torch.float32
-    block_images, block_units = args.block_shape or source.block_shape
-    if device.type == "cuda" and args.block_shape is None:
-        block_units = max(block_units, MASK_UNIT)  # narrower blocks are nothing to the kernels
-    return Settings(
-        rates=tuple(dict.fromkeys(args.rates)),
-        seeds=args.seeds,
-        epochs=args.epochs or source.epochs,
-        batch_size=args.batch_size or source.batch_size,
-        block_shape=(block_images, block_units),
-        sampler=args.sampler or source.sampler,
-        lr=args.lr,
-        device=device,
-        dtype=DTYPES.get(args.dtype, fastest),
-    )
-
-
-def _title(source: str, images: data.Dataset, settings: Settings) -> str:
-    train, validation = (len(part.labels) for part in images)
-    rows, columns = settings.block_shape
-    machine = device_name(settings.device)
-    if settings.device.type == "cpu":
-        machine += f", {plural(torch.get_num_threads(), 'thread')}"
+def _title(data: Dataset, settings: Settings, where: str) -> str:
+    preset = settings.preset
+    rows, columns = preset.block_shape
+    heads = "" if preset.heads is None else f", {plural(preset.heads, 'head')}"
+    context = "" if preset.context is None else f", context {preset.context}"
     return (
-        f"{source}: {train} training and {validation} validation images, "
-        f"{plural(settings.epochs, 'epoch')}, batch {settings.batch_size}, "
-        f"blocks {rows}x{columns} ({settings.sampler}), {plural(settings.seeds, 'seed')}\n"
-        f"{machine}, {dtype_name(settings.dtype)}, torch {torch.__version__}"
+        f"{settings.task} ({plural(preset.layers, 'layer')}, width {preset.width}{heads}{context}) "
+        f"on {settings.data}: {data.summary}\n"
+        f"{plural(settings.steps, 'step')} of {preset.batch_size}, "
+        f"blocks {rows}x{columns} ({preset.sampler}), {plural(preset.seeds, 'seed')}, "
+        f"{dtype_name(settings.dtype)}\n{where}"
     )
-
-
-def _defaults(field: str) -> str:
-    """The default of each source, for a help text."""
-    texts = []
-    for name, source in data.SOURCES.items():
-        value = getattr(source, field)
-        words = value if isinstance(value, tuple) else (value,)
-        texts.append(f"{' '.join(map(str, words))} for {name}")
-    return "default: " + ", ".join(texts)

@@ -1,71 +1,73 @@
-"""The study's table as a picture."""
+"""The study's courses of training as a picture."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from sparsedrop.tools.study.report import Row, Spread
-from sparsedrop.tools.study.train import DENSE, DROPOUT, SPARSEDROP
+from sparsedrop.tools.networks import DROPOUT, NONE, SPARSEDROP
+from sparsedrop.tools.study.report import Row
 
-COLORS = {DENSE: "#666666", DROPOUT: "#0072b2", SPARSEDROP: "#d55e00"}
+COLORS = {NONE: "#666666", DROPOUT: "#0072b2", SPARSEDROP: "#d55e00"}
+
+
+def best_rates(rows: list[Row]) -> list[Row]:
+    """The row of each method whose mean validation loss is least, in the order of `rows`."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        name = row.method.name
+        if name not in best or row.loss.mean < best[name].loss.mean:
+            best[name] = row
+    return list(best.values())
 
 
 def save(rows: list[Row], title: str, path: Path) -> None:
-    """Writes a PNG, one line per row: accuracy and loss with spread and single runs, time per step.
+    """Writes a PNG: validation loss against steps and against seconds, one line a method.
 
-    It needs no window system and leaves matplotlib's global state alone.
+    Seconds are steps at the row's time per step: measured ones would show the machine's load. It
+    needs no window system and leaves matplotlib's global state alone.
     """
-    figure = Figure(figsize=(12, 1.6 + 0.42 * len(rows)), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    accuracy, loss, step = figure.subplots(1, 3, sharey=True)
-    _draw_spreads(accuracy, rows, [row.accuracy for row in rows], 2)
-    accuracy.set_xlabel("validation accuracy (%)")
-    for y, row in enumerate(rows):
-        _draw_runs(accuracy, [100 * run.accuracy for run in row.runs], y)
-        _draw_runs(loss, [run.loss for run in row.runs], y)
-    _draw_spreads(loss, rows, [row.loss for row in rows], 4)
-    loss.set_xlabel("validation loss")
-    _draw_times(step, rows)
-    step.set_xlabel("time per step (ms), and × nn.Dropout")
-    accuracy.set_yticks(range(len(rows)), [row.label for row in rows])
-    accuracy.set_ylim(len(rows) - 0.4, -0.6)  # the table's order, from the top
-    for axes in (accuracy, loss, step):
+    figure = Figure(figsize=(11, 4.8), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    panels = figure.subplots(1, 2, sharey=True)
+    for row in best_rates(rows):
+        _draw(panels[0], row, 1)
+        _draw(panels[1], row, row.step_ms / 1e3)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+        axes.grid(alpha=0.3)
+    if any(math.isfinite(row.loss.mean) for row in rows):
+        _scale(panels[0])
+    panels[0].set_ylabel("validation loss")
+    panels[0].set_xlabel("steps")
+    panels[1].set_xlabel("seconds of training, at the time per step of the table")
+    panels[0].legend(frameon=False)
     figure.savefig(path)
 
 
-def _draw_spreads(axes: Axes, rows: list[Row], spreads: list[Spread], digits: int) -> None:
-    """A dot at the mean, a bar of one standard deviation to either side, the figures above it."""
-    for y, (row, spread) in enumerate(zip(rows, spreads, strict=True)):
-        color = COLORS[row.method.name]
-        axes.errorbar(spread.mean, y, xerr=spread.std, fmt="o", color=color, capsize=3)
-        text = spread.text(digits)
-        axes.annotate(
-            text, (spread.mean, y), (0, 6), textcoords="offset points", ha="center", fontsize=8
-        )
-    axes.grid(axis="x", alpha=0.3)
-    axes.margins(x=0.25)
+def _scale(axes: Axes) -> None:
+    """Logarithmic: ends of training differ by a tenth of what they have in common."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_runs(axes: Axes, values: list[float], y: int) -> None:
-    axes.plot(values, [y] * len(values), "|", color="black", alpha=0.35, markersize=9)
-
-
-def _draw_times(axes: Axes, rows: list[Row]) -> None:
-    """A bar as long as a step, its length at its end."""
-    for y, row in enumerate(rows):
-        axes.barh(y, row.step_ms, height=0.55, color=COLORS[row.method.name])
-        speedup = "" if row.speedup is None else f"  ({row.speedup:.2f} ×)"
-        axes.annotate(
-            f"{row.step_ms:.2f}{speedup}",
-            (row.step_ms, y),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    axes.margins(x=0.4)
+def _draw(axes: Axes, row: Row, unit: float) -> None:
+    """Means over the seeds with a dot at the least, and a band from the least seed to the most."""
+    evaluations = list(zip(*(run.records for run in row.runs), strict=True))
+    xs = [unit * each[0].step for each in evaluations]
+    losses = [[record.loss for record in each] for each in evaluations]
+    means = [statistics.mean(each) for each in losses]
+    color = COLORS[row.method.name]
+    axes.plot(xs, means, color=color, label=row.method.label)
+    if len(row.runs) > 1:
+        low, high = list(map(min, losses)), list(map(max, losses))
+        axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
+    best = min(range(len(means)), key=means.__getitem__)
+    axes.plot(xs[best], means[best], "o", color=color)

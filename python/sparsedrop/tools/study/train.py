@@ -1,170 +1,172 @@
-"""One training run of the study, and the loop over all of them."""
+"""One training run of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from sparsedrop.nn import SparseDropLinear
 from sparsedrop.tools.clock import Clock
-from sparsedrop.tools.study.data import CLASSES, Dataset, Images
+from sparsedrop.tools.networks import loss_of
+from sparsedrop.tools.study.dataset import Dataset, Split
+from sparsedrop.tools.study.settings import Method, Settings
+from sparsedrop.tools.study.tasks import TASKS
 
-HIDDEN = 1024
-
-DENSE, DROPOUT, SPARSEDROP = "no dropout", "nn.Dropout", "SparseDropLinear"
-
-
-class Method(NamedTuple):
-    name: str  # DENSE, DROPOUT or SPARSEDROP
-    p: float
+EVALUATED_ROWS = 1 << 16
+"""Of a linear layer's input, at once."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all runs of a study share."""
+class Record(NamedTuple):
+    """One evaluation. Accuracies are None for a text; so is the test where nothing is best yet."""
 
-    rates: tuple[float, ...]
-    seeds: int
-    epochs: int
-    batch_size: int
-    block_shape: tuple[int, int]
-    sampler: str
-    lr: float
-    device: torch.device
-    dtype: torch.dtype  # other than float32: that of autocast
-
-    def methods(self) -> list[Method]:
-        dropouts = [Method(name, p) for name in (DROPOUT, SPARSEDROP) for p in self.rates]
-        return [Method(DENSE, 0.0), *dropouts]
+    step: int
+    seconds: float  # of training, up to here
+    step_ms: float  # median since the last evaluation
+    loss: float
+    accuracy: float | None
+    test_loss: float | None
+    test_accuracy: float | None
 
 
 class Result(NamedTuple):
-    """One run: its epoch of least validation loss, and each epoch's median time of a step."""
+    """One run, with the evaluations of it."""
 
     seed: int
-    epoch: int
-    accuracy: float
-    loss: float
-    step_ms: list[float]
+    records: list[Record]
 
-
-def run_all(data: Dataset, settings: Settings) -> dict[Method, list[Result]]:
-    """Trains every method once per seed, with a progress bar.
-
-    The methods take turns epoch by epoch, so that times of the same epoch can be compared: a
-    machine's speed changes within minutes, by half on virtual ones.
-    """
-    data = Dataset(*(Images(*(t.to(settings.device) for t in part)) for part in data))
-    methods = settings.methods()
-    results: dict[Method, list[Result]] = {method: [] for method in methods}
-    with tqdm(total=settings.seeds * settings.epochs * len(methods), unit="epoch") as bar:
-        for seed in range(settings.seeds):
-            runs = [Run(method, data, settings, seed) for method in methods]
-            for _ in range(settings.epochs):
-                for run in runs:
-                    text = f"seed {seed}, {run.method.name}, p = {run.method.p:g}"
-                    bar.set_description(text, refresh=False)
-                    run.train_epoch()
-                    bar.update()
-            for run in runs:
-                results[run.method].append(run.result())
-    return results
+    @property
+    def best(self) -> Record:
+        """The record of least validation loss, the first of equal ones; NaN is more than any."""
+        return min(self.records, key=lambda record: (record.loss != record.loss, record.loss))
 
 
 class Run:
     """The training of one network. The seed decides its weights, its batches and what it drops.
 
-    The data must be on the settings' device.
+    The data must be on the settings' device. Runs may take turns: each has generators of its own.
     """
 
     def __init__(self, method: Method, data: Dataset, settings: Settings, seed: int) -> None:
-        self.method = method
-        self._data, self._settings, self._seed = data, settings, seed
+        self.method, self.seed, self.step = method, seed, 0
+        self.records: list[Record] = []
+        self._data, self._settings = data, settings
         torch.manual_seed(seed)
-        model = build_model(method, data.train.pixels.shape[1], settings)
-        self._model = model.to(settings.device)
+        task, preset = TASKS[settings.task], settings.preset
+        self._model = task.build(data, preset, settings.drop(method)).to(settings.device)
         # Fused, so that a step's time is the network's rather than the optimiser's.
-        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=settings.lr, fused=True)
-        self._step_ms: list[float] = []
-        self._epochs = 0
-        self._best = (float("inf"), 0.0, 0)  # loss, accuracy, epoch
+        kinds = {"lr": preset.lr, "weight_decay": preset.weight_decay, "fused": True}
+        optimizer: Any = task.optimizer
+        self._optimizer: torch.optim.Optimizer = optimizer(self._model.parameters(), **kinds)
+        self._order = torch.empty(0, 0, dtype=torch.int64)  # [epoch_steps, batch_size]
+        self._seconds, self._laps = 0.0, list[float]()
+        self._generators = _generator_states(settings.device)
 
-    def train_epoch(self) -> None:
-        """One pass over the training images in random order, then the validation."""
-        self._epochs += 1
-        # An epoch draws the same whichever runs had their turns before it. It draws its batches
-        # first, so that they are the same for every method.
-        torch.manual_seed(self._seed * self._settings.epochs + self._epochs)
+    @property
+    def result(self) -> Result:
+        return Result(self.seed, self.records)
+
+    def advance(self, stop: int, done: Callable[[], object]) -> None:
+        """Trains up to that step, calls `done` after each one, and evaluates if it is time to."""
+        _set_generator_states(self._generators, self._settings.device)
         self._model.train()
         clock = Clock(self._settings.device)
-        for batch in _batches(self._data.train, self._settings.batch_size):
+        while self.step < stop:
+            batch = self._next_batch()
             with clock:
                 self._optimizer.zero_grad()
-                logits = _logits(self._model, batch.pixels, self._settings)
-                _loss(logits, batch.labels).backward()
+                logits = _logits(self._model, batch.inputs, self._settings)
+                loss_of(logits, batch.targets).backward()
                 self._optimizer.step()
-        loss, accuracy = evaluate(self._model, self._data.validation, self._settings)
-        self._best = min(self._best, (loss, accuracy, self._epochs))
-        self._step_ms.append(clock.median_ms())
+            self.step += 1
+            done()
+        self._generators = _generator_states(self._settings.device)
+        laps = clock.laps_ms()
+        self._seconds += sum(laps) / 1e3
+        self._laps += laps
+        if self._settings.is_evaluated_at(self.step):
+            self._evaluate()
 
-    def result(self) -> Result:
-        loss, accuracy, epoch = self._best
-        return Result(self._seed, epoch, accuracy, loss, self._step_ms)
+    def state(self) -> dict[str, Any]:
+        """All that `load_state` needs to go on from here; of a finished run only its records."""
+        state: dict[str, Any] = {"step": self.step, "records": [list(r) for r in self.records]}
+        if self.step < self._settings.steps:
+            state |= {
+                "model": self._model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "generators": self._generators,
+                "order": self._order,
+                "seconds": self._seconds,
+                "laps": self._laps,
+            }
+        return state
 
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on where the run was that has this state."""
+        self.step, self.records = state["step"], [Record(*values) for values in state["records"]]
+        if self.step < self._settings.steps:
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._generators, self._order = state["generators"], state["order"]
+            self._seconds, self._laps = state["seconds"], state["laps"]
 
-def build_model(method: Method, features: int, settings: Settings) -> nn.Sequential:
-    """The paper's MLP, with the method's dropout before its second and its last linear layer.
+    def _next_batch(self) -> Split:
+        """Whole batches in random order. The rest of an epoch is left out, others each time."""
+        settings = self._settings
+        place = self.step % settings.epoch_steps
+        if place == 0:
+            # An epoch's own seed, and its batches drawn first: they are the same for every method.
+            torch.manual_seed(self.seed * settings.epochs + self.step // settings.epoch_steps + 1)
+            size = settings.preset.batch_size
+            order = torch.randperm(len(self._data.train.targets))
+            self._order = order[: settings.epoch_steps * size].view(-1, size).clone()
+        batch = self._order[place].to(settings.device)
+        return Split(*(tensor[batch] for tensor in self._data.train))
 
-    All methods draw the same weights from torch's default generator.
-    """
-
-    def dropout_linear(inputs: int, outputs: int) -> list[nn.Module]:
-        if method.name == SPARSEDROP:
-            block_shape, sampler = settings.block_shape, settings.sampler
-            return [
-                SparseDropLinear(
-                    inputs, outputs, p=method.p, block_shape=block_shape, sampler=sampler
-                )
-            ]
-        dropout = [nn.Dropout(method.p)] if method.name == DROPOUT else []
-        return [*dropout, nn.Linear(inputs, outputs)]
-
-    return nn.Sequential(
-        nn.Linear(features, HIDDEN),
-        nn.ReLU(),
-        *dropout_linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        *dropout_linear(HIDDEN, CLASSES),
-    )
+    def _evaluate(self) -> None:
+        loss, accuracy = evaluate(self._model, self._data, self._data.validation, self._settings)
+        test = self._data.test
+        test_loss = test_accuracy = None
+        if test is not None and not any(record.loss <= loss for record in self.records):
+            test_loss, test_accuracy = evaluate(self._model, self._data, test, self._settings)
+        step_ms = statistics.median(self._laps)
+        self.records.append(
+            Record(self.step, self._seconds, step_ms, loss, accuracy, test_loss, test_accuracy)
+        )
+        self._laps = []
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Images, settings: Settings) -> tuple[float, float]:
-    """Mean loss and accuracy on the images, in evaluation mode: nothing is dropped."""
+def evaluate(
+    model: nn.Module, data: Dataset, split: Split, settings: Settings
+) -> tuple[float, float | None]:
+    """Mean loss and, of images, accuracy in evaluation mode: nothing is dropped."""
     model.eval()
-    logits = _logits(model, images.pixels, settings)
-    correct = logits.argmax(1) == images.labels
-    return _loss(logits, images.labels).item(), correct.double().mean().item()
+    loss, correct = 0.0, 0
+    size = max(1, EVALUATED_ROWS // data.rows)
+    for inputs, targets in zip(split.inputs.split(size), split.targets.split(size), strict=True):
+        logits = _logits(model, inputs, settings)
+        loss += loss_of(logits, targets).item() * len(targets)
+        correct += int((logits.argmax(-1) == targets).sum())
+    count = len(split.targets)
+    return loss / count, None if TASKS[settings.task].reads_text else correct / count
 
 
-def _batches(images: Images, size: int) -> Iterator[Images]:
-    """Whole batches in random order. The rest of an epoch is left out, other images each time."""
-    order = torch.randperm(len(images.labels)).to(images.labels.device)
-    for batch in order.split(size):
-        if len(batch) == size:
-            yield Images(images.pixels[batch], images.labels[batch])
-
-
-def _logits(model: nn.Module, pixels: Tensor, settings: Settings) -> Tensor:
+def _logits(model: nn.Module, inputs: Tensor, settings: Settings) -> Tensor:
     device, dtype = settings.device.type, settings.dtype
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        return model(pixels)
+        return model(inputs)
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(logits.float(), labels)
+def _generator_states(device: torch.device) -> list[Tensor]:
+    """Of torch's default generators: the CPU's, and that of a GPU in use."""
+    gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *gpu]
+
+
+def _set_generator_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)

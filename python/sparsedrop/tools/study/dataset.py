@@ -1,0 +1,42 @@
+"""What a network is trained on, and what it is judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Split(NamedTuple):
+    """Samples: what a network reads [n, ...], and the int64 answers [n] or [n, tokens]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.inputs.to(device), self.targets.to(device))
+
+
+class Dataset(NamedTuple):
+    """Samples to train on, to choose a step by, and to report once that step is chosen."""
+
+    train: Split
+    validation: Split
+    test: Split | None  # that no choice has seen
+    classes: int
+    rows: int  # that one sample has in a linear layer
+    epoch: int  # samples that a pass over the training part has
+    summary: str  # of its parts, in words
+    digest: str  # equal for equal data
+
+
+def digest(tensors: Sequence[Tensor]) -> str:
+    """Of the values of contiguous CPU tensors."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
