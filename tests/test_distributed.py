@@ -10,13 +10,24 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsedrop.nn import SparseDropLinear
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 
 RANKS = 2
 TWO_GPUS = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < RANKS, reason="fewer than two GPUs"),
 ]
+
+
+MODELS = {
+    "layers": lambda: (
+        SparseDropLinear(512, 768, p=0.5), nn.ReLU(), SparseDropLinear(768, 256, p=0.5),
+    ),
+    "blocks": lambda: (
+        SparseDropMLP(512, 768, p=0.5, out_p=0.25, activation="gelu"),
+        SparseDropStack((512, 256, 256), p=0.5),
+    ),
+}  # fmt: skip
 
 
 def _averaged(model, step, kind):
@@ -31,7 +42,7 @@ def _averaged(model, step, kind):
     return [grad.full_tensor() if isinstance(grad, DTensor) else grad for grad in grads]
 
 
-def _train(rank, kind, device_type, store):
+def _train(rank, name, kind, device_type, store):
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=RANKS)
     try:
@@ -40,8 +51,7 @@ def _train(rank, kind, device_type, store):
             torch.cuda.set_device(device)
         dtype = torch.bfloat16 if device_type == "cuda" else torch.float32
         torch.manual_seed(0)
-        layers = SparseDropLinear(512, 768, p=0.5), nn.ReLU(), SparseDropLinear(768, 256, p=0.5)
-        model = nn.Sequential(*layers).to(device, dtype)
+        model = nn.Sequential(*MODELS[name]()).to(device, dtype)
         torch.manual_seed(1 + rank)
         x = torch.randn(256, 512, device=device, dtype=dtype)
 
@@ -58,6 +68,7 @@ def _train(rank, kind, device_type, store):
         assert any(not torch.equal(grad, mine) for grad, mine in zip(expected, own, strict=True))
         for grad, mean in zip(_averaged(model, step, kind), expected, strict=True):
             torch.testing.assert_close(grad, mean)
+        dist.barrier()  # no rank leaves while another still talks to it
     finally:
         dist.destroy_process_group()
 
@@ -66,9 +77,11 @@ def _train(rank, kind, device_type, store):
     ("kind", "device_type"),
     [
         ("ddp", "cpu"),
+        ("fsdp", "cpu"),
         pytest.param("ddp", "cuda", marks=TWO_GPUS),
         pytest.param("fsdp", "cuda", marks=TWO_GPUS),
     ],
 )
-def test_gradients_are_averaged(kind, device_type, tmp_path):
-    multiprocessing.spawn(_train, (kind, device_type, tmp_path / "store"), nprocs=RANKS)
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_are_averaged(name, kind, device_type, tmp_path):
+    multiprocessing.spawn(_train, (name, kind, device_type, tmp_path / "store"), nprocs=RANKS)

@@ -1,9 +1,10 @@
 """What `sparsedrop bench --network` times: the paper's networks, and what one batch of each is.
 
-Not of the paper: "layers", twelve linear layers of 1024 units behind a dropout each, little but
-launches; "ffn" and "ffn-wide", a feed-forward block; "stack", four linear layers with ReLU, each
-behind a dropout. The last three stand in the middle of a network: there is a gradient of the input,
-and in the place of a loss a gradient of the output.
+Not of the paper: "gpt-12", twelve layers of a context of 1024 characters; "layers", twelve linear
+layers of 1024 units behind a dropout each, little but launches; "ffn" and "ffn-wide", a
+feed-forward block; "stack", four linear layers with ReLU, each behind a dropout. The last three
+stand in the middle of a network: there is a gradient of the input, and in the place of a loss a
+gradient of the output.
 """
 
 from __future__ import annotations
@@ -70,6 +71,12 @@ NETWORKS = {
         64,
         lambda batch, device: torch.randint(CHARACTERS, (batch, CONTEXT), device=device),
         lambda batch, device: torch.randint(CHARACTERS, (batch, CONTEXT), device=device),
+    ),
+    "gpt-12": Network(
+        lambda drop: Gpt(CHARACTERS, 1024, Size(WIDTH, 12, 16), drop),
+        16,
+        lambda batch, device: torch.randint(CHARACTERS, (batch, 1024), device=device),
+        lambda batch, device: torch.randint(CHARACTERS, (batch, 1024), device=device),
     ),
     "layers": Network(
         _layers,
