@@ -120,7 +120,7 @@ class Program:
         self.steps.append(step)
 
     def product(
-        self, launch, *, a, b, d, pre_activation=None, a_words=None, b_words=None, d_words=None,
+        self, launch, *, a, b, d, a_words=None, b_words=None, d_words=None,
         alpha=None, bias=None, workspace=None, accumulates=False,
     ):  # fmt: skip
         plan = launch.plan
@@ -150,9 +150,6 @@ class Program:
             if call.address(bias):
                 value = value + call.at(bias, dtype, n).double()
             is_live = self._words(call, d_words, (m, n), plan["d_block"])
-            if call.address(pre_activation):
-                value = value.to(dtype).double()
-                call.store(torch.where(is_live, value, torch.nan), pre_activation, dtype)
             call.store(torch.where(is_live, ACTIVATIONS[act](value), 0), d, out_dtype, accumulates)
             call.at(workspace, torch.uint8, 64).zero_()
 

@@ -6,6 +6,7 @@ import torch
 import sparsedrop
 from cases import random_mask, value_and_grads
 from sparsedrop import BlockMask
+from sparsedrop._torch import is_exporting
 
 CPU = torch.device("cpu")
 
@@ -31,6 +32,25 @@ def _upstream(device, *shape):
 def _same(own, expected):
     for ours, truth in zip(own, expected, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
+
+
+def test_to_compile_is_not_to_export():
+    """Else layers of a compiled model would not run by their ops."""
+
+    def traced(x):
+        return x + 1, is_exporting()
+
+    for backend in ("eager", TRACED):
+        compiled = torch.compile(traced, fullgraph=True, backend=backend)
+        assert compiled(torch.zeros(2))[1] is False
+
+    class Exported(torch.nn.Module):
+        def forward(self, x):
+            return x + 2 if is_exporting() else x + 1
+
+    for strict in (False, True):
+        program = torch.export.export(Exported(), (torch.zeros(2),), strict=strict)
+        assert program.module()(torch.zeros(2)).tolist() == [2.0, 2.0]
 
 
 def test_opcheck_masked_mm(device):

@@ -81,7 +81,6 @@ void Program::product(Launch const& launch, Product const& of) {
     }
     product.a = call.address<void const>(of.a);
     product.b = call.address<void const>(of.b);
-    product.pre_activation = call.address<void>(of.pre_activation);
     product.a_words = call.words(of.a_words);
     product.b_words = call.words(of.b_words);
     product.d_words = call.words(of.d_words);

@@ -47,7 +47,6 @@ class Program {
     Place a;
     Place b;
     Place d;
-    Place pre_activation;
     WordPlaces a_words;
     WordPlaces b_words;
     WordPlaces d_words;

@@ -56,12 +56,11 @@ void add_round(Program& program, int dtype, std::vector<Array> const& arrays) {
   program.round(DataType(dtype), all);
 }
 
-void add_product(Program& program, Launch const& launch, At a, At b, At d, At pre_activation,
-                 WordsAt const& a_words, WordsAt const& b_words, WordsAt const& d_words,
-                 Number alpha, At bias, At workspace, bool accumulates) {
-  program.product(
-      launch, {place(a), place(b), place(d), place(pre_activation), words(a_words), words(b_words),
-               words(d_words), alpha, place(bias), place(workspace), accumulates});
+void add_product(Program& program, Launch const& launch, At a, At b, At d, WordsAt const& a_words,
+                 WordsAt const& b_words, WordsAt const& d_words, Number alpha, At bias,
+                 At workspace, bool accumulates) {
+  program.product(launch, {place(a), place(b), place(d), words(a_words), words(b_words),
+                           words(d_words), alpha, place(bias), place(workspace), accumulates});
 }
 
 void add_masked_copy(Program& program, int in_dtype, At in, int64_t in_ld, int out_dtype, At out,
@@ -107,8 +106,8 @@ void bind_programs(py::module_& module) {
            "words"_a = none, "keep"_a, "seed"_a)
       .def("round", &add_round, py::kw_only(), "dtype"_a, "arrays"_a)
       .def("product", &add_product, "launch"_a, py::kw_only(), "a"_a, "b"_a, "d"_a,
-           "pre_activation"_a = none, "a_words"_a = none, "b_words"_a = none, "d_words"_a = none,
-           "alpha"_a = none, "bias"_a = none, "workspace"_a = none, "accumulates"_a = false)
+           "a_words"_a = none, "b_words"_a = none, "d_words"_a = none, "alpha"_a = none,
+           "bias"_a = none, "workspace"_a = none, "accumulates"_a = false)
       .def("masked_copy", &add_masked_copy, py::kw_only(), "in_dtype"_a, "source"_a, "source_ld"_a,
            "out_dtype"_a, "out"_a, "rows"_a, "cols"_a, "block"_a, "live"_a = none,
            "factor"_a = none)

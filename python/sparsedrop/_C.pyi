@@ -214,7 +214,6 @@ class Program:
         a: At,
         b: At,
         d: At,
-        pre_activation: At = None,
         a_words: Words = None,
         b_words: Words = None,
         d_words: Words = None,

@@ -40,6 +40,7 @@ _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
 _unwrap_if_dead: Callable[[Tensor], Tensor] = _private(_functorch, "unwrap_if_dead")
 _private(torch.utils, "_pytree")
+_private(torch.compiler, "_is_exporting_flag")
 _raw_stream: Callable[[int], int] | None = (
     _private(_C, "_cuda_getCurrentRawStream") if torch.version.cuda else None
 )
@@ -85,6 +86,14 @@ def is_watched(*tensors: Tensor) -> bool:
     return False
 
 
+def is_exporting() -> bool:
+    """True within torch.export.
+
+    The compiler of torch 2.11 takes `torch.compiler.is_exporting()` for True wherever it meets it.
+    """
+    return torch.compiler._is_exporting_flag
+
+
 def register_container(
     cls: type,
     names: tuple[str, ...],
@@ -120,9 +129,9 @@ def is_transformed() -> bool:
     return _transforms_are_active() or forward_ad._current_level >= 0
 
 
-def without_dead_level(tensor: Tensor) -> Tensor:
-    """The tensor within the wrapper of a transform that is over; else itself."""
-    return _unwrap_if_dead(tensor)
+def without_dead_levels(tree: Any) -> Any:
+    """The same with tensors that a transform wrapped which is over; those of masks, too."""
+    return torch.utils._pytree.tree_map_only(Tensor, _unwrap_if_dead, tree)
 
 
 def is_vmapped() -> bool:

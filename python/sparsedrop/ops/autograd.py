@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sparsedrop._torch import (
     apply_eagerly,
+    is_exporting,
     is_forward_mode,
     is_transformed,
-    without_dead_level,
+    without_dead_levels,
 )
 from sparsedrop.masks import BlockMask, MaskTensors
 from sparsedrop.ops import dense, op
@@ -36,7 +37,7 @@ def multiply(p: Product) -> Tensor:
         how, p = live, Product(a, b, bias, live)
     if not is_compiling and is_transformed():
         return _Transformed.apply(a, b, bias, how)
-    if is_compiling and torch.compiler.is_exporting():
+    if is_compiling and is_exporting():
         return op.product(p)  # a program that is exported keeps no node, and the op has its rule
     needs_grad = a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)
     if needs_grad and torch.is_grad_enabled():
@@ -184,11 +185,11 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         # A pullback may be called when the transform that it comes from is over.
-        a, b, bias, out = ctx.saved_tensors
-        a, b, out, upstream = map(without_dead_level, (a, b, out, upstream))
-        bias = None if bias is None else without_dead_level(bias)
-        kept = _kept_again(a, b, bias, out, ctx.how)
-        return _gradients(ctx, ctx.how, upstream, a, b, kept, multiply)
+        (a, b, bias, out), how, upstream = without_dead_levels(
+            (ctx.saved_tensors, ctx.how, upstream)
+        )
+        kept = _kept_again(a, b, bias, out, how)
+        return _gradients(ctx, how, upstream, a, b, kept, multiply)
 
 
 def _kept_again(a: Tensor, b: Tensor, bias: Tensor | None, kept: Tensor, how: How) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import select
+from sparsedrop._torch import is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.facts import Options
 from sparsedrop.ops.layer.op import BACKWARD, FORWARD
@@ -25,7 +26,7 @@ def dropout_linear_compiled(
 ) -> Tensor:
     """A layer on checked arguments on a GPU, while it is compiled."""
     # The ops draw from the default generator of the device, and have no rule without a node.
-    is_free = options.generator is None and not torch.compiler.is_exporting()
+    is_free = options.generator is None and not is_exporting()
     if is_free and _suits_kernels(x, weight, options, dtype):
         return _DropoutLinear.apply(
             x, weight, bias, options.p, *options.block_shape, options.sampler, options.side, dtype

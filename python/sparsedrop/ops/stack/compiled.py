@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
+from sparsedrop._torch import is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.compiled import has_kernels
 from sparsedrop.ops.plan import UNIT
@@ -24,7 +25,7 @@ def stack_compiled(
 ) -> Tensor:
     """A stack on checked arguments on a GPU, while it is compiled."""
     # The op has no rule without a node.
-    if torch.compiler.is_exporting() or not _suits_kernels(x, layers, dropped, dtype):
+    if is_exporting() or not _suits_kernels(x, layers, dropped, dtype):
         return stack_plain(x, layers, dropped)
     parameters = parameters_of(layers)
     activations = [layer.activation or "" for layer in layers]

@@ -26,7 +26,8 @@ class Layer(NamedTuple):
 class Dropped(NamedTuple):
     """What is dropped, checked: of the input, of what lies between the layers, and of the result.
 
-    One rate each, so one more than there are layers. 0: nothing is dropped there.
+    One rate each, so one more than there are layers. 0: nothing is dropped there. Where the result
+    is dropped, the last layer has neither activation nor gate: it is scaled within its product.
     """
 
     rates: tuple[float, ...]

@@ -50,7 +50,7 @@ def keys_of(facts: Facts) -> dict[Branch, tuple[Key, Key, Key]]:
         i = branch.layer
         kind = facts.kinds[i]
         extents = facts.rows, features[i + 1], features[i]
-        activation = None if kind.is_gated else kind.activation
+        activation = None if kind.keeps_input else kind.activation
         found[branch] = layer_keys(
             facts.device, extents, dtypes, (masks[i], masks[i + 1]), activation
         )

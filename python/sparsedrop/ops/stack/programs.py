@@ -119,20 +119,23 @@ class _Forward(_Direction):
             self.between(i, "gate", a=gated, b=other, out=result)
             return result
         if kind.keeps_input:
-            self._multiply(own, source, result, pre_activation=at.kept[i][0])
+            # In a launch of its own: an epilogue that stores two matrices takes longer.
+            (kept,) = at.kept[i]
+            self._multiply(own, source, kept)
+            self.between(i, "activate", a=kept, out=result)
             return result
         if i < self.last:
             result = at.kept[i][0]
         self._multiply(own, source, result)
         return result
 
-    def _multiply(self, branch: Branch, source: int, out: int, **kwargs: Any) -> None:
+    def _multiply(self, branch: Branch, source: int, out: int) -> None:
         at, i = self.at, branch.layer
         given = at.weights[branch]
         bias = self.pack.bias(branch, at.PACK) or (given + 3, 0)
         self.program.product(
             self.launches[branch][0], a=source, b=given + 2, d=out, alpha=alpha(i), bias=bias,
-            workspace=at.SCRATCH, **self.words(i, "a", "d"), **kwargs,
+            workspace=at.SCRATCH, **self.words(i, "a", "d"),
         )  # fmt: skip
 
 
