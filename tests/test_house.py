@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "functional": {"_native", "masks", "ops", "operands", "sharded"},
     "nn": {"masks", "ops", "functional"},
     "schedules": {"masks"},
-    "conversion": {"_torch", "masks", "select", "operands", "functional", "nn"},
+    "conversion": {"_torch", "masks", "select", "ops", "operands", "functional", "nn"},
     "__init__": {"reference", "masks", "select", "functional", "nn", "conversion", "schedules"},
     # The command is a user of the whole package.
     "tools": {"__init__", "reference", "_native", "masks", "select", "ops", "operands", "nn"},

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import ByHand, Conv1DBlock, Feedforward, Gated
+from networks import ByHand, Conv1D, Conv1DBlock, Feedforward, Gated
 from torch import nn
 
 import sparsedrop
@@ -21,6 +21,7 @@ MODELS = {
     "mlp": (lambda: Feedforward(WIDTH, HIDDEN), (("drop", HIDDEN),)),
     "gated": (lambda: Gated(WIDTH, HIDDEN), (("drop", HIDDEN),)),
     "Conv1D": (lambda: Conv1DBlock(WIDTH, HIDDEN), (("drop", HIDDEN), ("dropout", WIDTH))),
+    "Conv1D, output": (lambda: nn.Sequential(Conv1D(384, WIDTH), nn.Dropout(0.5)), (("1", 384),)),
     "input": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(WIDTH, 384)), (("0", WIDTH),)),
     "output": (lambda: nn.Sequential(nn.Linear(WIDTH, 384), nn.Dropout(0.5)), (("1", 384),)),
 }
