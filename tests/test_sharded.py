@@ -21,10 +21,6 @@ from sparsedrop.ops.stack import plain as of_stacks
 
 RANKS, ROWS, BLOCK, P = 2, 256, (64, 64), 0.5
 SIZES = 256, 512, 256
-TWO_GPUS = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < RANKS, reason="fewer than two GPUs"),
-]
 
 
 class Masks:
@@ -55,6 +51,11 @@ def _whole(mask, rank_has_own):
     return BlockMask.from_live(torch.cat(lives, 1), shape, block_shape=BLOCK)
 
 
+def _the_long_way(device):
+    """Which draws its masks where they are recorded."""
+    return select.override(split_k=1) if device.type == "cuda" else nullcontext()
+
+
 def _forward(model, x, masks, side):
     """The model as one process runs it, under these masks."""
 
@@ -79,14 +80,15 @@ def _tensor_parallel(device, side):
     torch.manual_seed(7 + dist.get_rank())  # seeds of their own, until the first layer
     masks = Masks()
     leaf = x.clone().requires_grad_()
-    # The long way draws its masks where they are recorded.
-    with select.override(swap=False) if device.type == "cuda" else nullcontext():
+    with _the_long_way(device):
         out = model(leaf)
         out.backward(upstream)
+        model(leaf)
     plain_leaf = x.clone().requires_grad_()
     # What lies between the layers is sharded.
     each_has_own = (False, True) if side == "input" else (True, False)
-    whole = [_whole(mask, own) for mask, own in zip(masks.found, each_has_own, strict=True)]
+    first, second = masks.found[:2], masks.found[2:]
+    whole = [_whole(mask, own) for mask, own in zip(first, each_has_own, strict=True)]
     expected = _forward(alone, plain_leaf, whole, side)
     expected.backward(upstream)
     tolerance = {} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.5}
@@ -95,9 +97,7 @@ def _tensor_parallel(device, side):
     for ours, truth in zip(model.parameters(), alone.parameters(), strict=True):
         assert isinstance(ours.grad, DTensor)
         torch.testing.assert_close(ours.grad.full_tensor(), truth.grad, **tolerance)
-    second = len(masks.found)
-    model(leaf)
-    assert not torch.equal(masks.found[second].live, masks.found[0].live)
+    assert not torch.equal(first[0].live, second[0].live)
 
 
 def _feed_forward(device, gated):
@@ -115,7 +115,7 @@ def _feed_forward(device, gated):
     upstream = torch.randn(ROWS, SIZES[0], device=device, dtype=dtype)
     masks = Masks()
     leaf, plain_leaf = (x.clone().requires_grad_() for _ in range(2))
-    with select.override(swap=False) if device.type == "cuda" else nullcontext():
+    with _the_long_way(device):
         out = mlp(leaf)
         out.backward(upstream)
     (mask,) = masks.found
@@ -184,10 +184,12 @@ TESTS = {
 
 
 def _run(rank, name, device_type, store):
-    backend = "nccl" if device_type == "cuda" else "gloo"
+    gpus = torch.cuda.device_count()
+    # NCCL wants a GPU for each rank.
+    backend = "nccl" if device_type == "cuda" and gpus >= RANKS else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=RANKS)
     try:
-        device = torch.device(device_type, rank if device_type == "cuda" else None)
+        device = torch.device(device_type, rank % gpus if device_type == "cuda" else None)
         if device_type == "cuda":
             torch.cuda.set_device(device)
         TESTS[name](device)
@@ -197,7 +199,7 @@ def _run(rank, name, device_type, store):
 
 
 @pytest.mark.parametrize("name", TESTS)
-@pytest.mark.parametrize("device_type", ["cpu", pytest.param("cuda", marks=TWO_GPUS)])
+@pytest.mark.parametrize("device_type", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_two_processes(name, device_type, tmp_path):
     multiprocessing.spawn(_run, (name, device_type, tmp_path / "store"), RANKS)
 
