@@ -264,9 +264,9 @@ def dropped_feed_forward(
 
     The result is dropped by what follows: its rate here is 0.
     """
-    block = sharded.FeedForward(*modules)
-    if torch.compiler.is_compiling() or not sharded.are_sharded(block.up.weight):
+    if torch.compiler.is_compiling() or not sharded.may_be_feed_forward(*modules):
         return None
+    block = sharded.FeedForward(*modules)
     if not block.is_sharded():
         return None
     return sharded.feed_forward(x, block, activation, dropped, dropped_stack)
