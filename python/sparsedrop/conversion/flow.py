@@ -13,11 +13,15 @@ END = "end"
 
 @dataclass(eq=False)
 class Value:
-    """What a tensor held at one time: an in-place operation makes another value of it."""
+    """What a tensor held at one time: an in-place operation makes another value of it.
+
+    Nothing is known of a shape without a pass; a nested tensor has none.
+    """
 
     shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
     device: torch.device | None = None
+    is_nested: bool = False
     producer: Call | None = None
     consumers: list[Call] = field(default_factory=list)
 

@@ -212,6 +212,8 @@ def _why_unfit(site: Site, read_elsewhere: set[str]) -> str | None:
             return why if len(site.layers) == 1 else f"{call.name}: {why}"
         if call.name in read_elsewhere:
             return f"the weight of {call.name} is read by a call of F.linear, too"
+        if any(value.is_nested for value in (*call.inputs, *call.outputs)):
+            return f"{call.name} runs on nested tensors, which have no blocks"
     devices = {call.outputs[0].device for call in site.layers}
     if len(devices) > 1:
         named = " and ".join(sorted(map(str, devices)))
