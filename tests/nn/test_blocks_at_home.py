@@ -83,6 +83,21 @@ def test_modules_that_are_not_plain_are_called(gated):
     assert seen[1:] == [(96, 128), (96, 32)]
 
 
+def test_a_forward_that_was_replaced_on_the_instance_is_called():
+    """As tools that load weights on demand do it."""
+    x = torch.randn(96, 32, dtype=torch.float64)
+    mlp, stack = _mlp(), _stack()
+    for module, linear in ((mlp, mlp.up), (mlp, mlp.down), (stack, stack.layers[1])):
+        called = []
+        linear.forward = lambda x, linear=linear, called=called: (
+            called.append(x.shape),
+            nn.Linear.forward(linear, x),
+        )[1]
+        module(x).sum().backward()
+        assert len(called) == 1
+        del linear.forward
+
+
 def test_autocast():
     for module in (_mlp(torch.float32, gated=True), _stack(torch.float32)):
         x = torch.randn(96, 32)
