@@ -92,6 +92,8 @@ def test_nothing_to_convert(model, says):
         ({"sampler": "fair"}, ValueError, "sampler is one of"),
         ({"block_shape": (0, 8)}, ValueError, "block_shape must be positive"),
         ({"min_speedup": -1}, ValueError, "min_speedup must be a number of at least 0, not -1"),
+        ({"min_speedup": "1"}, ValueError, "min_speedup must be a number of at least 0, not '1'"),
+        ({"filter": "mlp"}, TypeError, "filter must be a function of a name and a module"),
         ({"example_inputs": 3}, TypeError, "example_inputs is a tuple of positional or a dict"),
     ],
 )
@@ -102,9 +104,18 @@ def test_what_is_wrong_is_said(kwargs, error, says):
     assert type(model.down) is nn.Linear
 
 
-def test_a_model_is_a_module():
-    with pytest.raises(TypeError, match=r"model must be an nn\.Module, not function"):
-        sparsedrop.convert(lambda x: x, (X,))
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: sparsedrop.convert(model, (X,)),
+        sparsedrop.revert,
+        lambda model: sparsedrop.set_rate(model, 0.5),
+    ],
+    ids=["convert", "revert", "set_rate"],
+)
+def test_a_model_is_a_module(function):
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, not list"):
+        function([nn.Linear(8, 8)])
 
 
 def test_lazy_modules_are_run_first():

@@ -63,11 +63,21 @@ def revert(model: nn.Module) -> int:
     Returns:
         The number of linear layers that were put back; their dropouts, which drop again, are not
         counted.
+
+    Raises:
+        TypeError: where `model` is no module.
     """
+    check_model(model)
     found = [module for module in model.modules() if ORIGIN in vars(module)]
     for module in found:
         _go_back(module)
     return sum(not issubclass(type(module), nn.Dropout) for module in found)
+
+
+def check_model(model: nn.Module) -> None:
+    """TypeError where it is something else."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
 
 
 def _become(swap: Swap) -> None:
