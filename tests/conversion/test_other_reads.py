@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import Net, convert, found
+from networks import Net, X, convert, found
 from torch import nn
 from torch.func import vmap
 
@@ -77,3 +77,41 @@ def test_layers_that_run_on_nested_tensors_stay(layout):
     assert report.skipped == (
         ("3", "input", None, "3 runs on nested tensors, which have no blocks"),
     )
+
+
+OPERANDS = {
+    "a number that is computed": (
+        lambda m, x: m.two(m.drop(m.one(x).relu() * torch.tensor(2.0).sqrt())),
+        [("", "mlp")],
+    ),
+    "a number that is trained": (
+        lambda m, x: m.two(m.drop(m.one(x).square() ** m.three.bias[0].exp())),
+        [("two", "input")],
+    ),
+    "a number that a layer makes": (
+        lambda m, x: m.two(m.drop(m.one(x).square() ** m.three(x).mean())),
+        [("two", "input")],
+    ),
+    "other bits of the same size": (
+        lambda m, x: m.two(m.drop(m.one(x).view(torch.int32).view(torch.float32))),
+        [("two", "input")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("forward", "sites"), OPERANDS.values(), ids=OPERANDS)
+def test_what_goes_into_a_hidden_value(forward, sites):
+    assert found(convert(Net(forward))) == sites
+
+
+def test_the_gradient_of_a_number_is_finite():
+    """Of an exponent it is a sum that has the logarithm of 0 in it, where a block is dropped."""
+
+    def forward(m, x):
+        return m.two(m.drop(m.one(x).square() ** m.three.bias[0].exp()))
+
+    model = Net(forward)
+    convert(model)
+    model(X).sum().backward()
+    assert model.three.bias.grad[0].isfinite()
+    assert model.three.bias.grad[0] != 0

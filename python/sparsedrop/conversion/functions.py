@@ -54,6 +54,7 @@ def _keeps_rows(read: list[Tensor], out: Tensor) -> bool:
         and read[0].dim() > 0
         and out.shape[-1] == read[0].shape[-1]
         and out.numel() == read[0].numel()
+        and out.dtype == read[0].dtype
     )
 
 

@@ -24,7 +24,8 @@ class Values:
     def new(self, tensor: Tensor) -> Value:
         """Enters what it holds now."""
         shape = None if tensor.is_nested else tuple(tensor.shape)
-        value = Value(shape, tensor.dtype, tensor.device, tensor.is_nested)
+        about = tensor.dtype, tensor.device, tensor.is_nested, tensor.requires_grad
+        value = Value(shape, *about)
         if id(tensor) not in self._tensors:
             self._of_storage.setdefault(storage_of(tensor), []).append(id(tensor))
         self._tensors[id(tensor)] = tensor
