@@ -98,6 +98,15 @@ def test_a_forward_that_was_replaced_on_the_instance_is_called():
         del linear.forward
 
 
+def test_without_its_child_nothing_is_dropped():
+    x = torch.randn(96, 32)
+    for module in (_mlp(torch.float32), _stack(torch.float32), SparseDropLinear(32, 32)):
+        expected = copy.deepcopy(module).eval()(x)
+        del module.dropout
+        assert torch.equal(module(x), expected)
+        assert module.p == 0.0
+
+
 def test_autocast():
     for module in (_mlp(torch.float32, gated=True), _stack(torch.float32)):
         x = torch.randn(96, 32)

@@ -34,10 +34,8 @@ class StandIn(Rate):
     """At the place of a dropout whose work linear layers do: it holds the rate.
 
     Called, it returns its argument. The layers have it as a child, too, so that the rate and the
-    training flag are the dropout's own.
+    training flag are the dropout's own. Its attribute `served` says which they are.
     """
-
-    served: Served
 
     def forward(self, input: Tensor) -> Tensor:
         """What it is given."""

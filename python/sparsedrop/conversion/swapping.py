@@ -6,6 +6,7 @@ hook, an optimizer or a list, holds the converted one, and nothing is kept of a 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -80,7 +81,7 @@ def _with_what_they_share(model: nn.Module) -> list[nn.Module]:
     queue = list(found)
     while queue:
         module = queue.pop()
-        shares = module.served if isinstance(module, StandIn) else module.children()
+        shares: Iterable[nn.Module] = vars(module).get("served", module.children())
         new = [other for other in shares if _is_converted(other) and other not in found]
         found.update(dict.fromkeys(new))
         queue += new
