@@ -39,6 +39,7 @@ CASES = {
     "stack": Case((128, 256, 64, 136), ("relu", "relu", None), (0.5, 0.5, 0.5, 0.0)),
     "stack of gelu": Case((128, 256, 64, 136), ("gelu", "silu", None), (0.5, 0.5, 0.5, 0.0)),
     "gated alone": Case((128, 64), ("silu",), (0.5, 0.0), gated=True),
+    "gated alone, linearly": Case((128, 64), (None,), (0.5, 0.0), gated=True),
     "last relu": Case((128, 64, 64), ("relu", "relu"), (0.5, 0.5, 0.0)),
     "last gelu": Case((128, 64, 64), (None, "gelu"), (0.5, 0.5, 0.0)),
     "one layer": Case((128, 64), (None,), (0.5, 0.0)),

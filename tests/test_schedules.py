@@ -63,6 +63,20 @@ def test_what_is_wrong_is_said(make, says):
         make()
 
 
+@pytest.mark.parametrize("number", [2.5, math.nan, math.inf, "3", None, True])
+def test_numbers_of_steps_are_whole(number):
+    for make in (
+        lambda: schedules.linear(0.0, 0.5, number),
+        lambda: schedules.cosine(0.0, 0.5, number),
+        lambda: schedules.off_for_the_last(0.5, number, 0),
+    ):
+        with pytest.raises(TypeError, match=f"^steps must be a whole number, not {number!r}$"):
+            make()
+    with pytest.raises(TypeError, match=f"^last must be a whole number, not {number!r}$"):
+        schedules.off_for_the_last(0.5, 3, number)
+    assert schedules.linear(0.0, 0.5, 1e1)(5) == 0.25
+
+
 def test_a_schedule_sets_the_rates_of_a_model():
     model = torch.nn.Sequential(SparseDropLinear(8, 8), torch.nn.Dropout(0.9))
     schedule = schedules.off_for_the_last(schedules.linear(0.0, 0.4, 4), 6, 1)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils import _python_dispatch
 
 _C: Any = torch._C
 
@@ -51,6 +52,9 @@ _raw_stream: Callable[[int], int] | None = (
 _empty_strided: Callable[..., Tensor] | None = (
     _private(_C._dynamo.guards, "_empty_strided_cuda") if torch.version.cuda else None
 )
+
+DispatchMode: Any = _private(_python_dispatch, "TorchDispatchMode")
+"""A mode that sees every operation, whoever calls it."""
 
 _PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
@@ -255,21 +257,30 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
 
 def dropped_feed_forward(
     x: Tensor,
-    modules: tuple[nn.Linear, nn.Linear | None, nn.Linear],
+    modules: tuple[nn.Module, nn.Module | None, nn.Module],
     activation: str | None,
     dropped: Dropped,
 ) -> Tensor | None:
     """A tensor parallel feed-forward block of up, gate and down in training; None where it is not
-    one that torch's plan alone has sharded, by columns and then by rows.
+    one of linear layers that torch's plan alone has sharded, by columns and then by rows.
 
     The result is dropped by what follows: its rate here is 0.
     """
-    if torch.compiler.is_compiling() or not sharded.may_be_feed_forward(*modules):
+    up, gate, down = modules
+    if torch.compiler.is_compiling() or not sharded.are_sharded(getattr(up, "weight", None)):
         return None
-    block = sharded.FeedForward(*modules)
+    if not is_linear(up) or not is_linear(down) or not (gate is None or is_linear(gate)):
+        return None
+    block = sharded.FeedForward(up, gate, down)
     if not block.is_sharded():
         return None
     return sharded.feed_forward(x, block, activation, dropped, dropped_stack)
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether nn.Linear's forward is all that it runs."""
+    is_linear = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    return is_linear and "forward" not in vars(module)
 
 
 def dropped_activation(x: Tensor, index: int, dropped: Dropped) -> Tensor:

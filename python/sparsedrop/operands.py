@@ -48,12 +48,12 @@ def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
     if operand.dtype not in DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"{name} must be of {known}, not {operand.dtype}")
-    if operand.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, not one of layout {operand.layout}")
     if operand.is_nested:
         raise TypeError(
             f"{name} must be a dense tensor, not a nested one: pad it, or take it apart"
         )
+    if operand.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, not one of layout {operand.layout}")
     if operand.dim() != rank if rank is not None else operand.dim() == 0:
         wanted = "at least one extent" if rank is None else f"{rank} extents"
         raise ValueError(f"{name} must have {wanted}, but is {list(operand.shape)}")
@@ -114,29 +114,42 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
 
 def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
     """The dtype of the products of layers one behind the other."""
-    dtype, features = x.dtype, x.shape[-1] if isinstance(x, Tensor) and x.dim() else None
+    dtype, features = check_linear(x, layers[0].weight, layers[0].bias), x.shape[-1]
     for i, layer in enumerate(layers):
-        for name, weight, bias in (
-            ("weight", layer.weight, layer.bias),
-            ("gate", layer.gate, layer.gate_bias),
-        ):
-            if weight is None:
-                continue
-            if i == 0:
-                dtype = check_linear(x, weight, bias)
-            _check_operand(f"{name} of layer {i}", weight, 2)
-            if weight.shape != (layer.weight.shape[0], features):
-                raise ValueError(
-                    f"{name} of layer {i} is {list(weight.shape)}, but {features} features go in "
-                    f"and {layer.weight.shape[0]} come out"
-                )
-            of_layer = [("x", x), (f"{name} of layer {i}", weight)]
-            if bias is not None:
-                _check_operand(f"bias of layer {i}", bias, 1)
-                of_layer.append((f"bias of layer {i}", bias))
-            _agreed_dtype(tuple(n for n, _ in of_layer), *(t for _, t in of_layer))
-        features = layer.weight.shape[0]
+        _check_branch(x, "", i, (layer.weight, layer.bias), features, None)
+        outputs = layer.weight.shape[0]
+        if layer.gate is not None:
+            _check_branch(x, "gate ", i, (layer.gate, layer.gate_bias), features, outputs)
+        features = outputs
     return dtype
+
+
+def _check_branch(
+    x: Tensor,
+    gate: str,
+    i: int,
+    parameters: tuple[Tensor, Tensor | None],
+    features: int,
+    outputs: int | None,
+) -> None:
+    """Weight and bias of layer i or, as the name says, of its gate; as many outputs as the layer's
+    other product has, if there is one."""
+    weight, bias = parameters
+    weight_name, bias_name = f"{gate}weight of layer {i}", f"{gate}bias of layer {i}"
+    _check_operand(weight_name, weight, 2)
+    outputs = weight.shape[0] if outputs is None else outputs
+    if weight.shape != (outputs, features):
+        raise ValueError(
+            f"{weight_name} is {list(weight.shape)}, but {features} features go in and {outputs} "
+            "come out"
+        )
+    if bias is None:
+        _agreed_dtype(("x", weight_name), x, weight)
+        return
+    _check_operand(bias_name, bias, 1)
+    if bias.shape[0] != outputs:
+        raise ValueError(f"{bias_name} is {list(bias.shape)}, but {outputs} features come out")
+    _agreed_dtype(("x", weight_name, bias_name), x, weight, bias)
 
 
 def cast_layer(layer: Layer, dtype: torch.dtype) -> Layer:

@@ -11,6 +11,7 @@ instance every hundred steps.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 
 from sparsedrop.masks import check_p
@@ -23,7 +24,8 @@ def linear(start: float, end: float, steps: int) -> Schedule:
     """From `start` at step 0 to `end` at step `steps` and beyond, in a straight line.
 
     Raises:
-        ValueError, TypeError: where a rate is no probability, or steps is below 1.
+        ValueError, TypeError: where a rate is no probability, or steps no whole number of at least
+            1.
     """
     start, end, steps = _checked(start, end, steps)
 
@@ -52,9 +54,10 @@ def off_for_the_last(schedule: Schedule | float, steps: int, last: int) -> Sched
     The network then ends its training as it is evaluated.
 
     Raises:
-        ValueError, TypeError: where a constant rate is no probability, or last is not in
+        ValueError, TypeError: where a constant rate is no probability, or last no whole number in
             [0, steps].
     """
+    steps, last = _whole("steps", steps, 0), _whole("last", last, None)
     if not 0 <= last <= steps:
         raise ValueError(f"last is a number of steps in [0, {steps}], not {last}")
     rate_of = schedule if callable(schedule) else _constant(check_p(schedule))
@@ -70,9 +73,17 @@ def _constant(p: float) -> Schedule:
 
 
 def _checked(start: float, end: float, steps: int) -> tuple[float, float, int]:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-    return check_p(start), check_p(end), steps
+    return check_p(start), check_p(end), _whole("steps", steps, 1)
+
+
+def _whole(name: str, number: float, least: int | None) -> int:
+    """The number as an integer; 1e4 is one."""
+    is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not is_number or not float(number).is_integer():
+        raise TypeError(f"{name} must be a whole number, not {number!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return int(number)
 
 
 def _progress(step: int, steps: int) -> float:

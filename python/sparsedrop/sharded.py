@@ -142,19 +142,6 @@ Stack = Callable[[Tensor, "tuple[Layer, ...]", Dropped, bool], Tensor]
 """Layers of plain tensors, in training."""
 
 
-def may_be_feed_forward(*modules: nn.Module | None) -> bool:
-    """Whether these are linear layers, of sharded weights: an adapter in their place is none."""
-    return all(
-        module is None
-        or (
-            isinstance(module, nn.Linear)
-            and type(module).forward is nn.Linear.forward
-            and are_sharded(module.weight)
-        )
-        for module in modules
-    )
-
-
 class FeedForward(NamedTuple):
     """The modules of a block `down(act(gate(x)) * up(x))`, or without a gate `down(act(up(x)))`."""
 

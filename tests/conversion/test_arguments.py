@@ -101,6 +101,8 @@ def test_nothing_to_convert(model, says):
         ({"sampler": "fair"}, ValueError, "sampler is one of"),
         ({"block_shape": (0, 8)}, ValueError, "block_shape must be positive"),
         ({"min_speedup": -1}, ValueError, "min_speedup must be a number of at least 0, not -1"),
+        ({"min_speedup": "1"}, ValueError, "min_speedup must be a number of at least 0, not '1'"),
+        ({"filter": "mlp"}, TypeError, "filter must be a function of a name and a module"),
         ({"example_inputs": 3}, TypeError, "example_inputs is a tuple of positional or a dict"),
     ],
 )

@@ -83,6 +83,30 @@ def test_modules_that_are_not_plain_are_called(gated):
     assert seen[1:] == [(96, 128), (96, 32)]
 
 
+def test_a_forward_that_was_replaced_on_the_instance_is_called():
+    """As tools that load weights on demand do it."""
+    x = torch.randn(96, 32, dtype=torch.float64)
+    mlp, stack = _mlp(), _stack()
+    for module, linear in ((mlp, mlp.up), (mlp, mlp.down), (stack, stack.layers[1])):
+        called = []
+        linear.forward = lambda x, linear=linear, called=called: (
+            called.append(x.shape),
+            nn.Linear.forward(linear, x),
+        )[1]
+        module(x).sum().backward()
+        assert len(called) == 1
+        del linear.forward
+
+
+def test_without_its_child_nothing_is_dropped():
+    x = torch.randn(96, 32)
+    for module in (_mlp(torch.float32), _stack(torch.float32), SparseDropLinear(32, 32)):
+        expected = copy.deepcopy(module).eval()(x)
+        del module.dropout
+        assert torch.equal(module(x), expected)
+        assert module.p == 0.0
+
+
 def test_autocast():
     for module in (_mlp(torch.float32, gated=True), _stack(torch.float32)):
         x = torch.randn(96, 32)

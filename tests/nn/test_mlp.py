@@ -1,7 +1,5 @@
 """SparseDropMLP and SparseDropStack: what they compute."""
 
-import re
-
 import pytest
 import torch
 from torch import nn
@@ -193,35 +191,3 @@ def test_rates_are_those_of_children_that_tools_find():
     assert list(alone.state_dict()) == ["up.weight", "up.bias", "down.weight", "down.bias"]
     alone.out_p = 0.5
     assert alone.out_p == 0.5
-
-
-WRONG = {
-    "p is a probability in [0, 1], not 1.5": {"p": 1.5},
-    "p is a probability in [0, 1], not -0.5": {"out_p": -0.5},
-    "activation is one of None, 'relu', 'gelu', 'silu', 'gelu_tanh', not 'tanh'": {
-        "activation": "tanh"
-    },
-    "block_shape must be positive, not (0, 4)": {"block_shape": (0, 4)},
-    "sampler is one of 'bernoulli', 'balanced', not 'even'": {"sampler": "even"},
-}
-
-
-@pytest.mark.parametrize(("sentence", "kwargs"), WRONG.items(), ids=WRONG)
-def test_wrong_arguments(sentence, kwargs):
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        SparseDropMLP(8, 16, **kwargs)
-
-
-def test_wrong_operands():
-    mlp = SparseDropMLP(8, 16, p=0.5, block_shape=(2, 2))
-    with pytest.raises(ValueError, match=r"x is \[4, 9\] and weight is \[16, 8\]: inner extents"):
-        mlp(torch.randn(4, 9))
-    with pytest.raises(ValueError, match=r"x is torch.float64 and weight is torch.float32"):
-        mlp(torch.randn(4, 8).double())
-    mlp.down = nn.Linear(12, 8)
-    with pytest.raises(
-        ValueError, match=r"weight of layer 1 is \[8, 12\], but 16 features go in and 8 come out"
-    ):
-        mlp(torch.randn(4, 8))
-    with pytest.raises(ValueError, match=r"sizes are those of an input and of an output at least"):
-        SparseDropStack([8])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,9 +71,12 @@ def convert(
         ValueError: for an unknown method or sampler, an invalid p or block shape, and where there
             is no dropout next to a linear layer at all; the model is then untouched.
         RuntimeError: where the pass over the example fails; likewise.
-        TypeError: where `model` is no module, or `example_inputs` neither tuple, dict nor tensor.
+        TypeError: where `model` is no module, `example_inputs` neither tuple, dict nor tensor, or
+            `filter` no function.
     """
     _check(model, method, min_speedup)
+    if filter is not None and not callable(filter):
+        raise TypeError(f"filter must be a function of a name and a module, not {filter!r}")
     if p is not None:
         p = check_p(p)
     if block_shape is not None:
@@ -122,7 +126,8 @@ def _check(model: nn.Module, method: str, min_speedup: float) -> None:
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method is one of {known}, not {method!r}")
-    if not min_speedup >= 0:
+    is_number = isinstance(min_speedup, numbers.Real) and not isinstance(min_speedup, bool)
+    if not is_number or not min_speedup >= 0:
         raise ValueError(f"min_speedup must be a number of at least 0, not {min_speedup!r}")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):

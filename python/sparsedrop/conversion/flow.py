@@ -13,13 +13,32 @@ END = "end"
 
 @dataclass(eq=False)
 class Value:
-    """What a tensor held at one time: an in-place operation makes another value of it."""
+    """What a tensor held at one time: an in-place operation makes another value of it.
+
+    Nothing is known of a shape without a pass; a nested tensor has none.
+    """
 
     shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
     device: torch.device | None = None
+    is_nested: bool = False
+    # Itself, as a parameter is: under no_grad nothing that is made of one is.
+    is_trained: bool = False
     producer: Call | None = None
     consumers: list[Call] = field(default_factory=list)
+
+    def is_constant(self) -> bool:
+        """Whether nothing that is trained goes into it."""
+        values, seen = [self], {self}
+        while values:
+            value = values.pop()
+            call = value.producer
+            if value.is_trained or (call is not None and call.kind in ("linear", "block")):
+                return False
+            new = [] if call is None else [other for other in call.inputs if other not in seen]
+            seen.update(new)
+            values += new
+        return True
 
 
 @dataclass(eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +18,24 @@ from sparsedrop.operands import rows_of
 from sparsedrop.ops.layer import Options
 
 
-class StandIn(Rate):
-    """At the place of a dropout whose work a linear layer does: it holds the rate.
+class Served:
+    """The layers that do a dropout's work. They have it as a child, so it does not keep them."""
 
-    Called, it returns its argument. The layer has it as a child, too, so that the rate and the
-    training flag are the dropout's own.
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        self._layers = [weakref.ref(layer) for layer in layers]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (layer for ref in self._layers if (layer := ref()) is not None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Served, (list(self),)
+
+
+class StandIn(Rate):
+    """At the place of a dropout whose work linear layers do: it holds the rate.
+
+    Called, it returns its argument. The layers have it as a child, too, so that the rate and the
+    training flag are the dropout's own. Its attribute `served` says which they are.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -95,8 +95,10 @@ def plan(sites: list[tuple[Site, Block]], sampler: str) -> list[Swap]:
         _swap_for(linear, incoming.get(linear), outgoing.get(linear))
         for linear in dict.fromkeys((*incoming, *outgoing))
     ]
-    dropouts = dict.fromkeys(site.dropout.module for site, _ in sites)
-    return swaps + [stand_in(dropout) for dropout in dropouts if dropout is not None]
+    layers: dict[nn.Module, list[nn.Module]] = {}
+    for linear, (_, dropout) in (*outgoing.items(), *incoming.items()):
+        layers.setdefault(dropout, []).append(linear)
+    return swaps + [stand_in(dropout, served) for dropout, served in layers.items()]
 
 
 def _swap_for(

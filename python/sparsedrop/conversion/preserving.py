@@ -55,10 +55,11 @@ def _is_generator(thing: Any) -> bool:
 
 
 def _copy_back(buffer: Tensor, copy: Tensor) -> None:
-    if buffer.is_meta or torch.equal(buffer, copy):
+    if buffer.shape == copy.shape and (buffer.is_meta or torch.equal(buffer, copy)):
         return
     with torch.no_grad():
-        buffer.copy_(copy)
+        # Observers of quantization size theirs in the first pass.
+        buffer.resize_(copy.shape).copy_(copy)
 
 
 def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:

@@ -167,7 +167,9 @@ def _reader(dropout: Call, *through: str) -> Call | None:
 def _region(dropout: Call) -> tuple[tuple[Call, ...], list[Call]] | None:
     """The layers of which a dropped value is an elementwise function, and the calls between.
 
-    None where there is anything else in it, or where a value within is read from outside, too.
+    None where there is anything else in it, or where a value within is read from outside, too. A
+    number that is trained is something else: its gradient would be a sum over dropped blocks, where
+    a function may be infinite.
     """
     producers: list[Call] = []
     inner: list[Call] = []
@@ -176,7 +178,7 @@ def _region(dropout: Call) -> tuple[tuple[Call, ...], list[Call]] | None:
     while values:
         value = values.pop()
         call = value.producer
-        if value.shape == () or call in inside:
+        if call in inside or (value.shape == () and value.is_constant()):
             continue
         if call is None or call.kind not in ("linear", "elementwise", "reshape"):
             return None
@@ -212,6 +214,8 @@ def _why_unfit(site: Site, read_elsewhere: set[str]) -> str | None:
             return why if len(site.layers) == 1 else f"{call.name}: {why}"
         if call.name in read_elsewhere:
             return f"the weight of {call.name} is read by a call of F.linear, too"
+        if any(value.is_nested for value in (*call.inputs, *call.outputs)):
+            return f"{call.name} runs on nested tensors, which have no blocks"
     devices = {call.outputs[0].device for call in site.layers}
     if len(devices) > 1:
         named = " and ".join(sorted(map(str, devices)))

@@ -6,12 +6,13 @@ hook, an optimizer or a list, holds the converted one, and nothing is kept of a 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from sparsedrop.conversion.kinds import check_model
-from sparsedrop.conversion.layers import StandIn
+from sparsedrop.conversion.layers import Served, StandIn
 
 ORIGIN = "converted_from"
 """The attribute of a converted module that says what it was."""
@@ -70,10 +71,27 @@ def revert(model: nn.Module) -> int:
         TypeError: where `model` is no module.
     """
     check_model(model)
-    found = [module for module in model.modules() if ORIGIN in vars(module)]
+    found = _with_what_they_share(model)
     for module in found:
         _go_back(module)
     return sum(not issubclass(type(module), nn.Dropout) for module in found)
+
+
+def _with_what_they_share(model: nn.Module) -> list[nn.Module]:
+    """The converted modules of a model, and those outside of it that drop together with them."""
+    found = {module: None for module in model.modules() if _is_converted(module)}
+    queue = list(found)
+    while queue:
+        module = queue.pop()
+        shares: Iterable[nn.Module] = vars(module).get("served", module.children())
+        new = [other for other in shares if _is_converted(other) and other not in found]
+        found.update(dict.fromkeys(new))
+        queue += new
+    return list(found)
+
+
+def _is_converted(module: nn.Module) -> bool:
+    return ORIGIN in vars(module)
 
 
 def _become(swap: Swap) -> None:
@@ -110,6 +128,6 @@ def _without(cls: type, original: type) -> type:
     return type(cls)(cls.__name__.replace(ours.__name__, original.__name__), bases, own)
 
 
-def stand_in(dropout: nn.Module) -> Swap:
-    """What a dropout becomes."""
-    return Swap(dropout, StandIn, {}, {})
+def stand_in(dropout: nn.Module, layers: list[nn.Module]) -> Swap:
+    """What a dropout becomes, whose work these layers do."""
+    return Swap(dropout, StandIn, {"served": Served(layers)}, {})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sparsedrop._torch import storage_of, version_of
+from sparsedrop._torch import DispatchMode, version_of
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import END, Call, Frame, Graph, Value
+from sparsedrop.conversion.functions import kind_of_call
 from sparsedrop.conversion.preserving import preserved
+from sparsedrop.conversion.values import Values
 from sparsedrop.conversion.walking import tensors_in
 
 
@@ -34,7 +36,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         model.train()
         with tracer.watching(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             try:
-                with tracer:
+                with tracer, Unseen(tracer):
                     out = model(*args, **kwargs)
             except Exception as error:
                 raise RuntimeError(
@@ -75,10 +77,9 @@ class Tracer(TorchFunctionMode):
         }
         # Linear layers, dropouts and blocks of ours that run: what goes on inside is their own.
         self._closed: list[tuple[list[Value], list[tuple[Tensor, int]]]] = []
-        self._values: dict[tuple[int, int], Value] = {}
-        # Tensors stay alive, so that the id of one is not given to another.
-        self._tensors: dict[int, Tensor] = {}
-        self._of_storage: dict[int, set[int]] = {}
+        self._values = Values()
+        # Arguments of the function or the closed module that runs.
+        self._reading: frozenset[int] = frozenset()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -116,6 +117,8 @@ class Tracer(TorchFunctionMode):
                 with self._paused():
                     read = [(t, version_of(t)) for t in tensors_in((args, kwargs))]
                     values = [self._value(tensor) for tensor, _ in read]
+                if not self._closed:
+                    self._reading = _ids(read)
                 self._closed.append((values, read))
 
         def after(_: nn.Module, args: Any, out: Any) -> Any:
@@ -124,7 +127,10 @@ class Tracer(TorchFunctionMode):
             if kind is None or not self._closed:
                 return None
             values, read = self._closed.pop()
-            if self._closed or not isinstance(out, Tensor):
+            if self._closed:
+                return None
+            self._reading = frozenset()
+            if not isinstance(out, Tensor):
                 return None
             with self._paused():
                 # At a rate of 0 a dropout returns its argument, but is a place of its own.
@@ -152,18 +158,25 @@ class Tracer(TorchFunctionMode):
     ) -> None:
         call = Call(kind, name or type(module).__name__, self._frame())
         call.module, call.name, call.inputs = module, name, inputs
-        call.outputs = [self._new_value(out)]
+        call.outputs = [self._values.new(out)]
         self.graph.connect(call)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._is_paused or self._closed or kinds.only_looks(func):
+        if self._is_paused or self._closed:
             return func(*args, **kwargs)
         read = [(tensor, version_of(tensor)) for tensor in tensors_in((args, kwargs))]
-        inputs = [self._value(tensor) for tensor, _ in read]
-        out = func(*args, **kwargs)
+        only_looks = kinds.only_looks(func)
+        inputs = [] if only_looks else [self._value(tensor) for tensor, _ in read]
+        self._reading = _ids(read)
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self._reading = frozenset()
+        if only_looks:
+            return out
         written = [tensor for tensor, before in read if version_of(tensor) != before]
         known = {id(tensor) for tensor, _ in read}
         results = list(tensors_in(out))
@@ -172,9 +185,9 @@ class Tracer(TorchFunctionMode):
             return out  # its own argument, as contiguous() returns it
         call = self._call(func, args, kwargs, [tensor for tensor, _ in read], made + written)
         call.inputs = inputs
-        if any(len(self._of_storage.get(storage_of(t), ())) > 1 for t in written):
+        if any(self._values.has_alias(tensor) for tensor in written):
             call.kind = "other"  # whatever else shares the memory is written, too
-        call.outputs = [self._new_value(tensor) for tensor in made + written]
+        call.outputs = [self._values.new(tensor) for tensor in made + written]
         self.graph.connect(call)
         return out
 
@@ -182,40 +195,36 @@ class Tracer(TorchFunctionMode):
         self, func: Any, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: list[Tensor]
     ) -> Call:
         name = kinds.name_of(func)
-        call = Call("other", name, self._frame())
-        bare = name.strip("_")
-        if name.strip("_").endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
-            p, training = _dropout_arguments(args, kwargs)
-            if training and p > 0:
-                call.kind = "functional dropout"
-        elif name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
-            call.kind = "attention" if _attention_rate(name, args, kwargs) > 0 else "other"
-        elif name == "linear":
-            call.kind = "functional linear"
+        call = Call(kind_of_call(name, args, kwargs, read, out), name, self._frame())
+        if call.kind == "functional linear":
             frame = call.frame
             if frame is not None and isinstance(frame.module, nn.Linear):
                 call.module, call.name = frame.module, frame.name
             else:
                 call.name = next((self._owners[id(t)] for t in read if id(t) in self._owners), "")
-        elif len(out) == 1 and bare in kinds.RESHAPES and _keeps_rows(read, out[0]):
-            call.kind = "reshape"
-        elif len(out) == len(read) == 1 and bare in kinds.REARRANGEMENTS:
-            call.kind = "rearrangement"
-        elif len(out) == 1 and bare in kinds.ELEMENTWISE and _is_elementwise(read, out[0]):
-            call.kind = "elementwise"
         return call
 
     def _value(self, tensor: Tensor) -> Value:
         """What the tensor holds now."""
-        key = id(tensor), version_of(tensor)
-        return self._values[key] if key in self._values else self._new_value(tensor)
+        found = self._values.find(tensor)
+        if found is not None:
+            return found
+        written = self._values.written_under(tensor)
+        if written is not None:
+            self._read_elsewhere("a view of the same memory", written)
+        return self._values.new(tensor)
 
-    def _new_value(self, tensor: Tensor) -> Value:
-        value = Value(tuple(tensor.shape), tensor.dtype, tensor.device)
-        self._tensors[id(tensor)] = tensor
-        self._of_storage.setdefault(storage_of(tensor), set()).add(id(tensor))
-        self._values[id(tensor), version_of(tensor)] = value
-        return value
+    def read_unseen(self, name: str, tensors: Iterable[Tensor]) -> None:
+        """Enters what an operation reads that is no argument of the function that runs."""
+        if self._is_paused:
+            return
+        for tensor in tensors:
+            value = None if id(tensor) in self._reading else self._values.find(tensor)
+            if value is not None:
+                self._read_elsewhere(name, value)
+
+    def _read_elsewhere(self, what: str, value: Value) -> None:
+        self.graph.connect(Call("other", what, self._frame(), [value]))
 
     def finish(self, out: Any) -> None:
         """What is returned or kept somewhere is read by somebody who is not seen."""
@@ -225,40 +234,29 @@ class Tracer(TorchFunctionMode):
             self._keep(f"{name or type(module).__name__}, which keeps it", held)
 
     def _keep(self, what: str, things: Any) -> None:
-        found = [(id(tensor), version_of(tensor)) for tensor in tensors_in(things)]
-        inputs = [self._values[key] for key in found if key in self._values]
+        found = map(self._values.find, tensors_in(things))
+        inputs = [value for value in found if value is not None]
         if inputs:
             self.graph.connect(Call(END, what, None, inputs))
 
 
-def _dropout_arguments(args: Any, kwargs: dict[str, Any]) -> tuple[float, bool]:
-    """p and training of F.dropout, torch.dropout and what is like them."""
-    p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
-    training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
-    return float(p), bool(training)
+class Unseen(DispatchMode):
+    """Tells a tracer what reads a tensor without a function of torch being called with it: scripts,
+    transforms, extensions, and functions that find it elsewhere than among their arguments."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._tracer.read_unseen(kinds.name_of(func), tensors_in((args, kwargs)))
+        return func(*args, **kwargs)
 
 
-def _attention_rate(name: str, args: Any, kwargs: dict[str, Any]) -> float:
-    if name == "scaled_dot_product_attention":
-        return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
-    training = args[13] if len(args) > 13 else kwargs.get("training", True)
-    return float(args[10] if len(args) > 10 else kwargs["dropout_p"]) if training else 0.0
-
-
-def _keeps_rows(read: list[Tensor], out: Tensor) -> bool:
-    """Whether a reshape leaves the last extent, and so the order of the rows."""
-    return (
-        len(read) == 1
-        and out.dim() > 0
-        and read[0].dim() > 0
-        and out.shape[-1] == read[0].shape[-1]
-        and out.numel() == read[0].numel()
-    )
-
-
-def _is_elementwise(read: list[Tensor], out: Tensor) -> bool:
-    """Whether every operand is of the shape of the result, or a number that is not trained."""
-    return any(tensor.dim() for tensor in read) and all(
-        tensor.shape == out.shape or (tensor.dim() == 0 and not tensor.requires_grad)
-        for tensor in read
-    )
+def _ids(read: list[tuple[Tensor, int]]) -> frozenset[int]:
+    return frozenset(id(tensor) for tensor, _ in read)

@@ -23,7 +23,9 @@ def warn_if_coarse(
 
     `what` is "input" or "output", with as many rows as x has, of so many features.
     """
-    if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0 or p in (0.0, 1.0):
+    if not isinstance(x, Tensor) or x.is_nested or x.dim() == 0 or x.numel() == 0:
+        return
+    if p in (0.0, 1.0):
         return
     shape = x.numel() // x.shape[-1], features
     rows, cols = (-(-n // block) for n, block in zip(shape, block_shape, strict=True))

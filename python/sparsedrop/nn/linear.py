@@ -140,7 +140,7 @@ class SparseDropLinear(Blocked, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        dropout = self._modules["dropout"]
+        dropout = self._modules.get("dropout")
         if not isinstance(dropout, nn.Dropout) or not dropout.training:
             return nn.functional.linear(x, self.weight, self.bias)
         p = check_p(dropout.p)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparsedrop.functional import dropped_activation, dropped_feed_forward, dropped_stack
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
 from sparsedrop.nn.coarse import warn_if_coarse
+from sparsedrop.nn.features import check_features
 from sparsedrop.nn.rated import Blocked, applied_rate_of, rate_of
 from sparsedrop.nn.stack import (
     activate,
@@ -43,7 +44,8 @@ class SparseDropMLP(Blocked):
         device, dtype: as for nn.Linear.
 
     Raises:
-        ValueError, TypeError: if a rate, the activation, the block shape or the sampler is invalid.
+        ValueError, TypeError: if a rate, a number of features, the activation, the block shape or
+            the sampler is invalid.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class SparseDropMLP(Blocked):
         # All of it before a parameter is drawn.
         check_p(p), check_p(out_p), check_block_shape(block_shape), check_sampler(sampler)
         check_activation(activation)
+        d_model, d_hidden = check_features("d_model", d_model), check_features("d_hidden", d_hidden)
+        d_out = d_model if d_out is None else check_features("d_out", d_out)
         super().__init__()
         where = {"device": device, "dtype": dtype}
         self.up = nn.Linear(d_model, d_hidden, bias, **where)
         self.gate = nn.Linear(d_model, d_hidden, bias, **where) if gated else None
-        self.down = nn.Linear(d_hidden, d_model if d_out is None else d_out, bias, **where)
+        self.down = nn.Linear(d_hidden, d_out, bias, **where)
         self._drops(p, activation, out_p, block_shape, sampler)
 
     def _drops(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.functional import dropped_activation, dropped_stack
+from sparsedrop.functional import dropped_activation, dropped_stack, is_linear
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
 from sparsedrop.nn.coarse import warn_if_coarse
+from sparsedrop.nn.features import check_features
 from sparsedrop.nn.rated import Blocked, applied_rate_of
 from sparsedrop.ops import ACTIVATIONS
 from sparsedrop.ops.stack import Dropped, Layer
@@ -55,6 +56,9 @@ class SparseDropStack(Blocked):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if not isinstance(sizes, Iterable):
+            raise TypeError(f"sizes are those of an input and of outputs, not {sizes!r}")
+        sizes = [check_features(f"size {i}", size) for i, size in enumerate(sizes)]
         if len(sizes) < 2:
             raise ValueError(f"sizes are those of an input and of an output at least, not {sizes}")
         check_p(p), check_block_shape(block_shape), check_sampler(sampler)
@@ -90,6 +94,8 @@ class SparseDropStack(Blocked):
         """x [..., sizes[0]] -> [..., sizes[-1]]."""
         p, linears = applied_rate_of(self._modules.get("dropout")), list(self.layers)
         count = len(linears)
+        if not count:
+            raise ValueError("a stack has a layer at least, but layers is empty")
         activations = [self._activation] * (count - 1) + [self._last_activation]
         rates = *(p,) * count, 0.0
         dropped = Dropped(rates, self._block_shape, self._sampler)
@@ -125,8 +131,7 @@ def check_activation(activation: str | None) -> str | None:
 def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether to call a module is to multiply by its weight: its own kind, and nobody's hook."""
     return (
-        isinstance(linear, nn.Linear)
-        and type(linear).forward is nn.Linear.forward
+        is_linear(linear)
         and not linear._forward_hooks
         and not linear._forward_pre_hooks
         and not linear._backward_hooks

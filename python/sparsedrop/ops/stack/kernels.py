@@ -176,7 +176,8 @@ class KernelStack:
             [
                 space
                 for i, (kind, space) in enumerate(zip(kinds, self._between, strict=True))
-                if i % 2 == parity and (i < len(kinds) - 1 or kind.activation is not None)
+                if i % 2 == parity
+                and (i < len(kinds) - 1 or kind.activation is not None or kind.is_gated)
             ]
             for parity in (0, 1)
         )

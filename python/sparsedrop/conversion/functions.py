@@ -1,0 +1,72 @@
+"""What a call of a function of torch is to a conversion, from its arguments and its result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sparsedrop.conversion import kinds
+
+
+def kind_of_call(
+    name: str, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: list[Tensor]
+) -> str:
+    """The kind of `flow.Call`; `read` are the tensors among the arguments, `out` those it made."""
+    bare = name.strip("_")
+    if bare.endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
+        p, training = _dropout_arguments(args, kwargs)
+        if training and p > 0:
+            return "functional dropout"
+    elif name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
+        return "attention" if _attention_rate(name, args, kwargs) > 0 else "other"
+    elif name == "linear":
+        return "functional linear"
+    elif len(out) == 1 and bare in kinds.RESHAPES and _keeps_rows(read, out[0]):
+        return "reshape"
+    elif len(out) == len(read) == 1 and bare in kinds.REARRANGEMENTS:
+        return "rearrangement"
+    elif len(out) == 1 and bare in kinds.ELEMENTWISE and _is_elementwise(read, out[0]):
+        return "elementwise"
+    return "other"
+
+
+def _dropout_arguments(args: Any, kwargs: dict[str, Any]) -> tuple[float, bool]:
+    """p and training of F.dropout, torch.dropout and what is like them."""
+    p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+    training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
+    return float(p), bool(training)
+
+
+def _attention_rate(name: str, args: Any, kwargs: dict[str, Any]) -> float:
+    if name == "scaled_dot_product_attention":
+        return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
+    training = args[13] if len(args) > 13 else kwargs.get("training", True)
+    return float(args[10] if len(args) > 10 else kwargs["dropout_p"]) if training else 0.0
+
+
+def _keeps_rows(read: list[Tensor], out: Tensor) -> bool:
+    """Whether a reshape leaves the last extent, and so the order of the rows."""
+    return (
+        len(read) == 1
+        and not _is_any_nested(read, out)
+        and out.dim() > 0
+        and read[0].dim() > 0
+        and out.shape[-1] == read[0].shape[-1]
+        and out.numel() == read[0].numel()
+        and out.dtype == read[0].dtype
+    )
+
+
+def _is_elementwise(read: list[Tensor], out: Tensor) -> bool:
+    """Whether every operand is of the shape of the result, or a number that is not trained."""
+    if _is_any_nested(read, out):
+        return False
+    return any(tensor.dim() for tensor in read) and all(
+        tensor.shape == out.shape or (tensor.dim() == 0 and not tensor.requires_grad)
+        for tensor in read
+    )
+
+
+def _is_any_nested(read: list[Tensor], out: Tensor) -> bool:
+    return any(tensor.is_nested for tensor in (*read, out))
