@@ -16,7 +16,7 @@ from sparsedrop.masks import (
     check_side,
     draw,
 )
-from sparsedrop.ops import How, Product, multiply
+from sparsedrop.ops import How, Product, check_activation, multiply
 from sparsedrop.ops import layer as layers
 from sparsedrop.ops import stack as stacks
 from sparsedrop.ops.layer import Options
@@ -106,7 +106,7 @@ def linear(
             x_mask=x_mask, weight_mask=weight_mask, out_mask=out_mask,
             alpha=alpha, activation=activation,
         )  # fmt: skip
-    operands.check_activation(activation)
+    check_activation(activation)
     dtype = operands.check_linear(x, weight, bias)
     (n, k), rows = weight.shape, operands.rows_of(x)
     names, masks = ("x_mask", "weight_mask", "out_mask"), (x_mask, weight_mask, out_mask)
@@ -231,6 +231,11 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
         stack = stacks.stack_of(x, layers, dropped)
         if stack is not None:
             return stacks.run_stack(x, layers, dropped, stack)
+    given = x, *stacks.parameters_of(layers)
+    if has_torch_function(given):
+        return handle_torch_function(dropped_stack, given, x, layers, dropped, training)
+    if not is_compiling and sharded.are_sharded(*given):
+        return sharded.stack(x, layers, dropped)
     dtype = operands.check_stack(x, layers)
     _native.require_build_for(x.device)
     if is_compiling and x.is_cuda:
@@ -258,8 +263,6 @@ def dropped_feed_forward(
 ) -> Tensor | None:
     """A tensor parallel feed-forward block of up, gate and down in training; None where it is not
     one that torch's plan alone has sharded, by columns and then by rows.
-
-    The result is dropped by what follows: its rate here is 0.
     """
     block = sharded.FeedForward(*modules)
     if torch.compiler.is_compiling() or not sharded.are_sharded(block.up.weight):
@@ -271,6 +274,12 @@ def dropped_feed_forward(
 
 def dropped_activation(x: Tensor, index: int, dropped: Dropped) -> Tensor:
     """x [..., n] with the blocks dropped that a stack drops in that place, the rest scaled."""
+    if dropped.rates[index] == 0.0:
+        return x
+    if has_torch_function((x,)):
+        return handle_torch_function(dropped_activation, (x,), x, index, dropped)
+    if not torch.compiler.is_compiling() and sharded.are_sharded(x):
+        return sharded.drop(x, index, dropped)
     return stacks.drop_at(x, index, dropped)
 
 

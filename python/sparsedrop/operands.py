@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sparsedrop import _native
 from sparsedrop.masks import BlockMask
-from sparsedrop.ops import ACTIVATIONS
 from sparsedrop.ops.stack import Layer
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -23,14 +22,6 @@ def check_matmul(a: Tensor, b: Tensor) -> torch.dtype:
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
     return _agreed_dtype(("a", "b"), a, b)
-
-
-def check_activation(activation: str | None) -> None:
-    """ValueError if it is unknown."""
-    is_name = activation is None or isinstance(activation, str)
-    if not is_name or activation not in ACTIVATIONS:
-        known = ", ".join(repr(name) for name in ACTIVATIONS)
-        raise ValueError(f"activation is one of {known}, not {activation!r}")
 
 
 def rows_of(x: Tensor) -> int:
@@ -114,7 +105,8 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
 
 def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
     """The dtype of the products of layers one behind the other."""
-    dtype, features = x.dtype, x.shape[-1] if isinstance(x, Tensor) and x.dim() else None
+    _check_operand("x", x, None)
+    dtype, features = x.dtype, x.shape[-1]
     for i, layer in enumerate(layers):
         for name, weight, bias in (
             ("weight", layer.weight, layer.bias),
@@ -133,6 +125,11 @@ def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
             of_layer = [("x", x), (f"{name} of layer {i}", weight)]
             if bias is not None:
                 _check_operand(f"bias of layer {i}", bias, 1)
+                if bias.shape[0] != weight.shape[0]:
+                    raise ValueError(
+                        f"bias of layer {i} is {list(bias.shape)} and its {name} is "
+                        f"{list(weight.shape)}: outer extents differ"
+                    )
                 of_layer.append((f"bias of layer {i}", bias))
             _agreed_dtype(tuple(n for n, _ in of_layer), *(t for _, t in of_layer))
         features = layer.weight.shape[0]

@@ -83,6 +83,40 @@ def test_modules_that_are_not_plain_are_called(gated):
     assert seen[1:] == [(96, 128), (96, 32)]
 
 
+def test_a_layer_whose_forward_was_replaced_is_called():
+    mlp, stack = _mlp(), _stack()
+    for linear in (mlp.up, stack.layers[1]):
+        linear.forward = lambda x, own=linear.forward: own(x) + 1
+    x = torch.randn(96, 32, dtype=torch.float64)
+    mlp.eval(), stack.eval()
+    hidden = nn.functional.gelu(nn.functional.linear(x, mlp.up.weight, mlp.up.bias) + 1)
+    torch.testing.assert_close(mlp(x), mlp.down(hidden))
+    torch.testing.assert_close(
+        stack(x),
+        nn.Sequential(stack.layers[0], nn.ReLU())(x) @ (stack.layers[1].weight.t())
+        + stack.layers[1].bias
+        + 1,
+    )
+
+
+@pytest.mark.parametrize("has_hooks", [False, True])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_fx_traces_dropout_as_one_call(make, has_hooks):
+    block = make()
+    if has_hooks:
+        for module in [m for m in block.modules() if isinstance(m, nn.Linear)]:
+            module.register_forward_hook(lambda *_: None)
+    traced = torch.fx.symbolic_trace(block)
+    names = [n.target.__name__ for n in traced.graph.nodes if n.op == "call_function"]
+    dropping = [name for name in names if name.startswith("dropped")]
+    assert dropping == (["dropped_activation"] * 2 if has_hooks else ["dropped_stack"])
+    x = torch.randn(96, 32, dtype=torch.float64)
+    torch.manual_seed(3)
+    expected = block(x)
+    torch.manual_seed(3)
+    assert torch.equal(traced(x), expected)
+
+
 def test_autocast():
     for module in (_mlp(torch.float32, gated=True), _stack(torch.float32)):
         x = torch.randn(96, 32)

@@ -218,6 +218,13 @@ def test_wrong_operands():
         mlp(torch.randn(4, 9))
     with pytest.raises(ValueError, match=r"x is torch.float64 and weight is torch.float32"):
         mlp(torch.randn(4, 8).double())
+    with pytest.raises(TypeError, match=r"^x must be a tensor, not list$"):
+        mlp([1.0])
+    mlp.down.bias = nn.Parameter(torch.zeros(1))
+    with pytest.raises(
+        ValueError, match=r"bias of layer 1 is \[1\] and its weight is \[8, 16\]: outer extents"
+    ):
+        mlp(torch.randn(4, 8))
     mlp.down = nn.Linear(12, 8)
     with pytest.raises(
         ValueError, match=r"weight of layer 1 is \[8, 12\], but 16 features go in and 8 come out"

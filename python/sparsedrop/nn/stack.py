@@ -13,7 +13,7 @@ from sparsedrop.functional import dropped_activation, dropped_stack
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
 from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.rated import Blocked, applied_rate_of
-from sparsedrop.ops import ACTIVATIONS
+from sparsedrop.ops import ACTIVATIONS, check_activation
 from sparsedrop.ops.stack import Dropped, Layer
 
 
@@ -113,24 +113,23 @@ class SparseDropStack(Blocked):
         )
 
 
-def check_activation(activation: str | None) -> str | None:
-    """The activation; ValueError if it is unknown."""
-    is_name = activation is None or isinstance(activation, str)
-    if not is_name or activation not in ACTIVATIONS:
-        known = ", ".join(repr(name) for name in ACTIVATIONS)
-        raise ValueError(f"activation is one of {known}, not {activation!r}")
-    return activation
-
-
 def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether to call a module is to multiply by its weight: its own kind, and nobody's hook."""
     return (
-        isinstance(linear, nn.Linear)
-        and type(linear).forward is nn.Linear.forward
+        runs_as_linear(linear)
         and not linear._forward_hooks
         and not linear._forward_pre_hooks
         and not linear._backward_hooks
         and not linear._backward_pre_hooks
+    )
+
+
+def runs_as_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a call of it runs nn.Linear's forward, which no subclass or instance has replaced."""
+    return (
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and "forward" not in vars(module)
     )
 
 
