@@ -14,7 +14,8 @@ Blocks = tuple[int, int]
 
 
 class Layer(NamedTuple):
-    """act(x Wᵀ + b); with a gate act(x Gᵀ + c) · (x Wᵀ + b)."""
+    """act(x Wᵀ + b); with a gate, which only the first layer of a stack may have, act(x Gᵀ + c) ·
+    (x Wᵀ + b)."""
 
     weight: Tensor
     bias: Tensor | None
