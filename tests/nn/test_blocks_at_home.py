@@ -83,20 +83,21 @@ def test_modules_that_are_not_plain_are_called(gated):
     assert seen[1:] == [(96, 128), (96, 32)]
 
 
-def test_a_layer_whose_forward_was_replaced_is_called():
-    mlp, stack = _mlp(), _stack()
-    for linear in (mlp.up, stack.layers[1]):
-        linear.forward = lambda x, own=linear.forward: own(x) + 1
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_layer_whose_forward_was_replaced_is_called(is_compiled):
     x = torch.randn(96, 32, dtype=torch.float64)
-    mlp.eval(), stack.eval()
-    hidden = nn.functional.gelu(nn.functional.linear(x, mlp.up.weight, mlp.up.bias) + 1)
-    torch.testing.assert_close(mlp(x), mlp.down(hidden))
-    torch.testing.assert_close(
-        stack(x),
-        nn.Sequential(stack.layers[0], nn.ReLU())(x) @ (stack.layers[1].weight.t())
-        + stack.layers[1].bias
-        + 1,
-    )
+    for make, name in ((_mlp, "down"), (_stack, "layers.1")):
+        usual, changed = make().eval(), make().eval()
+        changed.load_state_dict(usual.state_dict())
+        linear = changed.get_submodule(name)
+        own = linear.forward
+        linear.forward = lambda x, own=own: own(x) + 1
+        if is_compiled:  # one after the other, from the same code
+            usual, changed = (
+                torch.compile(m, fullgraph=True, backend="eager") for m in (usual, changed)
+            )
+        expected = usual(x) + 1
+        torch.testing.assert_close(changed(x), expected)
 
 
 @pytest.mark.parametrize("has_hooks", [False, True])
@@ -132,6 +133,7 @@ def test_autocast():
 
 
 def test_compiled_without_recompiling():
+    torch.compiler.reset()
     for make in MAKERS.values():
         module = make()
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
