@@ -257,7 +257,8 @@ def make_stack(facts: tuple[Any, ...]) -> KernelStack | PlainStack | None:
     if not kernels.gpu_facts(of.device)["tiles"]:
         return PlainStack()
     requests = {b: tuple(map(request_of, keys)) for b, keys in keys_of(of).items()}
-    choice = select.decide_stack(tuple(requests.values()))
+    dropped = tuple(n for n, keep in zip(of.features, of.keeps, strict=True) if keep is not None)
+    choice = select.decide_stack(tuple(requests.values()), dropped)
     if choice.path == "kernel":
         return KernelStack(of, dict(zip(requests, choice.layers, strict=True)))
     return PlainStack() if choice.path == "dense" else None
