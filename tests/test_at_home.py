@@ -114,6 +114,7 @@ def test_flops_of_the_ops_of_a_compiled_stack():
         (range(7), 2 * (2 * of_up + of_down)),
         ([5], of_down),
         ([6], 0),
+        ([], 0),
         ([3], of_down + of_up),
         ([0], of_down + 2 * of_up),
     ):

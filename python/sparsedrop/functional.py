@@ -250,7 +250,7 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
         if dropped.rates[i] > 0.0
     }
     flat = operands.cast(x.reshape(rows, x.shape[-1]), dtype)
-    cast = tuple(operands.cast_layer(layer, dtype) for layer in layers)
+    cast = tuple(layer.to(dtype) for layer in layers)
     out = stacks.by_products(flat, cast, masks, dropped)
     return out.reshape(*x.shape[:-1], features[-1])
 

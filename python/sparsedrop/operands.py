@@ -136,18 +136,6 @@ def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
     return dtype
 
 
-def cast_layer(layer: Layer, dtype: torch.dtype) -> Layer:
-    """The layer with its tensors in that dtype."""
-    weight, bias, activation, gate, gate_bias = layer
-    return Layer(
-        cast(weight, dtype),
-        None if bias is None else cast(bias, dtype),
-        activation,
-        None if gate is None else cast(gate, dtype),
-        None if gate_bias is None else cast(gate_bias, dtype),
-    )
-
-
 def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
     """The dtype of all, as autocast leaves it; ValueError where it, or a device, disagrees."""
     first = tensors[0]

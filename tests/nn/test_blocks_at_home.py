@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
@@ -116,6 +117,24 @@ def test_fx_traces_dropout_as_one_call(make, has_hooks):
     expected = block(x)
     torch.manual_seed(3)
     assert torch.equal(traced(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes", "what"),
+    [
+        (lambda sizes: SparseDropMLP(*sizes), (512, 64), "hidden activation"),
+        (SparseDropStack, (512, 64, 512), "hidden activation"),
+        (SparseDropStack, (64, 512, 512), "input"),
+    ],
+)
+def test_blocks_that_are_too_coarse_are_reported_once(make, sizes, what):
+    module, x = make(sizes), torch.randn(128, sizes[0])
+    sentence = f"^the {what} of this layer, 128 rows of 64 features, is one block of 128x128"
+    with pytest.warns(UserWarning, match=sentence):
+        module(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(x)
 
 
 def test_autocast():

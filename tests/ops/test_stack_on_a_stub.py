@@ -129,7 +129,8 @@ def test_what_no_gradient_needs_is_not_computed(monkeypatch):
     # Results are products and sums of columns; a slope takes the activation, too.
     for wanted, results, slopes, activations in (
         (["x", "up", "up_bias", "down", "down_bias"], 6, 1, 2), (["down"], 1, 0, 1),
-        (["down_bias"], 1, 0, 0), (["up"], 2, 1, 1), (["up_bias"], 2, 1, 1), (["x"], 2, 1, 1),
+        (["down_bias"], 1, 0, 0), ([], 0, 0, 0), (["up"], 2, 1, 1),
+        (["up_bias"], 2, 1, 1), (["x"], 2, 1, 1),
     ):  # fmt: skip
         counts.clear()
         backward([name in wanted for name in ("x", "up", "up_bias", "down", "down_bias")])

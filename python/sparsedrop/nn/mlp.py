@@ -23,9 +23,9 @@ class SparseDropMLP(Blocked):
     """`down(dropout(act(up(x))))`, or with a gate `down(dropout(act(gate(x)) * up(x)))`.
 
     Blocks of the hidden activation are dropped with probability p, and with `out_p` blocks of the
-    output (Lo 2024). What is dropped is neither computed nor stored nor differentiated, on both
-    sides of the hidden activation: all products of a training step have 1 - p of their work. In
-    evaluation it is the dense block.
+    output (Lo 2024). What is dropped is neither computed nor differentiated, on both sides of the
+    hidden activation: all products of a training step have 1 - p of their work. In evaluation it is
+    the dense block.
 
     `up`, `gate` and `down` are nn.Linear modules. Where one was replaced by another kind of module,
     or has hooks, they are called instead, with dropout between them.

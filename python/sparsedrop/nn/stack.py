@@ -98,8 +98,9 @@ class SparseDropStack(Blocked):
             return apply_by_modules(x, linears, activations, dropped)
         if p and not torch.compiler.is_compiling() and self._is_new:
             self._is_new = False
-            features = min(linear.in_features for linear in plain)
-            warn_if_coarse("input", x, features, p, self._block_shape)
+            narrowest = min(plain, key=lambda linear: linear.in_features)
+            what = "input" if narrowest is plain[0] else "hidden activation"
+            warn_if_coarse(what, x, narrowest.in_features, p, self._block_shape)
         layers = tuple(
             Layer(linear.weight, linear.bias, activation)
             for linear, activation in zip(plain, activations, strict=True)

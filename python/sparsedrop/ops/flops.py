@@ -83,7 +83,8 @@ def _stack_backward(
     found, layers = _of_branches(x, weights, gated, rates), _layers_of(gated)
     parameters = zip(layers, needs[1::2], needs[2::2], strict=True)
     # Below the first layer with a gradient there is nothing.
-    first = -1 if needs[0] else min(layer for layer, *needed in parameters if any(needed))
+    with_gradient = [layer for layer, *needed in parameters if any(needed)]
+    first = -1 if needs[0] else min(with_gradient, default=len(gated))
     of_inputs = sum(n for layer, n in zip(layers, found, strict=True) if layer > first)
     of_weights = sum(n for n, needed in zip(found, needs[1::2], strict=True) if needed)
     return of_inputs + of_weights

@@ -216,7 +216,7 @@ class KernelStack:
         # Below the first layer of which a gradient is needed, nothing is computed.
         trained = {b.layer for b, need in zip(self._branches, needs[1::2], strict=True) if need}
         biased = {b.layer for b, need in zip(self._branches, needs[2::2], strict=True) if need}
-        first = 0 if needs[0] else min(trained | biased)
+        first = 0 if needs[0] else min(trained | biased, default=len(facts.kinds))
         kept = iter(saved.kept)
         between = [None if s is None else allocate(*s) for s in self._backward_spaces]
         for i, count in enumerate(self._kept):
