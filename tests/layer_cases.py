@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 import sparsedrop
 from cases import normal, value_and_grads
@@ -63,6 +65,21 @@ def run(inputs, upstream, precision, **kwargs):
             return sparsedrop.dropout_linear(*args, **kwargs)
 
     return value_and_grads(layer, inputs, upstream)
+
+
+def ops_of_compiled(function, inputs, upstream):
+    """The names of this library's ops in the graphs of a function, forward and backward."""
+    names = []
+
+    def record(graph, _):
+        targets = (node.target for node in graph.graph.nodes if node.op == "call_function")
+        names.extend(str(t) for t in targets if str(t).startswith("sparsedrop."))
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=record)
+    value_and_grads(torch.compile(function, fullgraph=True, backend=backend), inputs, upstream)
+    return names
 
 
 def way_of(inputs, precision, options):

@@ -7,10 +7,10 @@ is `F.linear(F.dropout(x, 0.5), weight, bias)` with whole blocks dropped, and th
 
 from importlib import metadata
 
-from sparsedrop import nn, reference, schedules, select
+from sparsedrop import nn, patterns, reference, schedules, select
 from sparsedrop.conversion import Report, convert, revert, set_rate
 from sparsedrop.functional import dropout_linear, linear, matmul
-from sparsedrop.masks import BlockMask
+from sparsedrop.masks import BlockMask, RowPattern, Slice
 
 try:
     __version__ = metadata.version("sparsedrop")
@@ -20,12 +20,15 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
 __all__ = [
     "BlockMask",
     "Report",
+    "RowPattern",
+    "Slice",
     "__version__",
     "convert",
     "dropout_linear",
     "linear",
     "matmul",
     "nn",
+    "patterns",
     "reference",
     "revert",
     "schedules",

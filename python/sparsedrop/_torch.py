@@ -1,21 +1,24 @@
 """Every private name of torch that the package uses, and what a release that moves one changes.
 
-The public ways round them cost the host more per call than a launch does, or do not exist. All are
-looked up when the package is imported: a torch that has renamed one fails there, with its name, and
-not within a training step. `pyproject.toml` has the oldest torch that was tested.
+The public ways round them cost the host more per call than a launch does, or do not exist. They are
+looked up when the package is imported, unless that would import torch's compiler: a torch that has
+renamed one fails there, with its name, and not within a training step. `pyproject.toml` has the
+oldest torch that was tested.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _C: Any = torch._C
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _private(owner: Any, name: str) -> Any:
@@ -92,6 +95,17 @@ def is_exporting() -> bool:
     The compiler of torch 2.11 takes `torch.compiler.is_exporting()` for True wherever it meets it.
     """
     return torch.compiler._is_exporting_flag
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """Lets torch.compile call the function while it traces, and take the result for a constant.
+
+    torch.compiler.assume_constant_result does the same, but imports the compiler, which takes as
+    long as torch itself.
+    """
+    marked: Any = function
+    marked._dynamo_marked_constant = True
+    return function
 
 
 def register_container(

@@ -173,13 +173,16 @@ def dropout_linear(
 def dropped_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, training: bool
 ) -> Tensor:
-    """`dropout_linear`, where what is dropped has been checked."""
+    """`dropout_linear`, where what is dropped has been checked; the weight may be turned."""
     if not training or options.p == 0.0:
-        return nn.functional.linear(x, weight, bias)
+        return nn.functional.linear(x, weight.t() if options.weight_turned else weight, bias)
     if not torch.compiler.is_compiling():
         layer = layers.layer_of(x, weight, bias, options)
         if layer is not None:
             return layers.dropout_linear(x, weight, bias, options, layer)
+    if options.weight_turned:
+        options = options._replace(weight_turned=False)
+        return dropped_linear(x, weight.t(), bias, options, training)
     if has_torch_function((x, weight, bias)):
         return handle_torch_function(
             dropped_linear, (x, weight, bias), x, weight, bias, options, training
@@ -265,9 +268,7 @@ def dropped_feed_forward(
     one that torch's plan alone has sharded, by columns and then by rows.
     """
     block = sharded.FeedForward(*modules)
-    if torch.compiler.is_compiling() or not sharded.are_sharded(block.up.weight):
-        return None
-    if not block.is_sharded():
+    if torch.compiler.is_compiling() or not block.is_sharded():
         return None
     return sharded.feed_forward(x, block, activation, dropped, dropped_stack)
 

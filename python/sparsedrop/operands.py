@@ -146,10 +146,12 @@ def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
     dtype = _cast_dtype(first, kind) if is_cast else first.dtype
     for name, tensor in zip(names, tensors, strict=True):
         if tensor.device != device:
-            raise ValueError(f"{names[0]} is on {device} and {name} is on {tensor.device}")
+            raise ValueError(
+                f"{names[0]} is on {device} and {name} is on {tensor.device}: devices differ"
+            )
         own = _cast_dtype(tensor, kind) if is_cast else tensor.dtype
         if own != dtype:
-            raise ValueError(f"{names[0]} is {dtype} and {name} is {own}")
+            raise ValueError(f"{names[0]} is {dtype} and {name} is {own}: dtypes differ")
     return dtype
 
 

@@ -1,9 +1,9 @@
 """Layers, stacks and feed-forward blocks of DTensors: tensor parallelism, and sharded batches.
 
-Each rank runs the layer of its shards. What is dropped has the same mask on every
-rank where it is replicated: drawn from torch's default generator, whose state the first layer of a
-mesh takes over from its first rank. Where it is sharded each rank has a mask of its own, from a
-generator that is seeded by that one and the rank.
+Each rank runs the layer of its shards. What is dropped has the same mask on every rank where it is
+replicated: drawn from torch's default generator, whose state the first layer of a mesh takes over
+from its first rank. Where it is sharded each rank has a mask of its own, from a generator that is
+seeded by that one and the rank.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _case_of(x: Any, weight: Any, last: int) -> _Case:
 
 
 Drops = TypeVar("Drops", Options, Dropped)
-
+"""What is dropped of a layer, or of a stack."""
 
 _in_step: set[tuple[int, int]] = set()
 """Meshes, and their extents, whose ranks' generators had the same state once."""
@@ -185,6 +185,8 @@ class FeedForward(NamedTuple):
     def is_sharded(self) -> bool:
         """Whether torch's plan alone has sharded it over a mesh of one extent, by columns and then
         by rows; then nothing else has hooks."""
+        if not are_sharded(self.up.weight):
+            return False
         from torch.distributed.tensor import DTensor, Replicate, Shard
 
         first = [self.up] if self.gate is None else [self.up, self.gate]

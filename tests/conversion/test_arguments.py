@@ -20,6 +20,15 @@ def test_rates():
     assert (model[0].p, model[3].p, model[1].p, model[4].p) == (0.4, 0.4, 0.4, 0.4)
 
 
+def test_revert_leaves_rates_as_they_were_set():
+    model = nn.Sequential(nn.Dropout(0.1), nn.Linear(32, 32), nn.Softmax(-1), nn.Dropout(0.1))
+    convert(model, p=0.4)
+    sparsedrop.set_rate(model, 0.2)
+    sparsedrop.revert(model)
+    assert type(model[0]) is nn.Dropout
+    assert (model[0].p, model[3].p) == (0.2, 0.1)
+
+
 def test_rate_zero_is_followed_through_a_residual():
     """A dropout that does nothing returns its argument, which is read elsewhere, too."""
     model = Net(lambda m, x: x + m.two(m.drop(x)))
@@ -102,9 +111,18 @@ def test_what_is_wrong_is_said(kwargs, error, says):
     assert type(model.down) is nn.Linear
 
 
-def test_a_model_is_a_module():
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: sparsedrop.convert(model, (X,)),
+        lambda model: sparsedrop.set_rate(model, 0.5),
+        sparsedrop.revert,
+    ],
+    ids=["convert", "set_rate", "revert"],
+)
+def test_a_model_is_a_module(call):
     with pytest.raises(TypeError, match=r"model must be an nn\.Module, not function"):
-        sparsedrop.convert(lambda x: x, (X,))
+        call(lambda x: x)
 
 
 def test_lazy_modules_are_run_first():

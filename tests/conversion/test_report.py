@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import Feedforward, convert
+from networks import Feedforward, Net, convert
 from torch import nn
 
 import sparsedrop
@@ -66,3 +66,20 @@ def test_where_nothing_gains_the_report_says_so():
 def test_the_last_line_counts():
     text = str(sparsedrop.convert(nn.Sequential(nn.Dropout(), nn.Linear(8, 8)), min_speedup=0))
     assert text.splitlines()[-1] == "1 of 1 place where Sequential drops: converted"
+
+
+@pytest.mark.parametrize(
+    ("read", "says"),
+    [
+        (lambda y: y.sum(), "and sum reads it"),
+        (lambda y: y.sum() + y.mean(), "and sum and mean read it"),
+        (lambda y: y.sum() + y.mean() + y.std(), "and sum, mean and std read it"),
+        (lambda y: y.sum() + y.mean() + y.std() + y.amax(), "and sum, mean and 2 others read it"),
+    ],
+)
+def test_readers_are_listed(read, says):
+    report = convert(Net(lambda m, x: m.one(m.other_drop(x)) + read(m.drop(x.exp()))))
+    (entry,) = report.skipped
+    assert entry.reason == (
+        f"no linear layer before it or behind it: it drops what exp makes, {says}"
+    )

@@ -1,14 +1,16 @@
 """A layer as one node: by the kernels and densely, in every precision, against the reference."""
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import sparsedrop
 from cases import assert_accurate, normal, value_and_grads
 from layer_cases import GPU, PRECISIONS, SAMPLERS, SHAPES, inputs_of, run, way_of
-from sparsedrop import BlockMask, reference, select
+from sparsedrop import BlockMask, functional, reference, select
 from sparsedrop.ops.layer import Options
 from sparsedrop.ops.layer.dense import DenseLayer
 from sparsedrop.ops.layer.kernels import KernelLayer
@@ -46,6 +48,34 @@ def test_a_layer_is_the_reference_under_the_mask_it_draws(shape, precision, p, s
         assert_accurate(ours, exact, *torchs)
         assert [t.dtype for t in ours] == [precision.product, *(t.dtype for t in inputs)]
         assert ours[0].shape == upstream.shape
+
+
+@pytest.mark.parametrize("path", ["dense", "kernel"])
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32", "amp", "amp of float32"])
+@pytest.mark.parametrize("shape", ["kernel", "ragged", "ten outputs"])
+def test_a_turned_weight(shape, precision, side, path):
+    """As the layer of the transposed weight; also for whoever watches the backward pass."""
+    precision = PRECISIONS[precision]
+    if path == "kernel" and not _has_kernel(shape, precision):
+        path = None
+    (x, weight, bias), upstream = inputs_of(shape, precision)
+    results = []
+    for turned, watched in ((False, False), (True, False), (True, True)):
+        given = x, weight.t().contiguous() if turned else weight, bias
+        leaves = [t.detach().requires_grad_() for t in given]
+        options = Options(0.5, SHAPES[shape][3], "bernoulli", side=side, weight_turned=turned)
+        torch.manual_seed(5)
+        autocast = torch.autocast("cuda", precision.autocast, enabled=bool(precision.autocast))
+        with select.override(path=path), autocast:
+            out = functional.dropped_linear(*leaves, options, True)
+        with FlopCounterMode(display=False) if watched else nullcontext():
+            grads = torch.autograd.grad(out, leaves, upstream)
+        results.append([out, grads[0], grads[1].t() if turned else grads[1], grads[2]])
+    for own in results[1:]:
+        for ours, truth in zip(own, results[0], strict=True):
+            assert ours.dtype == truth.dtype
+            assert (ours.double() - truth.double()).norm() <= 0.01 * truth.double().norm()
 
 
 def _has_kernel(shape, precision):

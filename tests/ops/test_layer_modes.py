@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sparsedrop
 from cases import normal, value_and_grads
-from layer_cases import GPU, PRECISIONS, SHAPES, inputs_of, run, way_of
+from layer_cases import GPU, PRECISIONS, SHAPES, inputs_of, ops_of_compiled, run, way_of
 from sparsedrop import BlockMask, reference, select
 from sparsedrop.ops import copies
 from sparsedrop.ops.layer import Options
@@ -174,6 +174,20 @@ def test_compiled_it_draws_the_same_masks(shape, precision, backend):
             assert own.dtype == truth.dtype
             error = (own.double() - truth.double()).norm()
             assert error <= 0.01 * truth.double().norm()
+
+
+@pytest.mark.parametrize("precision", ["amp", "bfloat16"])
+def test_compiled_it_is_one_op_each_way(precision):
+    inputs, upstream = inputs_of("kernel", PRECISIONS[precision])
+    autocast = PRECISIONS[precision].autocast
+
+    def layer(*args):
+        with torch.autocast("cuda", autocast, enabled=autocast is not None):
+            return sparsedrop.dropout_linear(*args, p=0.5)
+
+    assert ops_of_compiled(layer, inputs, upstream) == [
+        "sparsedrop.dropout_linear.default", "sparsedrop.dropout_linear_backward.default"
+    ]  # fmt: skip
 
 
 def test_opcheck():

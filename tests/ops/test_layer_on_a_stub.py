@@ -9,9 +9,9 @@ import extension_stub
 import sparsedrop
 from cases import normal
 from gpu_stub import autocast_on_stub
-from sparsedrop import BlockMask, reference, select
+from sparsedrop import BlockMask, functional, reference, select
 from sparsedrop.ops import copies
-from sparsedrop.ops.layer import op
+from sparsedrop.ops.layer import Options, op
 from sparsedrop.ops.layer.kernels import KernelLayer
 
 CPU = torch.device("cpu")
@@ -36,28 +36,37 @@ def _mask(x, weight, side, block=(64, 64)):
     return BlockMask.from_live(extension_stub.C.grids[-1], shape, block_shape=block)
 
 
-def _layer(shape, precision, bias=True, side="input", **kwargs):
+def _layer(shape, precision, bias=True, side="input", turned=False, **kwargs):
     """Result, gradients, and the same by the reference under the mask that was drawn."""
     (lead, n, k, block), (x_dtype, dtype, autocast) = shape, precision
     product = autocast or x_dtype
-    inputs = [normal(*lead, k).to(x_dtype), *(t.to(dtype) for t in (normal(n, k), normal(n)))]
+    weight = normal(k, n) if turned else normal(n, k)
+    inputs = [normal(*lead, k).to(x_dtype), *(t.to(dtype) for t in (weight, normal(n)))]
     leaves = [t.requires_grad_() for t in inputs[: 2 + bias]]
     upstream = normal(*lead, n).to(product)
     with autocast_on_stub(autocast):
-        out = sparsedrop.dropout_linear(*leaves, p=0.5, block_shape=block, side=side, **kwargs)
+        if turned:
+            options = Options(0.5, block, side=side, weight_turned=True, **kwargs)
+            given = leaves if bias else [*leaves, None]
+            out = functional.dropped_linear(*given, options, True)
+        else:
+            out = sparsedrop.dropout_linear(*leaves, p=0.5, block_shape=block, side=side, **kwargs)
     grads = torch.autograd.grad(out, leaves, upstream)
-    mask = _mask(*leaves[:2], side, block)
+    mask = _mask(leaves[0], leaves[1].t() if turned else leaves[1], side, block)
     rounded = [t.detach().to(product).double().requires_grad_() for t in leaves]
-    truth = reference.dropout_linear(*rounded, *([] if bias else [None]), mask, 0.5, side)
+    x, weight, *rest = rounded
+    weight = weight.t() if turned else weight
+    truth = reference.dropout_linear(x, weight, *(rest or [None]), mask, 0.5, side)
     exact = torch.autograd.grad(truth, rounded, upstream.double())
     return out, grads, truth, exact
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("sampler", ["bernoulli", "balanced"])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_layer_is_the_reference(shape, precision, sampler, side):
+def test_a_layer_is_the_reference(shape, precision, sampler, side, turned):
     for bias, path in itertools.product((True, False), ("dense", "kernel")):
         has_kernel = shape[2] % 8 == shape[1] % 8 == 0 and (precision[2] or precision[0]) in (
             BF16,
@@ -66,7 +75,7 @@ def test_a_layer_is_the_reference(shape, precision, sampler, side):
         if path == "kernel" and not has_kernel:
             continue
         with select.override(path=path):
-            out, grads, truth, exact = _layer(shape, precision, bias, side, sampler=sampler)
+            out, grads, truth, exact = _layer(shape, precision, bias, side, turned, sampler=sampler)
         node_layer = out.grad_fn.layer
         assert type(node_layer) is KernelLayer or path == "dense"
         dtypes = [precision[2] or precision[0], precision[0], precision[1], precision[1]]
@@ -160,6 +169,7 @@ def test_the_ops_pack_what_was_rounded(precision, side):
         assert error <= 0.02 * (1 + expected.norm())
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("needs_x", [True, False])
 @pytest.mark.parametrize(
@@ -171,18 +181,22 @@ def test_the_ops_pack_what_was_rounded(precision, side):
     ],
     ids=str,
 )
-def test_second_derivatives_are_those_of_the_reference(monkeypatch, precision, path, needs_x, side):
+def test_second_derivatives_are_those_of_the_reference(
+    monkeypatch, precision, path, needs_x, side, turned
+):
     x_dtype, weight_dtype, autocast = precision
     inputs = [
         normal(3, 64, 64).to(x_dtype).requires_grad_(needs_x),
-        normal(32, 64).to(weight_dtype).requires_grad_(),
+        normal(*((64, 32) if turned else (32, 64))).to(weight_dtype).requires_grad_(),
         normal(32).to(weight_dtype).requires_grad_(),
     ]
+    options = Options(0.5, (64, 64), "bernoulli", side=side, weight_turned=turned)
     with select.override(path=path), autocast_on_stub(autocast):
-        out = sparsedrop.dropout_linear(*inputs, p=0.5, block_shape=(64, 64), side=side)
-    mask = _mask(*inputs[:2], side)
+        out = functional.dropped_linear(*inputs, options, True)
     doubled = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
-    truth = reference.dropout_linear(*doubled, mask, 0.5, side)
+    x, weight, bias = doubled
+    weight = weight.t() if turned else weight
+    truth = reference.dropout_linear(x, weight, bias, _mask(x, weight, side), 0.5, side)
     # The products of the backward pass are the CPU's own.
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: False))
 

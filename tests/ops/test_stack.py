@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from cases import assert_accurate, normal, value_and_grads
-from layer_cases import GPU, SAMPLERS
+from layer_cases import GPU, SAMPLERS, ops_of_compiled
 from sparsedrop import functional, select
 from sparsedrop.nn import SparseDropMLP
 from sparsedrop.ops.stack import Dropped
@@ -121,6 +121,22 @@ def test_compiled_it_draws_the_same_masks(case, precision, backend):
         for own, truth in zip(*results, strict=True):
             assert own.dtype == truth.dtype
             assert (own.double() - truth.double()).norm() <= 0.01 * truth.double().norm()
+
+
+@pytest.mark.parametrize("autocast", [None, BF16], ids=str)
+def test_compiled_a_block_is_one_op_each_way(autocast):
+    mlp = SparseDropMLP(256, 1024, p=0.5, device=GPU, dtype=BF16 if autocast is None else F32)
+    names, values = zip(*mlp.named_parameters(), strict=True)
+
+    def run(x, *values):
+        with torch.autocast("cuda", autocast, enabled=autocast is not None):
+            return torch.func.functional_call(mlp, dict(zip(names, values, strict=True)), x)
+
+    inputs = [normal(512, 256).to(GPU, BF16), *(v.detach() for v in values)]
+    upstream = normal(512, 256).to(GPU, BF16)
+    assert ops_of_compiled(run, inputs, upstream) == [
+        "sparsedrop.stack.default", "sparsedrop.stack_backward.default"
+    ]  # fmt: skip
 
 
 def test_opcheck():

@@ -45,6 +45,17 @@ def test_info_names_versions_and_the_cpu_path_of_every_dtype(capsys):
         assert facts[f"  {dtype}"]
 
 
+def test_info_says_what_is_forced(capsys):
+    with select.override(path="dense"):
+        assert info_lines(capsys)["  float32"] == "dense: forced"
+
+
+def test_info_says_why_what_is_forced_cannot_run(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with select.override(path="kernel"):
+        assert "cannot run on the cpu, which has no tiles" in info_lines(capsys)["  float32"]
+
+
 def test_info_says_that_a_build_is_cpu_only(capsys, monkeypatch):
     monkeypatch.setattr(_native, "C", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

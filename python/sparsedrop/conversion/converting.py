@@ -39,7 +39,8 @@ def convert(
 
     The modules of this instance are changed in place: they keep their names, parameters, hooks,
     flags and keys in the `state_dict`. In evaluation the model computes what it did, bit for bit.
-    A dropout whose work a layer does stays where it is and holds the rate; `revert` undoes it all.
+    A dropout whose work a layer does stays where it is and holds the rate; `revert` undoes the
+    swap, and leaves the rates as they are then.
 
     Found are Dropout -> Linear ("input"), Linear -> Dropout ("output"), Linear -> elementwise
     activation -> Dropout -> Linear ("mlp") and the same with a gate ("gated"), where one mask
@@ -117,8 +118,7 @@ class _Judged(NamedTuple):
 
 
 def _check(model: nn.Module, method: str, min_speedup: float) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
+    kinds.check_model(model)
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method is one of {known}, not {method!r}")

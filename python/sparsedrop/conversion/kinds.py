@@ -62,6 +62,12 @@ ELEMENTWISE_MODULES = (
 )  # fmt: skip
 
 
+def check_model(model: nn.Module) -> None:
+    """TypeError if it is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, not {type(model).__name__}")
+
+
 def name_of(func: Callable[..., Any]) -> str:
     """A function's name as it was written, without what an overload adds."""
     name = getattr(func, "__name__", type(func).__name__)

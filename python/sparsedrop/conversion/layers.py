@@ -13,6 +13,7 @@ from sparsedrop._torch import is_in_backward
 from sparsedrop.masks import BlockMask, check_p, draw, scale
 from sparsedrop.nn.rated import Rate, Rated, applied_rate_of
 from sparsedrop.operands import rows_of
+from sparsedrop.ops.layer import Options
 
 
 class StandIn(Rate):
@@ -121,10 +122,36 @@ class Converted(Rated):
             children.get("out_dropout")
         )
 
+    def _alone(self, p: float, out_p: float) -> tuple[float, Side, str] | None:
+        """Rate, side and its name, where one side has a mask of its own and nothing else drops."""
+        for rate, other, side, name in (
+            (p, out_p, self.incoming, "input"),
+            (out_p, p, self.outgoing, "output"),
+        ):
+            if rate > 0.0 and other == 0.0 and side is not None and side.handover is None:
+                return rate, side, name
+        return None
+
     def _dropped(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, p: float, out_p: float
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        p: float,
+        out_p: float,
+        *,
+        turned: bool = False,
     ) -> Tensor:
-        """`dropout(linear(dropout(x, p), weight, bias), out_p)`; a hidden result is not scaled."""
+        """`dropout(linear(dropout(x, p), weight, bias), out_p)`; a hidden result is not scaled.
+
+        The weight is [n, k], or with `turned` [k, n].
+        """
+        alone = self._alone(p, out_p)
+        if alone is not None:
+            rate, side, name = alone
+            how = Options(rate, side.block_shape, side.sampler, side=name, weight_turned=turned)
+            return functional.dropped_linear(x, weight, bias, how, True)
+        weight = weight.t() if turned else weight
         x_mask = out_mask = None
         alpha = 1.0
         if self.incoming is not None and p > 0.0:
@@ -176,7 +203,7 @@ class ConvertedConv1D(Converted):
         if p == 0.0 and out_p == 0.0:
             flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
             return flat.view(*x.shape[:-1], self.nf)
-        return self._dropped(x, self.weight.t(), self.bias, p, out_p)
+        return self._dropped(x, self.weight, self.bias, p, out_p, turned=True)
 
     def _size(self) -> str:
         return f"nf={self.nf}, nx={self.weight.shape[0]}"

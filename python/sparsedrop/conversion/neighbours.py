@@ -67,11 +67,13 @@ def why_no_way(call: Call) -> str:
         return ATTENTION
     return (
         f"no linear layer before it or behind it: it drops what {made} makes, and "
-        f"{_some(names)} reads it"
+        f"{_some(names)} {'reads' if len(names) == 1 else 'read'} it"
     )
 
 
 def _some(names: list[str]) -> str:
     """The first few; without any it is the same layer that reads a value twice."""
-    more = f" and {len(names) - 2} others" if len(names) > 3 else ""
-    return ", ".join(names[:2] if more else names) + more or "itself"
+    if len(names) > 3:
+        names = [*names[:2], f"{len(names) - 2} others"]
+    *first, last = names or ["itself"]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from sparsedrop.conversion.kinds import check_model
 from sparsedrop.masks import check_p
 from sparsedrop.nn.rated import Rated
 
@@ -27,8 +28,9 @@ def set_rate(model: nn.Module, p: float) -> int:
         `nn.SparseDropStack` once.
 
     Raises:
-        ValueError, TypeError: where p is no probability.
+        ValueError, TypeError: where p is no probability, or `model` no module.
     """
+    check_model(model)
     p = check_p(p)
     rated = [module for module in model.modules() if isinstance(module, Rated)]
     for module in rated:

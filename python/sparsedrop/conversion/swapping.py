@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from sparsedrop.conversion.kinds import check_model
 from sparsedrop.conversion.layers import StandIn
 
 ORIGIN = "converted_from"
@@ -54,8 +55,9 @@ def swap(swaps: list[Swap], rates: dict[nn.Dropout, float]) -> None:
 def revert(model: nn.Module) -> int:
     """Makes the modules of a converted model again what they were, with the rates of now.
 
-    Parameters, hooks, flags and modules stay the objects that they are. Also of a copy of a
-    converted model, one that was saved whole, or a part of one.
+    After a schedule that ends at 0 the dropouts are off, until their rates are set. Parameters,
+    hooks, flags and modules stay the objects that they are. Also of a copy of a converted model,
+    one that was saved whole, or a part of one.
 
     Args:
         model: converted or not.
@@ -63,7 +65,11 @@ def revert(model: nn.Module) -> int:
     Returns:
         The number of linear layers that were put back; their dropouts, which drop again, are not
         counted.
+
+    Raises:
+        TypeError: where `model` is no module.
     """
+    check_model(model)
     found = [module for module in model.modules() if ORIGIN in vars(module)]
     for module in found:
         _go_back(module)

@@ -9,7 +9,9 @@ from sparsedrop.masks.checks import (
     check_sampler,
     check_side,
 )
+from sparsedrop.masks.patterns import RowPattern
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
+from sparsedrop.masks.slices import Slice
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "Layout",
     "MaskTensors",
     "Masks",
+    "RowPattern",
+    "Slice",
     "check_block_shape",
     "check_generator",
     "check_p",

@@ -98,23 +98,35 @@ def layer_keys(
     dtypes: tuple[torch.dtype, torch.dtype],
     masks: tuple[Blocks | None, Blocks | None],
     activation: str | None = None,
+    *,
+    weight_turned: bool = False,
 ) -> tuple[Key, Key, Key]:
     """The products of a linear layer: forward, input gradient and weight gradient.
 
     Args:
         device: index of the GPU.
-        extents: m, n and k of x [m, k] and weight [n, k], contiguous and aligned.
+        extents: m, n and k of x [m, k] and weight, contiguous and aligned.
         dtypes: of the products, and of the weight's gradient.
         masks: of x, and of the result.
         activation: of the result.
+        weight_turned: whether weight is [k, n], and not [n, k].
     """
     (m, n, k), (dtype, weight_dtype), (of_x, of_out) = extents, dtypes, masks
-    x, weight, grad = ((m, k), (k, 1), True), ((n, k), (k, 1), True), ((m, n), (n, 1), True)
+    rows, cols = (k, n) if weight_turned else (n, k)
+    x, weight, grad = (
+        ((m, k), (k, 1), True),
+        ((rows, cols), (cols, 1), True),
+        ((m, n), (n, 1), True),
+    )
     common = dtype, device
+    grad_weight = Key(None, *common, (*grad, True), (*x, False), of_out, of_x, None, weight_dtype)
+    if weight_turned:
+        factors = (*x, True), (*grad, False)
+        grad_weight = Key(None, *common, *factors, of_x, of_out, None, weight_dtype)
     return (
-        Key(activation, *common, (*x, False), (*weight, True), of_x, None, of_out),
-        Key(None, *common, (*grad, False), (*weight, False), of_out, None, of_x),
-        Key(None, *common, (*grad, True), (*x, False), of_out, of_x, None, weight_dtype),
+        Key(activation, *common, (*x, False), (*weight, not weight_turned), of_x, None, of_out),
+        Key(None, *common, (*grad, False), (*weight, weight_turned), of_out, None, of_x),
+        grad_weight,
     )
 
 

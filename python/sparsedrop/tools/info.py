@@ -46,8 +46,7 @@ def _cpu_facts() -> Iterator[tuple[str, str]]:
     threads = torch.get_num_threads()
     yield "CPU", f"{device_name(torch.device('cpu'))}, {threads} thread{'s' * (threads > 1)}"
     for dtype in DTYPES:
-        choice = select.choose(_typical_request("cpu", dtype))
-        yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
+        yield f"  {dtype_name(dtype)}", _way_of(_typical_request("cpu", dtype))
 
 
 def _gpu_facts() -> Iterator[tuple[str, str]]:
@@ -64,11 +63,19 @@ def _gpu_facts() -> Iterator[tuple[str, str]]:
             yield "  unused", str(error)
             continue
         for dtype in DTYPES:
-            choice = select.choose(_typical_request("cuda", dtype, index))
-            yield f"  {dtype_name(dtype)}", f"{choice.path}: {choice.reason}"
+            yield f"  {dtype_name(dtype)}", _way_of(_typical_request("cuda", dtype, index))
 
 
 def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.Request:
     """The product that stands for its dtype, as `_TYPICAL` says."""
     request = select.Request(device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5)
     return request if device == "cpu" else request._replace(**select.gpu_facts(index))
+
+
+def _way_of(request: select.Request) -> str:
+    """How the product is run, or why what is forced cannot be."""
+    try:
+        choice = select.decide(request)
+    except ValueError as error:
+        return str(error)
+    return f"{choice.path}: {choice.reason}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import select
-from sparsedrop._torch import is_exporting
+from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.facts import Options
 from sparsedrop.ops.layer.op import BACKWARD, FORWARD
@@ -52,7 +52,7 @@ def _suits_kernels(x: Tensor, weight: Tensor, options: Options, dtype: torch.dty
     )
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def has_kernels(index: int) -> bool:
     return bool(kernels.gpu_facts(index)["tiles"])
 

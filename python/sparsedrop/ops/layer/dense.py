@@ -90,7 +90,7 @@ class DenseLayer:
         m, n, k = facts.extents
         with torch.no_grad():
             rounded = bias if facts.bias_dtype is facts.dtype else bias.to(facts.dtype)
-            flat = used_x.view(m, k), weight.t()
+            flat = used_x.view(m, k), weight if facts.weight_turned else weight.t()
             torch.addmm(rounded, *flat, alpha=alpha, out=out.view(m, n))
 
     def _backward_into(self, into: Buffers) -> _C.Program:
@@ -152,12 +152,15 @@ class DenseLayer:
             grad, alpha = torch.where(is_live, grad * alpha, 0), 1.0
         grad_x = grad_weight = grad_bias = None
         if needs[0]:
-            product = torch.mm(grad, saved.weight).to(facts.x_dtype) * alpha
+            weight = saved.weight.t() if facts.weight_turned else saved.weight
+            product = torch.mm(grad, weight).to(facts.x_dtype) * alpha
             grad_x = product if facts.drops_output else torch.where(is_live, product, 0)
             grad_x = grad_x.view(facts.x_shape)
         if needs[1]:
-            product = torch.mm(grad.t(), saved.x.view(m, k)).to(facts.weight_dtype)
-            grad_weight = product * alpha
+            left, right = grad, saved.x.view(m, k)
+            if facts.weight_turned:
+                left, right = right, left
+            grad_weight = torch.mm(left.t(), right).to(facts.weight_dtype) * alpha
         if needs[2]:
             grad_bias = grad.sum(0, dtype=facts.bias_dtype)
         return grad_x, grad_weight, grad_bias

@@ -25,7 +25,7 @@ Buffers = tuple["Tensor | None", "Tensor | None"]
 class Facts(NamedTuple):
     """A layer's operands without their data: contiguous, 16-byte aligned, on one GPU.
 
-    x is flattened to [m, k], weight is [n, k], bias [n].
+    x is flattened to [m, k], weight is [n, k], or turned [k, n], bias [n].
     """
 
     device: int
@@ -43,12 +43,18 @@ class Facts(NamedTuple):
     block_shape: tuple[int, int]
     # Of the layer: what of it is dropped.
     side: str
+    weight_turned: bool
+
+    @property
+    def features(self) -> int:
+        """n."""
+        return self.weight_shape[1 if self.weight_turned else 0]
 
     @property
     def extents(self) -> tuple[int, int, int]:
         """m, n, k."""
         k = self.x_shape[-1]
-        return self.x_shape.numel() // k, self.weight_shape[0], k
+        return self.x_shape.numel() // k, self.features, k
 
     @property
     def drops_output(self) -> bool:
@@ -62,7 +68,7 @@ class Facts(NamedTuple):
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        return (*self.x_shape[:-1], self.weight_shape[0])
+        return (*self.x_shape[:-1], self.features)
 
     def are_legal(self) -> bool:
         """Whether there is a layer of these operands, with something to multiply."""
@@ -72,8 +78,8 @@ class Facts(NamedTuple):
             self.dtype in DTYPES
             and len(self.x_shape) > 0
             and len(self.weight_shape) == 2
-            and self.x_shape[-1] == self.weight_shape[1]
-            and self.bias_shape in (None, self.weight_shape[:1])
+            and self.x_shape[-1] == self.weight_shape[0 if self.weight_turned else 1]
+            and self.bias_shape in (None, (self.features,))
             and 0 not in (*self.x_shape, *self.weight_shape)
             and all(own is self.dtype or (rounds and own is torch.float32) for own in dtypes)
         )
@@ -95,7 +101,7 @@ def facts_of(
     percent = round(100 * (1.0 - options.p))
     return (
         x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, *of_products, percent,
-        options.block_shape, options.side,
+        options.block_shape, options.side, options.weight_turned,
     )  # fmt: skip
 
 
@@ -108,6 +114,8 @@ class Options(NamedTuple):
     fuse_wgrad_accumulation: bool = False
     generator: torch.Generator | None = None
     side: str = "input"
+    # Whether the weight is [k, n].
+    weight_turned: bool = False
 
     @property
     def drops_output(self) -> bool:

@@ -33,7 +33,8 @@ def keys_of(facts: Facts) -> tuple[Key, Key, Key]:
     mask = facts.block_shape, facts.keep_percent
     masks = (None, mask) if facts.drops_output else (mask, None)
     dtypes = facts.dtype, facts.weight_dtype
-    return layer_keys(facts.device, facts.extents, dtypes, masks)
+    of = facts.device, facts.extents, dtypes, masks
+    return layer_keys(*of, weight_turned=facts.weight_turned)
 
 
 class Packing(NamedTuple):
@@ -231,11 +232,14 @@ class KernelLayer:
         extents = facts.x_shape[-1], *facts.block_shape
         dtypes = facts.dtype, facts.weight_dtype, facts.bias_dtype
         x, weight, mask = saved
+        weight = weight.t() if facts.weight_turned else weight
         args = options.p, *extents, facts.side, *dtypes, list(needs)
         grads = backward(grad, x, weight, mask, *args)
         grad_x, grad_weight, grad_bias = (
             found if is_needed else None for found, is_needed in zip(grads, needs, strict=True)
         )
+        if grad_weight is not None and facts.weight_turned:
+            grad_weight = grad_weight.t()
         return grad_x, grad_weight, grad_bias
 
     def backward_again(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:
@@ -247,12 +251,15 @@ class KernelLayer:
         flat = grad.reshape(m, n)
         grad_x = grad_weight = grad_bias = None
         if needs[0]:
-            how = How(of_grad, None, of_x, alpha)
+            how = How(of_grad, None, of_x, alpha, None, False, facts.weight_turned)
             product = multiply(Product(flat, saved.weight, None, how))
             grad_x = product.reshape(facts.x_shape).to(facts.x_dtype)
         if needs[1]:
-            how = How(of_grad, of_x, None, alpha, None, True, False)
-            product = multiply(Product(flat, saved.x.reshape(m, k), None, how))
+            left, right = (flat, of_grad), (saved.x.reshape(m, k), of_x)
+            if facts.weight_turned:
+                left, right = right, left
+            how = How(left[1], right[1], None, alpha, None, True, False)
+            product = multiply(Product(left[0], right[0], None, how))
             grad_weight = product.to(facts.weight_dtype)
         if needs[2]:
             sums = dense.column_sums(flat, of_grad).to(facts.bias_dtype)
@@ -269,7 +276,7 @@ def kernel_layer_for(facts: tuple[Any, ...]) -> KernelLayer | None:
     of = Facts(*facts)
     if not of.are_legal() or not kernels.gpu_facts(of.device)["tiles"]:
         return None
-    if of.bias_dtype is not None and of.weight_shape[0] > _native.C.MAX_SUM_COLUMNS:
+    if of.bias_dtype is not None and of.features > _native.C.MAX_SUM_COLUMNS:
         return None
     choices = select.best_kernels(tuple(map(request_of, keys_of(of))))
     return None if isinstance(choices, str) else KernelLayer(of, choices)

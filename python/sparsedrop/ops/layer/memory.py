@@ -21,7 +21,7 @@ class Memory:
         self.x = Space.of(tuple(facts.x_shape), facts.dtype)
         self.weight = Space.of(tuple(facts.weight_shape), facts.dtype)
         self._grad_weight = Space.of(tuple(facts.weight_shape), facts.weight_dtype)
-        n = facts.weight_shape[0]
+        n = facts.features
         self._grad_bias = Space((n,), (1,), facts.bias_dtype or facts.dtype)
 
     def bytes(self, count: int) -> Tensor | None:

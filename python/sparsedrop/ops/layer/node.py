@@ -82,7 +82,7 @@ def make_layer(facts: tuple[Any, ...]) -> Layer | None:
         return None
     if max(*of.extents, *of.block_shape) > select.MAX_EXTENT:
         return None
-    if of.bias_dtype is not None and of.weight_shape[0] > _native.C.MAX_SUM_COLUMNS:
+    if of.bias_dtype is not None and of.features > _native.C.MAX_SUM_COLUMNS:
         return None
     choice = decide(of)
     if choice.path == "kernel":

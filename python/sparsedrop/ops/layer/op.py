@@ -67,7 +67,7 @@ def _backward(
         grad.get_device(), torch.Size((*grad.shape[:-1], features)), x_dtype,
         torch.Size((n, features)), weight_dtype, None if bias_dtype is None else torch.Size((n,)),
         bias_dtype, grad.dtype, True, round(100 * (1.0 - p)), options.block_shape,
-        side,
+        side, False,
     )  # fmt: skip
     layer = None
     if (x is None or lie_well(x)) and (weight is None or lie_well(weight)):

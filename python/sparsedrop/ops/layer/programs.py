@@ -81,11 +81,14 @@ def kernel_backward(facts: Facts, launches: Sequence[_C.Launch], adds: Into) -> 
     program, mask = _native.C.Program(facts.device), mask_place(facts, Backward.MASK)
     of, is_out = Backward, facts.drops_output
     x_words = {"a_words" if is_out else "d_words": mask.words}
-    weight_words = {"a_words": mask.turned_words} if is_out else {"b_words": mask.words}
+    # The first factor is turned; where the weight is, it is x.
+    left, right = (of.X, of.GRAD) if facts.weight_turned else (of.GRAD, of.X)
+    is_left = is_out != facts.weight_turned
+    weight_words = {"a_words": mask.turned_words} if is_left else {"b_words": mask.words}
     common = {"alpha": ALPHA, "workspace": of.SCRATCH}
     program.product(launches[0], a=of.GRAD, b=of.WEIGHT, d=of.GRAD_X, **common, **x_words)
     program.product(
-        launches[1], a=of.GRAD, b=of.X, d=of.GRAD_WEIGHT, accumulates=adds[0], **common,
+        launches[1], a=left, b=right, d=of.GRAD_WEIGHT, accumulates=adds[0], **common,
         **weight_words,
     )  # fmt: skip
     masked = {"block": mask.block, "words": mask.words, "factor": ALPHA} if is_out else {}
@@ -116,8 +119,8 @@ def dense_forward(facts: Facts, *, multiplies: bool) -> _C.Program:
             out_dtype=code, out=of.OUT, rows=m, cols=n, block=ONE_BLOCK,
         )  # fmt: skip
     program.dense_product(
-        m=m, n=n, k=k, a=of.USED_X, b=of.USED_WEIGHT, b_turned=True, out=of.OUT, dtype=code,
-        out_dtype=code, alpha=None if facts.drops_output else ALPHA,
+        m=m, n=n, k=k, a=of.USED_X, b=of.USED_WEIGHT, b_turned=not facts.weight_turned, out=of.OUT,
+        dtype=code, out_dtype=code, alpha=None if facts.drops_output else ALPHA,
         accumulates=facts.bias_dtype is not None, handle=of.HANDLE,
     )  # fmt: skip
     if facts.drops_output:
@@ -144,13 +147,14 @@ def dense_backward(facts: Facts, adds: Into) -> _C.Program:
         grad, alpha, made, made_dtype = of.MADE, None, of.GRAD_X, facts.x_dtype
     common = {"dtype": code, "alpha": alpha, "handle": of.HANDLE}
     program.dense_product(
-        m=m, n=k, k=n, a=grad, b=of.WEIGHT, out=made, out_dtype=_native.dtype_code(made_dtype),
-        **common,
+        m=m, n=k, k=n, a=grad, b=of.WEIGHT, b_turned=facts.weight_turned, out=made,
+        out_dtype=_native.dtype_code(made_dtype), **common,
     )  # fmt: skip
     if not facts.drops_output:
         _copy(program, (made, dtype), (of.GRAD_X, facts.x_dtype), mask)
+    rows, cols, left, right = (k, n, of.X, grad) if facts.weight_turned else (n, k, grad, of.X)
     program.dense_product(
-        m=n, n=k, k=m, a=grad, a_turned=True, b=of.X, out=of.GRAD_WEIGHT,
+        m=rows, n=cols, k=m, a=left, a_turned=True, b=right, out=of.GRAD_WEIGHT,
         out_dtype=_native.dtype_code(facts.weight_dtype), accumulates=adds[0], **common,
     )  # fmt: skip
     _sum(program, facts, grad, adds[1], {})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
-from sparsedrop._torch import is_exporting
+from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.compiled import has_kernels
 from sparsedrop.ops.plan import UNIT
@@ -55,7 +55,7 @@ def _suits_kernels(
     )
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _fits(features: int) -> bool:
     return features <= min(select.MAX_EXTENT, _native.C.MAX_SUM_COLUMNS)
 

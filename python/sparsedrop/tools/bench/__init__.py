@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
 import torch
 
 from sparsedrop.masks import SAMPLERS
-from sparsedrop.tools import machine
+from sparsedrop.tools import compact, machine
 from sparsedrop.tools.arguments import DEVICES, count, pick_device, rate
 from sparsedrop.tools.bench import against, network, step, sweep, tune
 from sparsedrop.tools.bench.measure import WrongProductError
@@ -131,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         "summary": report.sentences,
         "notes": report.notes,
     }
-    saved[0].write_text(json.dumps(results, indent=1) + "\n")
+    saved[0].write_text(compact.dumps(results))
     if report.panels and importlib.util.find_spec("matplotlib") is None:
         print('no picture: it needs matplotlib, pip install "sparsedrop[bench]"')
     elif report.panels:

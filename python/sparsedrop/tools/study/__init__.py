@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
 from sparsedrop.masks import SAMPLERS
 from sparsedrop.masks.tensors import MASK_UNIT
-from sparsedrop.tools import machine
+from sparsedrop.tools import compact, machine
 from sparsedrop.tools.arguments import DEVICES, count, not_negative, plural, rate
 from sparsedrop.tools.cli import UserError
 from sparsedrop.tools.names import dtype_name
@@ -142,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     print(report.as_markdown(rows))
     plot.save(rows, title, args.out / "study.png")
     found = report.as_json(rows, settings, facts)
-    (args.out / "study.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / "study.json").write_text(compact.dumps(found))
     print(f"saved {args.out / 'study.png'} and {args.out / 'study.json'}")
     return 0
 
