@@ -102,6 +102,27 @@ def test_flops_of_the_ops_of_a_compiled_layer():
         assert counted == products * 2 * 64 * 64 * 32 * 0.75
 
 
+def test_flops_of_the_ops_of_a_compiled_stack():
+    """A gated block of 64 -> 32 -> 48 features: what no gradient needs is not counted."""
+    x, weights, gated, rates = (4, 16, 64), [(32, 64), (32, 64), (48, 32)], [True, False], [0, 0.5]
+    rates = [*rates, 0.0]
+    of_up, of_down = 2 * 64 * 64 * 32 // 2, 2 * 64 * 32 * 48 // 2
+    parameters = [shape for weight in weights for shape in (weight, None)]
+    how = ["silu", ""], gated
+    assert flops._stack(x, parameters, *how, rates) == 2 * of_up + of_down
+    for needed, count in (
+        (range(7), 2 * (2 * of_up + of_down)),
+        ([5], of_down),
+        ([6], 0),
+        ([], 0),
+        ([3], of_down + of_up),
+        ([0], of_down + 2 * of_up),
+    ):
+        needs = [i in needed for i in range(7)]
+        given = x, weights, (9,), [], *how, [True] * 3, rates, 128, 128, None, None, needs
+        assert flops._stack_backward((4, 16, 48), *given) == count
+
+
 def test_a_mask_is_saved_and_loaded_with_weights_only(device):
     mask, saved = BlockMask.bernoulli((64, 48), 0.5, block_shape=BLOCK, device=device), io.BytesIO()
     torch.save({"mask": mask.T}, saved)

@@ -10,12 +10,18 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import (
+    DTensor,
+    Replicate,
+    Shard,
+    distribute_module,
+    distribute_tensor,
+)
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import sparsedrop
 from sparsedrop import BlockMask, functional, reference, select, sharded
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP
+from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 from sparsedrop.ops.layer import plain
 from sparsedrop.ops.stack import plain as of_stacks
 
@@ -39,16 +45,16 @@ class Masks:
         return recorded
 
 
-def _whole(mask, rank_has_own):
-    """The mask of the whole input: each rank's own side by side, or the one that all have."""
+def _whole(mask, rank_has_own, dim=1, rows=None):
+    """The mask of the whole input: each rank's own one behind the other, or the one of all."""
     lives = [torch.empty_like(mask.live) for _ in range(RANKS)]
     dist.all_gather(lives, mask.live.contiguous())
     if not rank_has_own:
         assert torch.equal(lives[0], lives[1])
         return mask
     assert not torch.equal(lives[0], lives[1])
-    shape = mask.shape[0], RANKS * mask.shape[1]
-    return BlockMask.from_live(torch.cat(lives, 1), shape, block_shape=BLOCK)
+    shape = (mask.shape[0], RANKS * mask.shape[1]) if dim else (rows, mask.shape[1])
+    return BlockMask.from_live(torch.cat(lives, dim), shape, block_shape=mask.block_shape)
 
 
 def _the_long_way(device):
@@ -154,6 +160,59 @@ def _feed_forward_with_hooks(device):
         mlp.down.register_forward_hook(lambda *_: seen.append(None))
 
 
+def _stack(device, placement):
+    """Layers that no plan has sharded run by torch; shards of the batch are uneven."""
+    mesh, rows = init_device_mesh(device.type, (RANKS,)), 255
+    torch.manual_seed(0)
+    model = SparseDropStack((64, 96, 64), p=P, block_shape=(8, 8), dtype=torch.float64).to(device)
+    alone = copy.deepcopy(model)
+    distribute_module(model, mesh)
+    x, upstream = (torch.randn(rows, 64, device=device, dtype=torch.float64) for _ in range(2))
+    leaf = distribute_tensor(x, mesh, [placement]).requires_grad_()
+    torch.manual_seed(7 + dist.get_rank())  # seeds of their own, until the first layer
+    masks = Masks()
+    out = model(leaf)
+    assert out.shape == upstream.shape
+    out.backward(distribute_tensor(upstream, mesh, [placement]))
+    whole = [_whole(mask, placement.is_shard(), 0, rows) for mask in masks.found]
+    plain_leaf = x.clone().requires_grad_()
+    expected = plain_leaf
+    for i, (layer, mask) in enumerate(zip(alone.layers, whole, strict=True)):
+        expected = expected if i == 0 else expected.relu()
+        expected = reference.dropout_linear(expected, layer.weight, layer.bias, mask, P, "input")
+    expected.backward(upstream)
+    torch.testing.assert_close(out.full_tensor(), expected)
+    torch.testing.assert_close(leaf.grad.full_tensor(), plain_leaf.grad)
+    for ours, truth in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), truth.grad)
+
+
+def _results_that_stay_sharded(device):
+    """What a plan hands on as DTensors is dropped where it lies: sums over ranks alike."""
+    mesh = init_device_mesh(device.type, (RANKS,))
+    torch.manual_seed(0)
+    stack = SparseDropStack((64, 64, 64), p=P, block_shape=(8, 8), device=device)
+    mlp = SparseDropMLP(64, 64, p=P, out_p=P, block_shape=(8, 8), device=device)
+    column = ColwiseParallel(use_local_output=False)
+    row = RowwiseParallel(use_local_output=False)
+    parallelize_module(stack, mesh, {"layers.0": column, "layers.1": row})
+    parallelize_module(mlp, mesh, {"up": column, "down": row})
+    x = torch.randn(64, 64, device=device)
+    torch.manual_seed(7 + dist.get_rank())
+    masks = Masks()
+    out = mlp(distribute_tensor(x, mesh, [Shard(0)]))
+    assert out.placements == (Replicate(),)
+    hidden, of_out = masks.found
+    _whole(hidden, True)
+    dropped = ~_whole(of_out, False).expand()
+    assert (out.full_tensor()[dropped] == 0).all()
+    stack(out).full_tensor().sum().backward()
+    _whole(masks.found[2], False)
+    _whole(masks.found[3], True)
+    for parameter in (*mlp.parameters(), *stack.parameters()):
+        assert parameter.grad.full_tensor().any()
+
+
 def _placements(device):
     """A batch that is sharded has each rank's own masks; what makes no layer raises."""
     mesh = init_device_mesh(device.type, (RANKS,))
@@ -179,6 +238,9 @@ TESTS = {
     "feed-forward": functools.partial(_feed_forward, gated=False),
     "gated feed-forward": functools.partial(_feed_forward, gated=True),
     "feed-forward with hooks": _feed_forward_with_hooks,
+    "stack of replicas": functools.partial(_stack, placement=Replicate()),
+    "stack of a sharded batch": functools.partial(_stack, placement=Shard(0)),
+    "results that stay sharded": _results_that_stay_sharded,
     "placements": _placements,
 }
 

@@ -31,7 +31,7 @@ char const* activation_refusal(Problem const& problem) {
   bool const is_late =
       problem.activation != Activation::none && problem.activation != Activation::relu;
   return problem.pre_activation != nullptr && !is_late
-             ? "a pre-activation is stored for gelu and silu only"
+             ? "a pre-activation is stored for gelu, gelu_tanh and silu only"
              : nullptr;
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
@@ -18,7 +16,7 @@ from sparsedrop.masks import (
     check_side,
     draw,
 )
-from sparsedrop.ops import How, Product, multiply
+from sparsedrop.ops import How, Product, check_activation, multiply
 from sparsedrop.ops import layer as layers
 from sparsedrop.ops import stack as stacks
 from sparsedrop.ops.layer import Options
@@ -108,7 +106,7 @@ def linear(
             x_mask=x_mask, weight_mask=weight_mask, out_mask=out_mask,
             alpha=alpha, activation=activation,
         )  # fmt: skip
-    operands.check_activation(activation)
+    check_activation(activation)
     dtype = operands.check_linear(x, weight, bias)
     (n, k), rows = weight.shape, operands.rows_of(x)
     names, masks = ("x_mask", "weight_mask", "out_mask"), (x_mask, weight_mask, out_mask)
@@ -236,6 +234,11 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
         stack = stacks.stack_of(x, layers, dropped)
         if stack is not None:
             return stacks.run_stack(x, layers, dropped, stack)
+    given = x, *stacks.parameters_of(layers)
+    if has_torch_function(given):
+        return handle_torch_function(dropped_stack, given, x, layers, dropped, training)
+    if not is_compiling and sharded.are_sharded(*given):
+        return sharded.stack(x, layers, dropped)
     dtype = operands.check_stack(x, layers)
     _native.require_build_for(x.device)
     if is_compiling and x.is_cuda:
@@ -250,41 +253,34 @@ def dropped_stack(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, traini
         if dropped.rates[i] > 0.0
     }
     flat = operands.cast(x.reshape(rows, x.shape[-1]), dtype)
-    cast = tuple(operands.cast_layer(layer, dtype) for layer in layers)
+    cast = tuple(layer.to(dtype) for layer in layers)
     out = stacks.by_products(flat, cast, masks, dropped)
     return out.reshape(*x.shape[:-1], features[-1])
 
 
 def dropped_feed_forward(
     x: Tensor,
-    modules: tuple[nn.Module, nn.Module | None, nn.Module],
+    modules: tuple[nn.Linear, nn.Linear | None, nn.Linear],
     activation: str | None,
     dropped: Dropped,
 ) -> Tensor | None:
     """A tensor parallel feed-forward block of up, gate and down in training; None where it is not
-    one of linear layers that torch's plan alone has sharded, by columns and then by rows.
-
-    The result is dropped by what follows: its rate here is 0.
+    one that torch's plan alone has sharded, by columns and then by rows.
     """
-    up, gate, down = modules
-    if torch.compiler.is_compiling() or not sharded.are_sharded(getattr(up, "weight", None)):
-        return None
-    if not is_linear(up) or not is_linear(down) or not (gate is None or is_linear(gate)):
-        return None
-    block = sharded.FeedForward(up, gate, down)
-    if not block.is_sharded():
+    block = sharded.FeedForward(*modules)
+    if torch.compiler.is_compiling() or not block.is_sharded():
         return None
     return sharded.feed_forward(x, block, activation, dropped, dropped_stack)
 
 
-def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether nn.Linear's forward is all that it runs."""
-    is_linear = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-    return is_linear and "forward" not in vars(module)
-
-
 def dropped_activation(x: Tensor, index: int, dropped: Dropped) -> Tensor:
     """x [..., n] with the blocks dropped that a stack drops in that place, the rest scaled."""
+    if dropped.rates[index] == 0.0:
+        return x
+    if has_torch_function((x,)):
+        return handle_torch_function(dropped_activation, (x,), x, index, dropped)
+    if not torch.compiler.is_compiling() and sharded.are_sharded(x):
+        return sharded.drop(x, index, dropped)
     return stacks.drop_at(x, index, dropped)
 
 

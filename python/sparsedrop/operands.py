@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sparsedrop import _native
 from sparsedrop.masks import BlockMask
-from sparsedrop.ops import ACTIVATIONS
 from sparsedrop.ops.stack import Layer
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -23,14 +22,6 @@ def check_matmul(a: Tensor, b: Tensor) -> torch.dtype:
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
     return _agreed_dtype(("a", "b"), a, b)
-
-
-def check_activation(activation: str | None) -> None:
-    """ValueError if it is unknown."""
-    is_name = activation is None or isinstance(activation, str)
-    if not is_name or activation not in ACTIVATIONS:
-        known = ", ".join(repr(name) for name in ACTIVATIONS)
-        raise ValueError(f"activation is one of {known}, not {activation!r}")
 
 
 def rows_of(x: Tensor) -> int:
@@ -150,18 +141,6 @@ def _check_branch(
     if bias.shape[0] != outputs:
         raise ValueError(f"{bias_name} is {list(bias.shape)}, but {outputs} features come out")
     _agreed_dtype(("x", weight_name, bias_name), x, weight, bias)
-
-
-def cast_layer(layer: Layer, dtype: torch.dtype) -> Layer:
-    """The layer with its tensors in that dtype."""
-    weight, bias, activation, gate, gate_bias = layer
-    return Layer(
-        cast(weight, dtype),
-        None if bias is None else cast(bias, dtype),
-        activation,
-        None if gate is None else cast(gate, dtype),
-        None if gate_bias is None else cast(gate_bias, dtype),
-    )
 
 
 def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:

@@ -1,10 +1,9 @@
-"""Layers and feed-forward blocks whose operands are DTensors: tensor parallelism, and batches that
-are sharded.
+"""Layers, stacks and feed-forward blocks of DTensors: tensor parallelism, and sharded batches.
 
-Each rank runs the layer of its shards. What is dropped, input or result, has the same mask on every
-rank where it is replicated: drawn from torch's default generator, whose state the first layer of a
-mesh takes over from its first rank. Where it is sharded each rank has a mask of its own, from a
-generator that is seeded by that one and the rank.
+Each rank runs the layer of its shards. What is dropped has the same mask on every rank where it is
+replicated: drawn from torch's default generator, whose state the first layer of a mesh takes over
+from its first rank. Where it is sharded each rank has a mask of its own, from a generator that is
+seeded by that one and the rank.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from sparsedrop import _native
 from sparsedrop.masks import host_state
 from sparsedrop.ops.layer import Options
-from sparsedrop.ops.stack import Dropped, Layer
+from sparsedrop.ops.stack import Dropped, Layer, drop_at, parameters_of, stack_plain
 
 Local = Callable[[Tensor, Tensor, "Tensor | None", Options], Tensor]
 """A layer of plain tensors."""
@@ -54,24 +53,17 @@ def dropout_linear(
     Raises:
         ValueError: where their placements do not make a layer, with the placements.
     """
-    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor import DTensor
 
     mesh = next(t.device_mesh for t in (weight, x, bias) if isinstance(t, DTensor))
-    everywhere = [Replicate()] * mesh.ndim
-
-    def laid(tensor: Tensor) -> Any:
-        if isinstance(tensor, DTensor):
-            return tensor
-        return DTensor.from_local(tensor, mesh, everywhere, run_check=False)
-
-    x_laid, weight_laid = laid(x), laid(weight)
+    x_laid, weight_laid = _laid(x, mesh), _laid(weight, mesh)
     cases = [
         _case_of(*placements, x.dim() - 1)
         for placements in zip(x_laid.placements, weight_laid.placements, strict=True)
     ]
     own_bias = None
     if bias is not None:
-        spread = laid(bias).redistribute(mesh, [case.bias for case in cases])
+        spread = _laid(bias, mesh).redistribute(mesh, [case.bias for case in cases])
         own_bias = spread.to_local(grad_placements=[case.bias_grad for case in cases])
         shares = [mesh.size(i) for i, case in enumerate(cases) if case.shares_bias]
         for share in shares:
@@ -83,6 +75,15 @@ def dropout_linear(
         _seeded(options, mesh, [_has_one_mask(case, options) for case in cases], x_laid.device),
     )
     return DTensor.from_local(out, mesh, [case.out for case in cases], run_check=False)
+
+
+def _laid(tensor: Tensor, mesh: Any) -> Any:
+    """A tensor of a mesh: a plain one is the same on all ranks."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    if isinstance(tensor, DTensor):
+        return tensor
+    return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 def _has_one_mask(case: _Case, options: Options) -> bool:
@@ -110,14 +111,17 @@ def _case_of(x: Any, weight: Any, last: int) -> _Case:
     )
 
 
+Drops = TypeVar("Drops", Options, Dropped)
+"""What is dropped of a layer, or of a stack."""
+
 _in_step: set[tuple[int, int]] = set()
 """Meshes, and their extents, whose ranks' generators had the same state once."""
 
 _generators: dict[torch.device, torch.Generator] = {}
 
 
-def _seeded(options: Options, mesh: Any, replicated: list[bool], device: torch.device) -> Options:
-    """The options with the generator that this rank's mask is drawn from."""
+def _seeded(options: Drops, mesh: Any, replicated: list[bool], device: torch.device) -> Drops:
+    """What is dropped with the generator that this rank's mask is drawn from."""
     for i, is_replicated in enumerate(replicated):
         if is_replicated and options.generator is None and (hash(mesh), i) not in _in_step:
             _bring_in_step(mesh, i, device)
@@ -142,6 +146,35 @@ Stack = Callable[[Tensor, "tuple[Layer, ...]", Dropped, bool], Tensor]
 """Layers of plain tensors, in training."""
 
 
+def drop(x: Any, index: int, dropped: Dropped) -> Any:
+    """A DTensor as a stack drops it in that place: parts of a sum over the ranks by one mask, as
+    the whole."""
+    from torch.distributed.tensor import DTensor
+
+    if dropped.rates[index] == 0.0:
+        return x
+    mesh, placements = x.device_mesh, x.placements
+    dropped = _seeded(dropped, mesh, [not p.is_shard() for p in placements], x.device)
+    # Shards may be uneven, and the result of dropping is contiguous.
+    lies = {"shape": x.shape, "stride": torch.empty(x.shape, device="meta").stride()}
+    own = drop_at(x.to_local(), index, dropped)
+    return DTensor.from_local(own, mesh, placements, run_check=False, **lies)
+
+
+def stack(x: Any, layers: tuple[Layer, ...], dropped: Dropped) -> Any:
+    """A stack of DTensors on one mesh: torch's layers, with dropout between them."""
+    from torch.distributed.tensor import DTensor
+
+    given = x, *parameters_of(layers)
+    mesh: Any = next(t.device_mesh for t in given if isinstance(t, DTensor))
+    x = _laid(x, mesh)
+    for i, (weight, bias, activation, gate, gate_bias) in enumerate(layers):
+        own: Any = (None if t is None else _laid(t, mesh) for t in (weight, bias, gate, gate_bias))
+        laid = Layer(next(own), next(own), activation, *own)
+        x = stack_plain(drop(x, i, dropped), (laid,), dropped._replace(rates=(0.0, 0.0)))
+    return drop(x, len(layers), dropped)
+
+
 class FeedForward(NamedTuple):
     """The modules of a block `down(act(gate(x)) * up(x))`, or without a gate `down(act(up(x)))`."""
 
@@ -152,6 +185,8 @@ class FeedForward(NamedTuple):
     def is_sharded(self) -> bool:
         """Whether torch's plan alone has sharded it over a mesh of one extent, by columns and then
         by rows; then nothing else has hooks."""
+        if not are_sharded(self.up.weight):
+            return False
         from torch.distributed.tensor import DTensor, Replicate, Shard
 
         first = [self.up] if self.gate is None else [self.up, self.gate]
@@ -178,11 +213,7 @@ def feed_forward(
     x: Tensor, block: FeedForward, activation: str | None, dropped: Dropped, local: Stack
 ) -> Tensor:
     """A block that is sharded, as its plan lays out input and result; each rank has a mask of its
-    own for its part of the hidden activation.
-
-    Raises:
-        ValueError: where the plan does not replicate the input, with its placement.
-    """
+    own for its part of the hidden activation, and all have one for the result."""
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
     for pre_hook in block.up._forward_pre_hooks.values():
@@ -191,11 +222,7 @@ def feed_forward(
             x = given[0] if isinstance(given, tuple) else given
     weight: Any = block.up.weight
     mesh = weight.device_mesh
-    laid: Any = x if isinstance(x, DTensor) else DTensor.from_local(x, mesh, [Replicate()])
-    if not laid.placements[0].is_replicate():
-        raise ValueError(
-            f"x is placed {laid.placements[0]}: a feed-forward block has it replicated"
-        )
+    laid = _laid(x, mesh).redistribute(mesh, [Replicate()])
     bias: Any = block.down.bias
     if bias is not None:
         bias = bias.to_local(grad_placements=[Partial()]) / mesh.size()
@@ -204,10 +231,11 @@ def feed_forward(
         Layer(*_locals_of(block.up), activation, *gate),
         Layer(_locals_of(block.down)[0], bias),
     )
-    own = [mesh.get_local_rank()]
-    dropped = dropped._replace(generator=_own_generator(dropped.generator, own, laid.device))
-    out: Any = local(laid.to_local(grad_placements=[Partial()]), layers, dropped, True)
+    hidden = dropped._replace(rates=(*dropped.rates[:-1], 0.0))
+    hidden = _seeded(hidden, mesh, [False], laid.device)
+    out: Any = local(laid.to_local(grad_placements=[Partial()]), layers, hidden, True)
     out = DTensor.from_local(out, mesh, [Partial()], run_check=False)
+    out = drop(out, len(layers), dropped)
     for hook in block.down._forward_hooks.values():
         found: Any = hook(block.down, (x,), out)
         out = out if found is None else found

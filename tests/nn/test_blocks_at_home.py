@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
@@ -83,19 +84,57 @@ def test_modules_that_are_not_plain_are_called(gated):
     assert seen[1:] == [(96, 128), (96, 32)]
 
 
-def test_a_forward_that_was_replaced_on_the_instance_is_called():
-    """As tools that load weights on demand do it."""
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_layer_whose_forward_was_replaced_is_called(is_compiled):
     x = torch.randn(96, 32, dtype=torch.float64)
-    mlp, stack = _mlp(), _stack()
-    for module, linear in ((mlp, mlp.up), (mlp, mlp.down), (stack, stack.layers[1])):
-        called = []
-        linear.forward = lambda x, linear=linear, called=called: (
-            called.append(x.shape),
-            nn.Linear.forward(linear, x),
-        )[1]
-        module(x).sum().backward()
-        assert len(called) == 1
-        del linear.forward
+    for make, name in ((_mlp, "down"), (_stack, "layers.1")):
+        usual, changed = make().eval(), make().eval()
+        changed.load_state_dict(usual.state_dict())
+        linear = changed.get_submodule(name)
+        own = linear.forward
+        linear.forward = lambda x, own=own: own(x) + 1
+        if is_compiled:  # one after the other, from the same code
+            usual, changed = (
+                torch.compile(m, fullgraph=True, backend="eager") for m in (usual, changed)
+            )
+        expected = usual(x) + 1
+        torch.testing.assert_close(changed(x), expected)
+
+
+@pytest.mark.parametrize("has_hooks", [False, True])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_fx_traces_dropout_as_one_call(make, has_hooks):
+    block = make()
+    if has_hooks:
+        for module in [m for m in block.modules() if isinstance(m, nn.Linear)]:
+            module.register_forward_hook(lambda *_: None)
+    traced = torch.fx.symbolic_trace(block)
+    names = [n.target.__name__ for n in traced.graph.nodes if n.op == "call_function"]
+    dropping = [name for name in names if name.startswith("dropped")]
+    assert dropping == (["dropped_activation"] * 2 if has_hooks else ["dropped_stack"])
+    x = torch.randn(96, 32, dtype=torch.float64)
+    torch.manual_seed(3)
+    expected = block(x)
+    torch.manual_seed(3)
+    assert torch.equal(traced(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes", "what"),
+    [
+        (lambda sizes: SparseDropMLP(*sizes), (512, 64), "hidden activation"),
+        (SparseDropStack, (512, 64, 512), "hidden activation"),
+        (SparseDropStack, (64, 512, 512), "input"),
+    ],
+)
+def test_blocks_that_are_too_coarse_are_reported_once(make, sizes, what):
+    module, x = make(sizes), torch.randn(128, sizes[0])
+    sentence = f"^the {what} of this layer, 128 rows of 64 features, is one block of 128x128"
+    with pytest.warns(UserWarning, match=sentence):
+        module(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(x)
 
 
 def test_without_its_child_nothing_is_dropped():
@@ -122,6 +161,7 @@ def test_autocast():
 
 
 def test_compiled_without_recompiling():
+    torch.compiler.reset()
     for make in MAKERS.values():
         module = make()
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")

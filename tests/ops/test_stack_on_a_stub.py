@@ -1,5 +1,7 @@
 """What Python does around a stack's calls, without a GPU: against the reference."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -85,13 +87,55 @@ def test_the_gradients_of_whoever_watches_are_the_same(monkeypatch, case):
         assert (own.double() - other.double()).norm() <= 0.02 * (1e-6 + other.double().norm())
 
 
-def test_only_wanted_gradients_are_made():
-    for case in (CASES["gated"], CASES["stack"]):
-        out, leaves, upstream, *_ = _run(case, PRECISIONS[2])
-        every = torch.autograd.grad(out, leaves, upstream, retain_graph=True)
-        for leaf, grad in zip(leaves, every, strict=True):
-            (alone,) = torch.autograd.grad(out, leaf, upstream, retain_graph=True)
-            assert torch.equal(alone, grad)
+def _passes(case, dtype=BF16):
+    """The backward pass of a stack, by what is needed of the leaves."""
+    x, upstream = normal(192, case.sizes[0]).to(dtype), normal(192, case.sizes[-1]).to(dtype)
+    layers, dropped = layers_of(case, dtype), Dropped(case.rates, BLOCK, "bernoulli")
+    with select.override(path="kernel"):
+        stack = stack_node.stack_of(x, layers, dropped)
+    parameters = parameters_of(layers)
+    _, saved = stack.forward(x, parameters, dropped)
+    return parameters, lambda needs: stack.backward(saved, upstream, dropped, needs)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_only_wanted_gradients_are_made(case):
+    parameters, backward = _passes(case)
+    every = backward([True, *(p is not None for p in parameters)])
+    for i, grad in enumerate(every):
+        if grad is not None:
+            alone = backward([j == i for j in range(len(every))])
+            assert torch.equal(alone[i], grad)
+            assert [found is not None for found in alone] == [j == i for j in range(len(every))]
+
+
+def test_what_no_gradient_needs_is_not_computed(monkeypatch):
+    """Under a frozen layer nothing is, and an input that no weight's gradient reads is not made."""
+    counts = Counter()
+
+    def counted(name, function):
+        def run(*args):
+            counts[name] += 1
+            return function(*args)
+
+        return run
+
+    gelu = counted("activations", extension_stub.ACTIVATIONS["gelu"])
+    monkeypatch.setitem(extension_stub.ACTIVATIONS, "gelu", gelu)
+    monkeypatch.setattr(extension_stub, "_slope", counted("slopes", extension_stub._slope))
+    store = counted("results", extension_stub.Call.store)
+    monkeypatch.setattr(extension_stub.Call, "store", store)
+    _, backward = _passes(CASES["gelu"])
+    # Results are products and sums of columns; a slope takes the activation, too.
+    for wanted, results, slopes, activations in (
+        (["x", "up", "up_bias", "down", "down_bias"], 6, 1, 2), (["down"], 1, 0, 1),
+        (["down_bias"], 1, 0, 0), ([], 0, 0, 0), (["up"], 2, 1, 1),
+        (["up_bias"], 2, 1, 1), (["x"], 2, 1, 1),
+    ):  # fmt: skip
+        counts.clear()
+        backward([name in wanted for name in ("x", "up", "up_bias", "down", "down_bias")])
+        found = counts["results"], counts["slopes"], counts["activations"]
+        assert found == (results, slopes, activations), wanted
 
 
 def test_rounded_weights_are_shared_and_forgotten():

@@ -15,7 +15,7 @@ def _facts(m, n, k, dtype=torch.bfloat16, keep=50, block=(128, 128), weight=None
     weight = weight or dtype
     return Facts(
         0, torch.Size((m, k)), dtype, torch.Size((n, k)), weight, torch.Size((n,)), weight, dtype,
-        weight is not dtype, keep, block, side,
+        weight is not dtype, keep, block, side, False,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, StandIn
 from sparsedrop.nn import SparseDropLinear
 from sparsedrop.nn.rated import Rated
+from sparsedrop.nn.stack import runs_as_linear
 
 CONVERTED = "already converted"
 
@@ -101,12 +102,7 @@ def is_linear(module: nn.Module) -> bool:
     """Whether a call of it is that of a linear layer, plain or one of ours."""
     if is_ours(module) or is_conv1d(module):
         return True
-    return isinstance(module, nn.Linear) and not has_own_forward(module)
-
-
-def has_own_forward(linear: nn.Linear) -> bool:
-    """Whether something else than nn.Linear's forward runs."""
-    return type(linear).forward is not nn.Linear.forward or "forward" in vars(linear)
+    return runs_as_linear(module)
 
 
 def is_ours(module: nn.Module) -> bool:

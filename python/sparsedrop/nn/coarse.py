@@ -21,7 +21,7 @@ def warn_if_coarse(
 ) -> None:
     """A UserWarning where all of it would be dropped in more than a few steps.
 
-    `what` is "input" or "output", with as many rows as x has, of so many features.
+    `what` names what is dropped, with as many rows as x has, of so many features.
     """
     if not isinstance(x, Tensor) or x.is_nested or x.dim() == 0 or x.numel() == 0:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.functional import dropped_activation, dropped_feed_forward, dropped_stack
+from sparsedrop.functional import dropped_feed_forward, dropped_stack
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
 from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.features import check_features
@@ -13,9 +13,10 @@ from sparsedrop.nn.rated import Blocked, applied_rate_of, rate_of
 from sparsedrop.nn.stack import (
     activate,
     apply_by_modules,
-    check_activation,
     is_plain,
+    runs_as_linear,
 )
+from sparsedrop.ops import check_activation
 from sparsedrop.ops.stack import Dropped, Layer
 
 
@@ -23,9 +24,9 @@ class SparseDropMLP(Blocked):
     """`down(dropout(act(up(x))))`, or with a gate `down(dropout(act(gate(x)) * up(x)))`.
 
     Blocks of the hidden activation are dropped with probability p, and with `out_p` blocks of the
-    output (Lo 2024). What is dropped is neither computed nor stored nor differentiated, on both
-    sides of the hidden activation: all products of a training step have 1 - p of their work. In
-    evaluation it is the dense block.
+    output (Lo 2024). What is dropped is neither computed nor differentiated, on both sides of the
+    hidden activation: all products of a training step have 1 - p of their work. In evaluation it is
+    the dense block.
 
     `up`, `gate` and `down` are nn.Linear modules. Where one was replaced by another kind of module,
     or has hooks, they are called instead, with dropout between them.
@@ -164,11 +165,11 @@ class SparseDropMLP(Blocked):
         up, gate, down = self.up, self.gate, self.down
         dropped = Dropped((0.0, p, out_p), self._block_shape, self._sampler)
         if not (is_plain(up) and is_plain(down) and (gate is None or is_plain(gate))):
-            if p:
-                alone = dropped._replace(rates=(0.0, p, 0.0))
-                found = dropped_feed_forward(x, (up, gate, down), self._activation, alone)
+            linears = [up, down] if gate is None else [up, gate, down]
+            if (p or out_p) and all(runs_as_linear(linear) for linear in linears):
+                found = dropped_feed_forward(x, (up, gate, down), self._activation, dropped)
                 if found is not None:
-                    return dropped_activation(found, 2, dropped)
+                    return found
             hidden = activate(self._activation, up(x) if gate is None else gate(x))
             hidden = hidden if gate is None else hidden * up(x)
             return apply_by_modules(hidden, [down], [None], dropped._replace(rates=(p, out_p)))

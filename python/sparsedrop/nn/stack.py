@@ -9,12 +9,12 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.functional import dropped_activation, dropped_stack, is_linear
+from sparsedrop.functional import dropped_activation, dropped_stack
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
 from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.features import check_features
 from sparsedrop.nn.rated import Blocked, applied_rate_of
-from sparsedrop.ops import ACTIVATIONS
+from sparsedrop.ops import ACTIVATIONS, check_activation
 from sparsedrop.ops.stack import Dropped, Layer
 
 
@@ -104,8 +104,9 @@ class SparseDropStack(Blocked):
             return apply_by_modules(x, linears, activations, dropped)
         if p and not torch.compiler.is_compiling() and self._is_new:
             self._is_new = False
-            features = min(linear.in_features for linear in plain)
-            warn_if_coarse("input", x, features, p, self._block_shape)
+            narrowest = min(plain, key=lambda linear: linear.in_features)
+            what = "input" if narrowest is plain[0] else "hidden activation"
+            warn_if_coarse(what, x, narrowest.in_features, p, self._block_shape)
         layers = tuple(
             Layer(linear.weight, linear.bias, activation)
             for linear, activation in zip(plain, activations, strict=True)
@@ -119,23 +120,23 @@ class SparseDropStack(Blocked):
         )
 
 
-def check_activation(activation: str | None) -> str | None:
-    """The activation; ValueError if it is unknown."""
-    is_name = activation is None or isinstance(activation, str)
-    if not is_name or activation not in ACTIVATIONS:
-        known = ", ".join(repr(name) for name in ACTIVATIONS)
-        raise ValueError(f"activation is one of {known}, not {activation!r}")
-    return activation
-
-
 def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether to call a module is to multiply by its weight: its own kind, and nobody's hook."""
     return (
-        is_linear(linear)
+        runs_as_linear(linear)
         and not linear._forward_hooks
         and not linear._forward_pre_hooks
         and not linear._backward_hooks
         and not linear._backward_pre_hooks
+    )
+
+
+def runs_as_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a call of it runs nn.Linear's forward, which no subclass or instance has replaced."""
+    # By the method, of which torch.compile sees if it changes.
+    return (
+        isinstance(module, nn.Linear)
+        and getattr(module.forward, "__func__", None) is nn.Linear.forward
     )
 
 

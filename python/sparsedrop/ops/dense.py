@@ -24,6 +24,15 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 }
 
 
+def check_activation(activation: str | None) -> str | None:
+    """The activation; ValueError if it is unknown."""
+    is_name = activation is None or isinstance(activation, str)
+    if not is_name or activation not in ACTIVATIONS:
+        known = ", ".join(repr(name) for name in ACTIVATIONS)
+        raise ValueError(f"activation is one of {known}, not {activation!r}")
+    return activation
+
+
 def product(p: Product) -> Tensor:
     """See `backend.Backend`."""
     kind = p.a.device.type

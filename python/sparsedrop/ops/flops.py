@@ -80,22 +80,29 @@ def _stack_backward(
     **_: Any,
 ) -> int:
     needs = others[-1]
-    found = _of_branches(x, weights, gated, rates)
-    first = 1 + gated[0]
-    of_inputs = sum(found[first:]) + needs[0] * sum(found[:first])
+    found, layers = _of_branches(x, weights, gated, rates), _layers_of(gated)
+    parameters = zip(layers, needs[1::2], needs[2::2], strict=True)
+    # Below the first layer with a gradient there is nothing.
+    with_gradient = [layer for layer, *needed in parameters if any(needed)]
+    first = -1 if needs[0] else min(with_gradient, default=len(gated))
+    of_inputs = sum(n for layer, n in zip(layers, found, strict=True) if layer > first)
     of_weights = sum(n for n, needed in zip(found, needs[1::2], strict=True) if needed)
     return of_inputs + of_weights
+
+
+def _layers_of(gated: Sequence[bool]) -> list[int]:
+    """That of each weight; a gate stands before its layer."""
+    return [i for i, is_gated in enumerate(gated) for _ in range(1 + is_gated)]
 
 
 def _of_branches(
     x: Shape, weights: Sequence[Shape], gated: Sequence[bool], rates: Sequence[float]
 ) -> list[int]:
-    """Of a product with each weight; a gate stands before its layer."""
-    layers = [i for i, is_gated in enumerate(gated) for _ in range(1 + is_gated)]
+    """Of a product with each weight."""
     rows = prod(x[:-1])
     return [
         round(2 * rows * prod(weight) * (1.0 - rates[i]) * (1.0 - rates[i + 1]))
-        for i, weight in zip(layers, weights, strict=True)
+        for i, weight in zip(_layers_of(gated), weights, strict=True)
     ]
 
 

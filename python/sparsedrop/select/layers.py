@@ -86,11 +86,11 @@ class StackChoice(NamedTuple):
     reason: str = ""
 
 
-def decide_stack(layers: tuple[tuple[Request, ...], ...]) -> StackChoice:
+def decide_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ...]) -> StackChoice:
     """What `choose_stack` says, unless the user overrides it."""
     forced = forced_way()
     if forced is None:
-        return choose_stack(layers)
+        return choose_stack(layers, dropped)
     if forced.path == "dense":
         return StackChoice("dense", reason="forced")
     if forced != Override("kernel"):
@@ -103,10 +103,13 @@ def decide_stack(layers: tuple[tuple[Request, ...], ...]) -> StackChoice:
 
 
 @functools.lru_cache(maxsize=1024)
-def choose_stack(layers: tuple[tuple[Request, ...], ...]) -> StackChoice:
+def choose_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ...]) -> StackChoice:
     """The way with the least expected time for the products of a stack on a GPU. Pure.
 
-    Dense products have each matrix that is dropped masked once in each direction.
+    Args:
+        layers: the products of each weight, a gate's among them.
+        dropped: the features of each matrix that is dropped: before dense products it is masked,
+            once in each direction.
     """
     choices, ours, dense = [], 0.0, 0.0
     for requests in layers:
@@ -117,9 +120,8 @@ def choose_stack(layers: tuple[tuple[Request, ...], ...]) -> StackChoice:
         choices.append(found)
         ours += sum(map(expected_us, requests, found))
         dense += sum(map(product_us, requests))
-    for forward, *_ in layers:
-        if forward.out_block is not None:
-            dense += 2 * copy_us(forward.m * forward.n, forward)
+    forward = layers[0][0]
+    dense += sum(2 * copy_us(forward.m * features, forward) for features in dropped)
     reason = f"{ours:.0f} us expected, dense {dense:.0f}"
     return StackChoice("kernel" if ours < dense else "dense", tuple(choices), reason)
 

@@ -2,7 +2,7 @@
 
 from sparsedrop.ops import flops
 from sparsedrop.ops.stack.compiled import stack_compiled
-from sparsedrop.ops.stack.facts import Dropped, Layer
+from sparsedrop.ops.stack.facts import Dropped, Layer, parameters_of
 from sparsedrop.ops.stack.node import run_stack, stack_of
 from sparsedrop.ops.stack.plain import draw_mask, drop_at, stack_plain, suits_cpu
 from sparsedrop.ops.stack.products import by_products
@@ -15,6 +15,7 @@ __all__ = [
     "by_products",
     "draw_mask",
     "drop_at",
+    "parameters_of",
     "run_stack",
     "stack_compiled",
     "stack_of",

@@ -14,13 +14,22 @@ Blocks = tuple[int, int]
 
 
 class Layer(NamedTuple):
-    """act(x Wᵀ + b); with a gate act(x Gᵀ + c) · (x Wᵀ + b)."""
+    """act(x Wᵀ + b); with a gate, which only the first layer of a stack may have, act(x Gᵀ + c) ·
+    (x Wᵀ + b)."""
 
     weight: Tensor
     bias: Tensor | None
     activation: str | None = None
     gate: Tensor | None = None
     gate_bias: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Layer:
+        """The layer with its tensors in that dtype."""
+        weight, bias, activation, gate, gate_bias = self
+        of_bias, of_gate, of_gate_bias = (
+            None if t is None else t.to(dtype) for t in (bias, gate, gate_bias)
+        )
+        return Layer(weight.to(dtype), of_bias, activation, of_gate, of_gate_bias)
 
 
 class Dropped(NamedTuple):
@@ -137,7 +146,7 @@ def parameters_of(layers: tuple[Layer, ...]) -> tuple[Tensor | None, ...]:
 def layers_of(
     parameters: Sequence[Tensor | None], activations: Sequence[str], gated: Sequence[bool]
 ) -> tuple[Layer, ...]:
-    """The inverse of `parameters_of`; an activation of "" is none."""
+    """The inverse of `parameters_of`; an activation of "" stands for None."""
     rest, found = iter(parameters), []
     for name, is_gated in zip(activations, gated, strict=True):
         gate, gate_bias = (next(rest), next(rest)) if is_gated else (None, None)

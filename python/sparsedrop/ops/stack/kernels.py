@@ -61,6 +61,7 @@ class KernelStack:
     """A stack of some facts. What does not depend on addresses is worked out once."""
 
     def __init__(self, facts: Facts, choices: dict[Branch, tuple[select.Choice, ...]]) -> None:
+        assert not any(kind.is_gated for kind in facts.kinds[1:]), "a gate behind the first layer"
         self.facts, self._branches = facts, branches(facts.kinds)
         self.weight_count = len(self._branches)
         launches: programs.Launches = {}
@@ -213,12 +214,18 @@ class KernelStack:
         for i, weight in enumerate(saved.weights):
             of_weight, of_bias = grads[2 * i + 1], grads[2 * i + 2]
             places += (weight.data_ptr(), address(of_weight), address(of_bias))
+        # Below the first layer of which a gradient is needed, nothing is computed.
+        trained = {b.layer for b, need in zip(self._branches, needs[1::2], strict=True) if need}
+        biased = {b.layer for b, need in zip(self._branches, needs[2::2], strict=True) if need}
+        first = 0 if needs[0] else min(trained | biased, default=len(facts.kinds))
         kept = iter(saved.kept)
         between = [None if s is None else allocate(*s) for s in self._backward_spaces]
         for i, count in enumerate(self._kept):
             places += [next(kept).data_ptr() for _ in range(count)]
             # A layer's gradient is read while the one before it is written, and never after.
-            places += (address(between[i % 2]), address(between[2]) if i == 0 else 0)
+            room, of_gate = address(between[i % 2]), address(between[2]) if i == 0 else 0
+            places += (room, of_gate) if i >= first else (0, 0)
+            places.append(room if i + 1 in trained else 0)
         stream = _native.current_stream(facts.device)
         self._backward.run(places, _numbers(dropped.rates, keeps=False), stream)
         return grads
@@ -251,7 +258,8 @@ def make_stack(facts: tuple[Any, ...]) -> KernelStack | PlainStack | None:
     if not kernels.gpu_facts(of.device)["tiles"]:
         return PlainStack()
     requests = {b: tuple(map(request_of, keys)) for b, keys in keys_of(of).items()}
-    choice = select.decide_stack(tuple(requests.values()))
+    dropped = tuple(n for n, keep in zip(of.features, of.keeps, strict=True) if keep is not None)
+    choice = select.decide_stack(tuple(requests.values()), dropped)
     if choice.path == "kernel":
         return KernelStack(of, dict(zip(requests, choice.layers, strict=True)))
     return PlainStack() if choice.path == "dense" else None

@@ -136,22 +136,13 @@ def _again(ctx: Any, saved: Saved, grad: Tensor, needs: Sequence[bool]) -> list[
     inputs = [saved.x, *parameters]
     wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
     dtype = stack.facts.dtype
-    cast = tuple(_cast(layer, dtype) for layer in layers)
+    cast = tuple(layer.to(dtype) for layer in layers)
     masks = _masks(stack, saved, ctx.dropped)
     made = iter(gradients_again(saved.x, cast, masks, ctx.dropped, grad, wanted))
     return [
         next(made) if needed and t is not None else None
         for t, needed in zip(inputs, needs, strict=True)
     ]
-
-
-def _cast(layer: Layer, dtype: torch.dtype) -> Layer:
-    weight, bias, activation, gate, gate_bias = layer
-    own, of_bias, of_gate, of_gate_bias = (
-        None if t is None else t.to(dtype) for t in (weight, bias, gate, gate_bias)
-    )
-    assert own is not None
-    return Layer(own, of_bias, activation, of_gate, of_gate_bias)
 
 
 _apply = apply_eagerly(_Stack)

@@ -92,12 +92,15 @@ class Backward:
         """As in the forward pass."""
         self.grads: list[int] = []
         """Of a layer: the gradient before its activation; the gate's follows."""
+        self.again: list[int] = []
+        """Of a layer: its result, where it is made again in the room of that gradient."""
         for i in range(len(facts.kinds)):
             kept = kept_of(facts, i)
             self.kept.append(tuple(range(count, count + kept)))
             count += kept
             self.grads.append(count)
-            count += 2
+            self.again.append(count + 2)
+            count += 3
         self.count = count
 
 

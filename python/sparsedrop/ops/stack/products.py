@@ -54,6 +54,12 @@ class Parts:
         del self._kept[len(self._kept) - count :]
         return tuple(found)
 
+    def kept(self, kind: Kind) -> tuple[Tensor, ...]:
+        """Likewise, of a layer that is not the stack's last; it stays."""
+        found = self.pop_kept(kind, is_last=False)
+        self._kept += found
+        return found
+
 
 def gradients(parts: Parts, grad: Tensor, masks: Masks, dropped: Dropped) -> list[Tensor | None]:
     """Of x and of all parameters in the order of the branches, each with a bias or not; what stands
@@ -65,9 +71,7 @@ def gradients(parts: Parts, grad: Tensor, masks: Masks, dropped: Dropped) -> lis
         grad, gate_grad = _through(kinds[i], kept, grad)
         source = parts.x
         if i > 0:
-            below = parts.pop_kept(kinds[i - 1], is_last=False)
-            source = _result(kinds[i - 1], below)
-            parts._kept += below
+            source = _result(kinds[i - 1], parts.kept(kinds[i - 1]))
         own = _Branch(i, masks, dropped)
         weight = parts.pop_weight()
         pairs = own.parameters(grad, source)

@@ -42,8 +42,8 @@ def forward(facts: Facts, launches: Launches) -> _C.Program:
 def backward(facts: Facts, launches: Launches) -> _C.Program:
     """The gradients of the input and of all parameters.
 
-    What an activation made of its input is made again, where it is to be: in the place of the
-    gradient that comes back, before that does, for the gradient of the weight behind it.
+    What an activation made of its input is made again for the gradient of the weight behind it: in
+    the room of the gradient that comes back, before that does.
     """
     return _Backward(facts, launches).program
 
@@ -165,8 +165,8 @@ class _Backward(_Direction):
         return out
 
     def _input_again(self, i: int) -> int:
-        """The input of a layer behind another: kept, or made in the place of its gradient."""
-        below, kept, place = self.facts.kinds[i - 1], self.at.kept[i - 1], self.at.grads[i - 1]
+        """The input of a layer behind another: kept, or made in the room of its gradient."""
+        below, kept, place = self.facts.kinds[i - 1], self.at.kept[i - 1], self.at.again[i - 1]
         if below.is_gated:
             self.between(i - 1, "gate", a=kept[0], b=kept[1], out=place)
             return place
