@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from process_group import RANKS, run_in_processes
 from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 
-RANKS = 2
 TWO_GPUS = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < RANKS, reason="fewer than two GPUs"),
@@ -42,35 +42,27 @@ def _averaged(model, step, kind):
     return [grad.full_tensor() if isinstance(grad, DTensor) else grad for grad in grads]
 
 
-def _train(rank, name, kind, device_type, store):
-    backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=RANKS)
-    try:
-        device = torch.device(device_type, rank if device_type == "cuda" else None)
-        if device_type == "cuda":
-            torch.cuda.set_device(device)
-        dtype = torch.bfloat16 if device_type == "cuda" else torch.float32
-        torch.manual_seed(0)
-        model = nn.Sequential(*MODELS[name]()).to(device, dtype)
-        torch.manual_seed(1 + rank)
-        x = torch.randn(256, 512, device=device, dtype=dtype)
+def _train(device, name, kind):
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    torch.manual_seed(0)
+    model = nn.Sequential(*MODELS[name]()).to(device, dtype)
+    rank = dist.get_rank()
+    torch.manual_seed(1 + rank)
+    x = torch.randn(256, 512, device=device, dtype=dtype)
 
-        def step(module):
-            torch.manual_seed(3 + rank)  # each rank's own masks
-            module(x).float().square().mean().backward()
+    def step(module):
+        torch.manual_seed(3 + rank)  # each rank's own masks
+        module(x).float().square().mean().backward()
 
-        alone = copy.deepcopy(model)
-        step(alone)
-        own = [parameter.grad.clone() for parameter in alone.parameters()]
-        expected = [grad / RANKS for grad in own]
-        for grad in expected:
-            dist.all_reduce(grad)
-        assert any(not torch.equal(grad, mine) for grad, mine in zip(expected, own, strict=True))
-        for grad, mean in zip(_averaged(model, step, kind), expected, strict=True):
-            torch.testing.assert_close(grad, mean)
-        dist.barrier()  # no rank leaves while another still talks to it
-    finally:
-        dist.destroy_process_group()
+    alone = copy.deepcopy(model)
+    step(alone)
+    own = [parameter.grad.clone() for parameter in alone.parameters()]
+    expected = [grad / RANKS for grad in own]
+    for grad in expected:
+        dist.all_reduce(grad)
+    assert any(not torch.equal(grad, mine) for grad, mine in zip(expected, own, strict=True))
+    for grad, mean in zip(_averaged(model, step, kind), expected, strict=True):
+        torch.testing.assert_close(grad, mean)
 
 
 @pytest.mark.parametrize(
@@ -84,4 +76,4 @@ def _train(rank, name, kind, device_type, store):
 )
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_averaged(name, kind, device_type, tmp_path):
-    multiprocessing.spawn(_train, (name, kind, device_type, tmp_path / "store"), nprocs=RANKS)
+    run_in_processes(_train, device_type, tmp_path, name, kind)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import (
     DTensor,
@@ -20,12 +20,13 @@ from torch.distributed.tensor import (
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import sparsedrop
+from process_group import RANKS, run_in_processes
 from sparsedrop import BlockMask, functional, reference, select, sharded
 from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 from sparsedrop.ops.layer import plain
 from sparsedrop.ops.stack import plain as of_stacks
 
-RANKS, ROWS, BLOCK, P = 2, 256, (64, 64), 0.5
+ROWS, BLOCK, P = 256, (64, 64), 0.5
 SIZES = 256, 512, 256
 
 
@@ -245,25 +246,10 @@ TESTS = {
 }
 
 
-def _run(rank, name, device_type, store):
-    gpus = torch.cuda.device_count()
-    # NCCL wants a GPU for each rank.
-    backend = "nccl" if device_type == "cuda" and gpus >= RANKS else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=RANKS)
-    try:
-        device = torch.device(device_type, rank % gpus if device_type == "cuda" else None)
-        if device_type == "cuda":
-            torch.cuda.set_device(device)
-        TESTS[name](device)
-        dist.barrier()  # no rank leaves while another still talks to it
-    finally:
-        dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("name", TESTS)
 @pytest.mark.parametrize("device_type", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_two_processes(name, device_type, tmp_path):
-    multiprocessing.spawn(_run, (name, device_type, tmp_path / "store"), RANKS)
+    run_in_processes(TESTS[name], device_type, tmp_path)
 
 
 def test_plain_tensors_are_not_sharded():

@@ -4,17 +4,15 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 from networks import BLOCK, Block, convert, found, value_and_grads
-from torch import multiprocessing, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsedrop
+from process_group import RANKS, run_in_processes
 from sparsedrop.conversion.layers import ConvertedLinear
-
-PROCESSES = 2
 
 
 def _model():
@@ -26,11 +24,11 @@ def _model():
     return model, x
 
 
-def _fsdp():
+def _fsdp(device):
     model, x = _model()
     torch.manual_seed(1)
     expected = value_and_grads(copy.deepcopy(model), x)
-    mesh = init_device_mesh("cpu", (PROCESSES,))
+    mesh = init_device_mesh("cpu", (RANKS,))
     for module in (model.mlp.up, model.mlp.down, model):
         fully_shard(module, mesh=mesh)
     assert isinstance(model.mlp.up, FSDPModule)
@@ -50,7 +48,7 @@ def _fsdp():
     assert model(x).shape == x.shape
 
 
-def _ddp():
+def _ddp(device):
     model, x = _model()
     torch.manual_seed(1)
     expected = value_and_grads(model, x)
@@ -63,7 +61,7 @@ def _ddp():
         torch.testing.assert_close(parameter.grad, grad)
 
 
-def _ddp_first():
+def _ddp_first(device):
     model = DistributedDataParallel(Block(32, 64))
     x = torch.randn(3, 16, 32)
     assert found(convert(model, x)) == [("module.mlp", "mlp"), ("module.mlp.down", "output")]
@@ -74,12 +72,4 @@ def _ddp_first():
 
 @pytest.mark.parametrize("function", [_fsdp, _ddp, _ddp_first])
 def test_in_a_process_group(function, tmp_path):
-    multiprocessing.spawn(_run, (function, tmp_path / "store"), nprocs=PROCESSES)
-
-
-def _run(rank, function, store):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
-    try:
-        function()
-    finally:
-        dist.destroy_process_group()
+    run_in_processes(function, "cpu", tmp_path)
