@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from layer_cases import ops_of_compiled
 from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 
 BLOCK = (16, 32)
@@ -99,6 +100,15 @@ def test_a_layer_whose_forward_was_replaced_is_called(is_compiled):
             )
         expected = usual(x) + 1
         torch.testing.assert_close(changed(x), expected)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_compiled_blocks_skip_work(make):
+    """Their products are the library's ops, not dense ones behind a dropout."""
+    block, x = make(), torch.randn(96, 32, dtype=torch.float64)
+    names = ops_of_compiled(block, [x], torch.ones_like(block(x)))
+    weights = sum(isinstance(module, nn.Linear) for module in block.modules())
+    assert names.count("sparsedrop.masked_mm.default") == 3 * weights
 
 
 @pytest.mark.parametrize("has_hooks", [False, True])
