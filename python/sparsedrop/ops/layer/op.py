@@ -13,6 +13,7 @@ from sparsedrop.ops import cuda
 from sparsedrop.ops.layer.facts import Grads, Options, facts_of, lie_well
 from sparsedrop.ops.layer.kernels import kernel_layer_for, packing
 from sparsedrop.ops.product import How, Product
+from sparsedrop.ops.registration import Op, register
 
 Three = tuple[Tensor, Tensor, Tensor]
 Dtypes = tuple[torch.dtype, torch.dtype, "torch.dtype | None"]
@@ -199,31 +200,23 @@ def _fake_backward(
     )
 
 
-def _register() -> torch.library.Library:
-    """Defines the ops; the library must outlive them, so the module keeps it."""
-    library = torch.library.Library("sparsedrop", "FRAGMENT")
-    block = "SymInt block_rows, SymInt block_cols"  # and whose blocks: "input" or "output"
-    # Tagged, so that compiled graphs neither merge two draws nor repeat one.
-    library.define(
-        f"dropout_linear(Tensor x, Tensor weight, Tensor? bias, float p, {block}, str sampler, "
+_BLOCK = "SymInt block_rows, SymInt block_cols"  # and whose blocks: "input" or "output"
+_library = register(
+    Op(
+        f"dropout_linear(Tensor x, Tensor weight, Tensor? bias, float p, {_BLOCK}, str sampler, "
         "str side, ScalarType dtype) -> (Tensor, Tensor)",
-        tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
-    )
-    library.define(
+        _forward,
+        _fake_forward,
+        draws=True,
+    ),
+    Op(
         "dropout_linear_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor pack, float p, "
-        f"SymInt features, {block}, str side, ScalarType x_dtype, ScalarType weight_dtype, "
+        f"SymInt features, {_BLOCK}, str side, ScalarType x_dtype, ScalarType weight_dtype, "
         "ScalarType? bias_dtype, bool[] needs) -> (Tensor, Tensor, Tensor)",
-        tags=(torch.Tag.pt2_compliant_tag,),
-    )
-    for name, kernel, fake in (
-        ("dropout_linear", _forward, _fake_forward),
-        ("dropout_linear_backward", _backward, _fake_backward),
-    ):
-        library.impl(name, kernel, "CUDA")
-        torch.library.register_fake(f"sparsedrop::{name}", fake, lib=library)
-    return library
-
-
-_library = _register()
+        _backward,
+        _fake_backward,
+        draws=False,
+    ),
+)
 FORWARD = torch.ops.sparsedrop.dropout_linear.default
 BACKWARD = torch.ops.sparsedrop.dropout_linear_backward.default

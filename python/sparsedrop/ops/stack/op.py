@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedrop import select
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.plan import request_of
+from sparsedrop.ops.registration import Op, register
 from sparsedrop.ops.stack.facts import (
     Dropped,
     Facts,
@@ -200,32 +201,24 @@ def _fake_backward(
     ]
 
 
-def _register() -> torch.library.Library:
-    """Defines the ops; the library must outlive them, so the module keeps it."""
-    library = torch.library.Library("sparsedrop", "FRAGMENT")
-    how = "str[] activations, bool[] gated"
-    dropped = "float[] rates, SymInt block_rows, SymInt block_cols"
-    # Tagged, so that compiled graphs neither merge two draws nor repeat one.
-    library.define(
-        f"stack(Tensor x, Tensor?[] parameters, {how}, {dropped}, str sampler, ScalarType dtype)"
+_HOW = "str[] activations, bool[] gated"
+_DROPPED = "float[] rates, SymInt block_rows, SymInt block_cols"
+_library = register(
+    Op(
+        f"stack(Tensor x, Tensor?[] parameters, {_HOW}, {_DROPPED}, str sampler, ScalarType dtype)"
         " -> Tensor[]",
-        tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
-    )
-    library.define(
-        f"stack_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor pack, Tensor[] kept, {how}"
-        f", bool[] biased, {dropped}, ScalarType x_dtype, ScalarType param_dtype, bool[] needs)"
-        " -> Tensor[]",
-        tags=(torch.Tag.pt2_compliant_tag,),
-    )
-    for name, kernel, fake in (
-        ("stack", _forward, _fake_forward),
-        ("stack_backward", _backward, _fake_backward),
-    ):
-        library.impl(name, kernel, "CUDA")
-        torch.library.register_fake(f"sparsedrop::{name}", fake, lib=library)
-    return library
-
-
-_library = _register()
+        _forward,
+        _fake_forward,
+        draws=True,
+    ),
+    Op(
+        f"stack_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor pack, Tensor[] kept, "
+        f"{_HOW}, bool[] biased, {_DROPPED}, ScalarType x_dtype, ScalarType param_dtype, "
+        "bool[] needs) -> Tensor[]",
+        _backward,
+        _fake_backward,
+        draws=False,
+    ),
+)
 FORWARD = torch.ops.sparsedrop.stack.default
 BACKWARD = torch.ops.sparsedrop.stack_backward.default
