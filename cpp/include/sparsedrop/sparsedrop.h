@@ -180,9 +180,9 @@ constexpr int64_t kMaxExtent = INT32_MAX - 256;
 // One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`,
 // which is bf16 or fp16.
 //
-// What the gradient of gelu, gelu_tanh or silu needs is stored beside D where `pre_activation` is not
-// null: P = alpha · (A ∘ M_A) (B ∘ M_B) + bias, as D lies and in its dtype. D is then act(P) of the
-// rounded P. Dropped blocks of P are not written; it overlaps nothing else.
+// What the gradient of gelu, gelu_tanh or silu needs is stored beside D where `pre_activation` is
+// not null: P = alpha · (A ∘ M_A) (B ∘ M_B) + bias, as D lies and in its dtype. D is then act(P) of
+// the rounded P. Dropped blocks of P are not written; it overlaps nothing else.
 //
 // A gradient that is kept in fp32 is written so: with `d_is_fp32`, D is alpha · (A ∘ M_A) (B ∘ M_B)
 // in fp32, never rounded to `dtype`, and with `accumulates` it is added to D in place. D has no
