@@ -2,6 +2,7 @@
 
 from sparsedrop.nn.linear import SparseDropLinear
 from sparsedrop.nn.mlp import SparseDropMLP
+from sparsedrop.nn.slice_out import SliceOutMLP
 from sparsedrop.nn.stack import SparseDropStack
 
-__all__ = ["SparseDropLinear", "SparseDropMLP", "SparseDropStack"]
+__all__ = ["SliceOutMLP", "SparseDropLinear", "SparseDropMLP", "SparseDropStack"]

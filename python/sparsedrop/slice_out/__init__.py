@@ -1,0 +1,1 @@
+"""SliceOut (Notin et al. 2020): the pieces from which a user slices a network of his own."""
