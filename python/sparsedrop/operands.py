@@ -18,11 +18,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_matmul(a: Tensor, b: Tensor) -> torch.dtype:
     """The dtype of the product of a [M, K] and b [K, N]."""
-    _check_operand("a", a, 2)
-    _check_operand("b", b, 2)
+    check_operand("a", a, 2)
+    check_operand("b", b, 2)
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
-    return _agreed_dtype(("a", "b"), a, b)
+    return agreed_dtype(("a", "b"), a, b)
 
 
 def check_activation(activation: str | None) -> None:
@@ -42,7 +42,7 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
+def check_operand(name: str, operand: Tensor, rank: int | None) -> None:
     if not isinstance(operand, Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(operand).__name__}")
     if operand.dtype not in DTYPES:
@@ -95,21 +95,21 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
     """The dtype of the product."""
     if _is_usual(x, weight, bias):
         return x.dtype
-    _check_operand("x", x, None)
-    _check_operand("weight", weight, 2)
+    check_operand("x", x, None)
+    check_operand("weight", weight, 2)
     n, k = weight.shape
     if x.shape[-1] != k:
         raise ValueError(
             f"x is {list(x.shape)} and weight is {list(weight.shape)}: inner extents differ"
         )
     if bias is None:
-        return _agreed_dtype(("x", "weight"), x, weight)
-    _check_operand("bias", bias, 1)
+        return agreed_dtype(("x", "weight"), x, weight)
+    check_operand("bias", bias, 1)
     if bias.shape[0] != n:
         raise ValueError(
             f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: outer extents differ"
         )
-    return _agreed_dtype(("x", "weight", "bias"), x, weight, bias)
+    return agreed_dtype(("x", "weight", "bias"), x, weight, bias)
 
 
 def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
@@ -124,7 +124,7 @@ def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
                 continue
             if i == 0:
                 dtype = check_linear(x, weight, bias)
-            _check_operand(f"{name} of layer {i}", weight, 2)
+            check_operand(f"{name} of layer {i}", weight, 2)
             if weight.shape != (layer.weight.shape[0], features):
                 raise ValueError(
                     f"{name} of layer {i} is {list(weight.shape)}, but {features} features go in "
@@ -132,9 +132,9 @@ def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
                 )
             of_layer = [("x", x), (f"{name} of layer {i}", weight)]
             if bias is not None:
-                _check_operand(f"bias of layer {i}", bias, 1)
+                check_operand(f"bias of layer {i}", bias, 1)
                 of_layer.append((f"bias of layer {i}", bias))
-            _agreed_dtype(tuple(n for n, _ in of_layer), *(t for _, t in of_layer))
+            agreed_dtype(tuple(n for n, _ in of_layer), *(t for _, t in of_layer))
         features = layer.weight.shape[0]
     return dtype
 
@@ -151,7 +151,7 @@ def cast_layer(layer: Layer, dtype: torch.dtype) -> Layer:
     )
 
 
-def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
+def agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
     """The dtype of all, as autocast leaves it; ValueError where it, or a device, disagrees."""
     first = tensors[0]
     device = first.device

@@ -124,3 +124,25 @@ def dropout_scale(p: float) -> float:
 def keep_live(matrix: Tensor, mask: Mask | None) -> Tensor:
     """The matrix with its dropped blocks exactly 0, whatever stands in them."""
     return matrix if mask is None else torch.where(mask.expand(), matrix, 0)
+
+
+def keep_units(x: Tensor, kept: Tensor, scale: float | Tensor = 1.0, dim: int = -1) -> Tensor:
+    """x with what is not kept along one extent exactly 0, the rest scaled; kept: bool [units]."""
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    factor = scale.reshape(shape) if isinstance(scale, Tensor) else scale
+    return torch.where(kept.reshape(shape), x * factor, 0)
+
+
+def feed_forward(
+    x: Tensor, up: Layer, down: Layer, kept: Tensor, scale: float | Tensor = 1.0
+) -> Tensor:
+    """down(dropout(act(up(x)))), or down(dropout(act(gate(x)) * up(x))), of whose hidden units
+    these are kept."""
+    weight, bias, activation, gate, gate_bias = up
+    hidden = nn.functional.linear(x, weight, bias)
+    if gate is None:
+        hidden = ACTIVATIONS[activation](hidden)
+    else:
+        hidden = ACTIVATIONS[activation](nn.functional.linear(x, gate, gate_bias)) * hidden
+    return nn.functional.linear(keep_units(hidden, kept, scale), down[0], down[1])

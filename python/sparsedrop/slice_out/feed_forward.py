@@ -18,7 +18,8 @@ def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) 
 
     Raises: as `sparsedrop.linear`.
     """
-    x = operands.cast(x, operands.check_stack(x, layers))
+    if not _are_usual(x, layers):
+        x = operands.cast(x, operands.check_stack(x, layers))
     if torch.compiler.is_compiling():
         if lazy:
             raise RuntimeError('gradients="lazy" is for eager mode, not torch.compile')
@@ -28,6 +29,27 @@ def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) 
     if is_transformed() or is_watched(x, *parameters):
         return slices.by_views(x, layers, live)
     return slices.feed_forward(x, layers, live, lazy)
+
+
+def _are_usual(x: Tensor, layers: Layers) -> bool:
+    """Whether `check_stack` would find nothing, and autocast does nothing: in one look."""
+    if type(x) is not Tensor or x.dtype not in operands.DTYPES or x.layout is not torch.strided:
+        return False
+    if x.is_nested or torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu"):
+        return False
+    dtype, device, features = x.dtype, x.device, x.shape[-1] if x.dim() else -1
+    for weight, bias, _, gate, gate_bias in layers:
+        shape = weight.shape
+        if len(shape) != 2 or shape[1] != features or (gate is not None and gate.shape != shape):
+            return False
+        features = shape[0]
+        for vector in (bias, gate_bias):
+            if vector is not None and (vector.dim() != 1 or len(vector) != features):
+                return False
+        for given in (weight, bias, gate, gate_bias):
+            if given is not None and (given.dtype is not dtype or given.device != device):
+                return False
+    return True
 
 
 def drop_hidden(hidden: Tensor, choice: Choice) -> Tensor:

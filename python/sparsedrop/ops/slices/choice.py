@@ -36,7 +36,9 @@ class Choice(NamedTuple):
     @property
     def width(self) -> int:
         """Units that are kept."""
-        return kept_units(self.units, self.p, self.align)[0]
+        # The compiler looks into a function, and not into its cache.
+        find = kept_width if torch.compiler.is_compiling() else _kept_width
+        return find(self.units, self.p, self.align)
 
     @property
     def alpha(self) -> float:
@@ -67,6 +69,14 @@ class Choice(NamedTuple):
             return None
         of_all = _inverse_marginals(self.units, self.p, self.align, self.starts, dtype, device)
         return live_part(of_all, 0, pieces)
+
+
+def kept_width(units: int, p: float, align: int) -> int:
+    """How many of so many units a slice keeps."""
+    return kept_units(units, p, align)[0]
+
+
+_kept_width = functools.lru_cache(maxsize=256)(kept_width)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedrop.ops.slices.choice import Choice
 from sparsedrop.ops.slices.feed_forward import Layers
-from sparsedrop.ops.slices.op import LINEAR, LINEAR_BACKWARD, MLP, MLP_BACKWARD, START
+from sparsedrop.ops.slices.op import MLP, MLP_BACKWARD, START
 from sparsedrop.ops.stack.facts import parameters_of
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly
+from sparsedrop.ops.slices.again import NO_SECOND, gradients_again
 from sparsedrop.ops.slices.feed_forward import Layers, Live, backward, by_views, forward
 from sparsedrop.ops.slices.gradients import keep_compact
 from sparsedrop.ops.slices.products import Pieces
@@ -47,10 +48,10 @@ class _FeedForward(torch.autograd.Function):
         layers = layers_like(ctx.layers, parameters)
         if torch.is_grad_enabled():
             if lazy:
-                raise RuntimeError(
-                    'gradients="lazy" has no second derivatives: use gradients="dense"'
-                )
-            return None, None, None, *_again(x, layers, live, grad, needs)
+                raise RuntimeError(NO_SECOND)
+            inputs = [x, *parameters]
+            made = gradients_again(lambda: by_views(x, layers, live), inputs, grad, needs)
+            return None, None, None, *made
         flat, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         grads = backward(flat_grad, flat, layers, live, kept, needs, lazy)
         if grads[0] is not None:
@@ -79,21 +80,6 @@ def layers_like(layers: Layers, parameters: Sequence[Tensor | None]) -> Layers:
         assert weight is not None
         found.append(Layer(weight, bias, layer.activation, gate, gate_bias))
     return found[0], found[1]
-
-
-def _again(
-    x: Tensor, layers: Layers, live: Live, grad: Tensor, needs: Sequence[bool]
-) -> list[Tensor | None]:
-    """The gradients under create_graph, by what can be differentiated."""
-    given = [x, *parameters_of(layers)]
-    wanted = [t for t, needed in zip(given, needs, strict=True) if needed and t is not None]
-    with torch.enable_grad():
-        out = by_views(x, layers, live)
-        made = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-    return [
-        next(made) if needed and t is not None else None
-        for t, needed in zip(given, needs, strict=True)
-    ]
 
 
 _apply = apply_eagerly(_FeedForward)

@@ -24,7 +24,8 @@ def _layers(parameters: Sequence[Tensor | None], activation: str) -> Layers:
     *first, weight, bias = parameters
     own, own_bias = first[-2:]
     gate, gate_bias = first[:2] if len(first) == 4 else (None, None)
-    assert weight is not None and own is not None
+    assert weight is not None
+    assert own is not None
     return Layer(own, own_bias, activation or None, gate, gate_bias), Layer(weight, bias)
 
 

@@ -123,6 +123,19 @@ def bias_gradient(grad: Tensor, like: Tensor, rows: Pieces | None) -> Tensor:
     return found
 
 
+def in_place_of(like: Tensor, compact: Tensor, cut: Cut) -> Tensor:
+    """A gradient like the parameter, with a compact one in its place and all else exactly 0."""
+    found = like.new_empty(like.shape)
+    for source, row in _places(cut.rows):
+        own, part = _narrow(found, 0, row), _narrow(compact, 0, source)
+        for place, col in _places(cut.cols):
+            _narrow(own, 1, col).copy_(_narrow(part, 1, place))
+        if cut.cols is not None:
+            _zero_rest(own, 1, cut.cols)
+    _zero_rest(found, 0, cut.rows)
+    return found
+
+
 def _write_product(to: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
     """`to` = alpha * a b; where `to` is of another dtype the product is rounded on the way."""
     if to.dtype == a.dtype:
