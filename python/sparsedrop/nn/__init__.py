@@ -3,6 +3,13 @@
 from sparsedrop.nn.linear import SparseDropLinear
 from sparsedrop.nn.mlp import SparseDropMLP
 from sparsedrop.nn.slice_out import SliceOutMLP
+from sparsedrop.nn.slice_out_attention import SliceOutAttention
 from sparsedrop.nn.stack import SparseDropStack
 
-__all__ = ["SliceOutMLP", "SparseDropLinear", "SparseDropMLP", "SparseDropStack"]
+__all__ = [
+    "SliceOutAttention",
+    "SliceOutMLP",
+    "SparseDropLinear",
+    "SparseDropMLP",
+    "SparseDropStack",
+]

@@ -9,9 +9,9 @@ from sparsedrop.masks import check_sliced_p, check_starts
 from sparsedrop.nn.rated import applied_rate_of
 from sparsedrop.nn.sliced import Sliced, check_align, check_gradients
 from sparsedrop.nn.stack import activate, check_activation, check_linears, is_plain
-from sparsedrop.ops.slices import Choice, check_normalization
+from sparsedrop.ops.slices import check_normalization
 from sparsedrop.ops.stack import Layer
-from sparsedrop.slice_out.feed_forward import drop_hidden, dropped_feed_forward
+from sparsedrop.slice_out.feed_forward import drop_units, dropped_feed_forward
 
 
 class SliceOutMLP(Sliced):
@@ -153,8 +153,7 @@ class SliceOutMLP(Sliced):
         else:
             hidden = activate(self._activation, self.gate(x)) * self.up(x)
         if p:
-            choice: Choice = self.choice(hidden.shape[-1], p)
-            hidden = drop_hidden(hidden, choice)
+            hidden = drop_units(hidden, self.choice(hidden.shape[-1], p))
         return self.down(hidden)
 
     def extra_repr(self) -> str:

@@ -19,7 +19,11 @@ class Sliced(Rated):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._set_rate("dropout", check_sliced_p(p))
+        self._set_rate("dropout", self.check_rate(p))
+
+    def check_rate(self, p: float) -> float:
+        """p as a float; ValueError where it is no probability, or 1."""
+        return check_sliced_p(p)
 
     @property
     def align(self) -> int:

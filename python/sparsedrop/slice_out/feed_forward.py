@@ -1,4 +1,4 @@
-"""A feed-forward block without a slice of its hidden units, by what runs these tensors best."""
+"""A feed-forward block on a slice of its hidden units, by what runs these tensors best."""
 
 from __future__ import annotations
 
@@ -52,12 +52,10 @@ def _are_usual(x: Tensor, layers: Layers) -> bool:
     return True
 
 
-def drop_hidden(hidden: Tensor, choice: Choice) -> Tensor:
-    """hidden [..., units] with what lies outside of a slice exactly 0, the rest scaled."""
-    mask = slices.kept_mask(choice, hidden.device)
-    factors = choice.factors(None, hidden.dtype, hidden.device)
-    if factors is not None:
-        hidden = hidden * factors
-    elif choice.alpha != 1.0:
-        hidden = hidden * choice.alpha
-    return torch.where(mask, hidden, 0)
+def drop_units(x: Tensor, choice: Choice, features: int = 1) -> Tensor:
+    """x [..., units * features] with what lies outside of a slice exactly 0, the rest scaled."""
+    mask, factors = slices.kept_mask(choice, x.device), choice.factors(None, x.dtype, x.device)
+    if features > 1:
+        mask = mask.repeat_interleave(features)
+        factors = None if factors is None else factors.repeat_interleave(features)
+    return torch.where(mask, x * (choice.alpha if factors is None else factors), 0)

@@ -63,7 +63,7 @@ def run_linear(
 ) -> Tensor:
     """The layer, where slices fit; `alpha` multiplies the product and not the bias."""
     _check_bias(bias, weight)
-    x = operands.cast(x, _dtype(x, weight, bias))
+    x = operands.cast(x, dtype_of(x, weight, bias))
     if torch.compiler.is_compiling() or is_transformed() or _is_watched(x, weight, bias):
         return linear_by_views(x, weight, bias, cut, alpha)
     return linear_node(x, weight, bias, cut, alpha, lazy)
@@ -117,7 +117,7 @@ def conv2d(
         live_groups = _live_groups(in_slice, out_slice, groups, channels, weight.shape[0])
     _check_compact(x, 1, "channels", in_slice, channels)
     _check_bias(bias, weight)
-    x = operands.cast(x, _dtype(x, weight, bias))
+    x = operands.cast(x, dtype_of(x, weight, bias))
     how = Convolution(
         _pair(stride), padding if isinstance(padding, str) else _pair(padding), _pair(dilation),
         live_groups, cut,
@@ -186,7 +186,8 @@ def _check_bias(bias: Tensor | None, weight: Tensor) -> None:
         )
 
 
-def _dtype(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
+def dtype_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
+    """Of the product, as autocast leaves it; ValueError where dtypes or devices differ."""
     named = [("x", x), ("weight", weight), ("bias", bias)]
     given = [(name, tensor) for name, tensor in named if tensor is not None]
     return operands.agreed_dtype(tuple(name for name, _ in given), *(tensor for _, tensor in given))

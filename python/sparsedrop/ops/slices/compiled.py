@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsedrop.ops.slices.choice import Choice
 from sparsedrop.ops.slices.feed_forward import Layers
-from sparsedrop.ops.slices.op import MLP, MLP_BACKWARD, START
+from sparsedrop.ops.slices.op import LINEAR, LINEAR_BACKWARD, MLP, MLP_BACKWARD, START
 from sparsedrop.ops.stack.facts import parameters_of
 
 
@@ -50,3 +50,43 @@ class _FeedForward(torch.autograd.Function):
         grads = MLP_BACKWARD(grad, x, parameters, start, kept, *ctx.args, needs)
         wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
         return wanted[0], None, None, *wanted[1:]
+
+
+def linear_compiled(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    start: Tensor,
+    on_rows: bool,
+    shape: tuple[int, int, int],
+    alpha: float,
+) -> Tensor:
+    """alpha * x Wᵀ + bias of the rows or columns of live units, of checked tensors.
+
+    shape: how many units there are, how many are live, and features of each.
+    """
+    return _Linear.apply(x, weight, bias, start, on_rows, shape, alpha)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        start: Tensor,
+        on_rows: bool,
+        shape: tuple[int, int, int],
+        alpha: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, start)
+        ctx.args = on_rows, *shape, alpha
+        return LINEAR(x, weight, bias, start, on_rows, *shape, alpha)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[:3])
+        grads = LINEAR_BACKWARD(grad, *ctx.saved_tensors, *ctx.args, needs)
+        wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
+        return *wanted, None, None, None, None
