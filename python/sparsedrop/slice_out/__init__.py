@@ -12,5 +12,6 @@ there are as many as `Slice.draw` has starts.
 
 from sparsedrop.slice_out.layers import conv2d, linear
 from sparsedrop.slice_out.norm import batch_norm, recalibrate_bn
+from sparsedrop.slice_out.optimizer import LazyOptimizer, lazy
 
-__all__ = ["batch_norm", "conv2d", "linear", "recalibrate_bn"]
+__all__ = ["LazyOptimizer", "batch_norm", "conv2d", "lazy", "linear", "recalibrate_bn"]

@@ -10,6 +10,7 @@ from sparsedrop._torch import is_transformed, is_watched
 from sparsedrop.ops import slices
 from sparsedrop.ops.slices import Choice, Layers
 from sparsedrop.ops.stack.facts import parameters_of
+from sparsedrop.slice_out.layers import check_lazy
 
 
 def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) -> Tensor:
@@ -21,13 +22,14 @@ def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) 
     if not _are_usual(x, layers):
         x = operands.cast(x, operands.check_stack(x, layers))
     if torch.compiler.is_compiling():
-        if lazy:
-            raise RuntimeError('gradients="lazy" is for eager mode, not torch.compile')
+        check_lazy(lazy)
         return slices.feed_forward_compiled(x, layers, choice)
     live = choice.live(choice.draw(), x)
     parameters = (p for p in parameters_of(layers) if p is not None)
     if is_transformed() or is_watched(x, *parameters):
+        check_lazy(lazy, is_watched=True)
         return slices.by_views(x, layers, live)
+    check_lazy(lazy)
     return slices.feed_forward(x, layers, live, lazy)
 
 

@@ -11,7 +11,7 @@ from sparsedrop.ops.slices.choice import Choice
 from sparsedrop.ops.slices.compiled import draw_start, linear_compiled
 from sparsedrop.ops.slices.products import Cut
 from sparsedrop.ops.slices.views import live
-from sparsedrop.slice_out.layers import dtype_of, run_linear
+from sparsedrop.slice_out.layers import check_lazy, dtype_of, run_linear
 
 
 class LiveHeads:
@@ -25,8 +25,7 @@ class LiveHeads:
         self._choice, self._lazy = choice, lazy
         self._drawn: Slice | None = None
         if torch.compiler.is_compiling():
-            if lazy:
-                raise RuntimeError('gradients="lazy" is for eager mode, not torch.compile')
+            check_lazy(lazy)
             self._start = draw_start(choice)
         else:
             self._drawn = choice.draw()

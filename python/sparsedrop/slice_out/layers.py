@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop import operands
-from sparsedrop._torch import is_transformed, is_watched
+from sparsedrop._torch import is_in_ddp, is_transformed, is_watched
 from sparsedrop.masks import Slice
 from sparsedrop.ops.slices.convolution import Convolution, Pair, by_views, convolution
 from sparsedrop.ops.slices.linear import linear as linear_node
@@ -65,8 +65,28 @@ def run_linear(
     _check_bias(bias, weight)
     x = operands.cast(x, dtype_of(x, weight, bias))
     if torch.compiler.is_compiling() or is_transformed() or _is_watched(x, weight, bias):
+        check_lazy(lazy, is_watched=True)
         return linear_by_views(x, weight, bias, cut, alpha)
+    check_lazy(lazy)
     return linear_node(x, weight, bias, cut, alpha, lazy)
+
+
+def check_lazy(lazy: bool, is_watched: bool = False) -> None:
+    """RuntimeError where gradients="lazy" cannot be, since somebody waits for gradients."""
+    if not lazy:
+        return
+    if torch.compiler.is_compiling():
+        raise RuntimeError('gradients="lazy" is for eager mode, not torch.compile')
+    if is_in_ddp():
+        raise RuntimeError(
+            'gradients="lazy" leaves DistributedDataParallel without gradients to average: use '
+            'gradients="dense"'
+        )
+    if is_watched:
+        raise RuntimeError(
+            'gradients="lazy" is for plain tensors outside of transforms and modes: use '
+            'gradients="dense"'
+        )
 
 
 def conv2d(

@@ -67,8 +67,10 @@ class Choice(NamedTuple):
         kept."""
         if self.normalization != "probabilistic" or self.starts == "cyclic":
             return None
-        of_all = _inverse_marginals(self.units, self.p, self.align, self.starts, dtype, device)
-        return live_part(of_all, 0, pieces)
+        how = self.units, self.p, self.align, self.starts, dtype, device
+        if torch.compiler.is_compiling():
+            return live_part(torch.ops.sparsedrop.slice_factors(*how), 0, pieces)
+        return live_part(inverse_marginals(*how), 0, pieces)
 
 
 def kept_width(units: int, p: float, align: int) -> int:
@@ -80,9 +82,10 @@ _kept_width = functools.lru_cache(maxsize=256)(kept_width)
 
 
 @functools.lru_cache(maxsize=256)
-def _inverse_marginals(
+def inverse_marginals(
     units: int, p: float, align: int, starts: str, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
+    """[units]; not to be written to."""
     with torch.inference_mode(False):
         found = marginals(units, p, align=align, starts=starts).reciprocal()
         return found.to(device, dtype)

@@ -1,7 +1,8 @@
 """The registered ops of slices: what a compiled graph calls.
 
 The start is drawn when the graph runs, on the host, so that a graph holds no slice and no new one
-compiles again. It is a tensor of the CPU: torch makes no CUDA graph of such a program by itself.
+compiles again. It is a tensor of the CPU, and torch leaves these ops out of CUDA graphs that it
+makes by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sparsedrop._torch import keep_apart
 from sparsedrop.masks import Slice
-from sparsedrop.ops.slices.choice import Choice
+from sparsedrop.ops.slices.choice import Choice, inverse_marginals
 from sparsedrop.ops.slices.feed_forward import Layers, backward, forward
 from sparsedrop.ops.slices.products import Cut, bias_gradient, input_gradient, product
 from sparsedrop.ops.slices.products import weight_gradient as _weight_gradient
@@ -38,6 +39,18 @@ def _draw(units: int, p: float, align: int, starts: str) -> Tensor:
 def _fake_draw(units: int, p: float, align: int, starts: str) -> Tensor:
     keep_apart(torch.ops.sparsedrop.slice_start)
     return torch.empty((), dtype=torch.int64, device="cpu")
+
+
+def _factors(
+    units: int, p: float, align: int, starts: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return inverse_marginals(units, p, align, starts, dtype, device).clone()
+
+
+def _fake_factors(
+    units: int, p: float, align: int, starts: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.empty(units, dtype=dtype, device=device)
 
 
 def _forward(
@@ -176,10 +189,13 @@ def _register() -> torch.library.Library:
     how = f"str activation, {drawn}, str normalization"
     place = "Tensor start, bool on_rows, int units, int kept, int features, float alpha"
     given = "Tensor x, Tensor weight, Tensor? bias"
-    random = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
-    fixed = (torch.Tag.pt2_compliant_tag,)
+    # A CUDA graph would repeat one slice for ever.
+    fixed = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
+    random = (torch.Tag.nondeterministic_seeded, *fixed)
     for schema, tags, kernel, fake in (
         (f"slice_start(int units, {drawn}) -> Tensor", random, _draw, _fake_draw),
+        (f"slice_factors(int units, {drawn}, ScalarType dtype, Device device) -> Tensor", fixed,
+         _factors, _fake_factors),
         (f"slice_out_mlp(Tensor x, Tensor?[] parameters, {how}) -> Tensor[]", random,
          _forward, _fake_forward),
         (f"slice_out_mlp_backward(Tensor grad, Tensor x, Tensor?[] parameters, Tensor start, "
