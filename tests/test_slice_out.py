@@ -56,6 +56,23 @@ def test_a_linear_layer_is_the_masked_one(sides, bias):
             assert not ours[2][:, ~ins.mask()].any()
 
 
+def test_a_large_layer_with_both_slices():
+    """Of whose gradient only the rest is zeroed."""
+    weight = torch.randn(264, 264).double().requires_grad_()
+    x, upstream = (torch.randn(3, 264).double() for _ in range(2))
+    for ins, outs in itertools.product(slices(264, 0.5, align=66), repeat=2):
+        how = {"in_slice": ins, "out_slice": outs}
+        ours = value_and_grads(
+            lambda x, how=how, ins=ins: slice_out.linear(_live(x, ins, -1), weight, **how),
+            x, [weight], _live(upstream, outs, -1),
+        )  # fmt: skip
+        exact = value_and_grads(
+            lambda x, ins=ins, outs=outs: _kept(F.linear(_kept(x, ins, -1), weight), outs, -1),
+            x, [weight], upstream,
+        )  # fmt: skip
+        assert_equal_to(ours, [_live(exact[0], outs, -1), *exact[1:]])
+
+
 CONVOLUTIONS = {
     "plain": {},
     "strided": {"stride": 2, "padding": 1},

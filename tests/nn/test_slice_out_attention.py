@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import sparsedrop
 from slice_cases import assert_equal_to, drawing, every_slice, scale_of, value_and_grads
@@ -174,6 +175,16 @@ def test_autocast():
     torch.manual_seed(3)
     exact = module(x)
     assert (out - exact).norm() <= 0.03 * exact.norm()
+
+
+def test_flops_are_those_of_the_slice():
+    """One of three key-value heads with two query heads: a third of all but the scores."""
+    module, x = _attention(torch.float32, kv_heads=3, p=0.6), torch.randn(2, 5, 24)
+    with FlopCounterMode(display=False) as counter:
+        module(x.requires_grad_()).sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(n for op, n in counts.items() if "mm" in str(op) and "bmm" not in str(op))
+    assert products == 3 * 2 * 10 * 24 * (24 + 12 + 12 + 24) // 3
 
 
 def test_names_of_the_state_dict():

@@ -11,6 +11,7 @@ from torch.func import functional_call
 import sparsedrop
 from slice_cases import assert_equal_to, drawing, every_slice, masked, value_and_grads
 from sparsedrop.nn import SliceOutMLP, SparseDropMLP
+from sparsedrop.ops.slices.products import SMALL
 
 ACTIVATIONS = [None, "relu", "gelu", "gelu_tanh", "silu"]
 BLOCKS = {
@@ -55,6 +56,25 @@ def test_every_slice_is_the_masked_dense_block(kwargs, activation, device):
                 assert name == "down.bias" or not grad[:, dropped].any()
             else:
                 assert not grad[dropped].any()
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_large_gradients_are_the_masked_ones(gated):
+    """Of which only the rest is zeroed."""
+    mlp = SliceOutMLP(256, 512, p=0.5, gated=gated).double()
+    assert mlp.up.weight.numel() > SMALL
+    x, upstream = torch.randn(4, 256).double(), torch.randn(4, 256).double()
+    parameters = list(mlp.parameters())
+    for chosen in every_slice(mlp, 512):
+        with drawing(chosen):
+            ours = value_and_grads(mlp, x, parameters, upstream)
+        exact = value_and_grads(
+            lambda x, chosen=chosen: masked(mlp, x, chosen), x, parameters, upstream
+        )
+        assert_equal_to(ours, exact)
+        dropped = ~chosen.mask()
+        assert not ours[2][dropped].any()
+        assert not ours[-2][:, dropped].any()
 
 
 def test_what_lies_outside_of_a_slice_is_never_read():

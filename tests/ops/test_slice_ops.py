@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparsedrop import Slice
 from sparsedrop.ops.slices.products import rest_of
@@ -36,6 +37,36 @@ def test_ops_of_a_projection(on_rows):
     torch.library.opcheck(ops.slice_out_linear, (x, weight, bias, *how), test_utils=SCHEMA_AND_FAKE)
     args = grad, x, weight, bias, *how, [True, True, True]
     torch.library.opcheck(ops.slice_out_linear_backward, args, test_utils=SCHEMA_AND_FAKE)
+
+
+def _flops(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def test_flops_of_the_ops_are_those_of_the_slice():
+    ops = torch.ops.sparsedrop
+    x, grad = torch.randn(2, 3, 8), torch.randn(2, 3, 6)
+    first = [torch.randn(24, 8), torch.randn(24)] * 2
+    parameters = [*first, torch.randn(6, 24), None]
+    rows, up, down = 6, 8 * 12, 6 * 12
+    assert _flops(lambda: ops.slice_out_mlp(x, parameters, *HOW)) == 2 * rows * (2 * up + down)
+    _, start, *kept = ops.slice_out_mlp(x, parameters, *HOW)
+    for needs, products in (
+        ([True] * 7, 4 * up + 2 * down),
+        ([False] + [True] * 6, 2 * up + 2 * down),
+        ([False, True] + [False] * 5, up + down),
+        ([False] * 5 + [True, False], down),
+    ):
+        args = grad, x, parameters, start, kept, *HOW, needs
+        found = _flops(lambda args=args: ops.slice_out_mlp_backward(*args))
+        assert found == 2 * rows * products
+    how = torch.tensor(4), True, 6, 3, 4, 2.0
+    out = ops.slice_out_linear(x, *first[:2], *how)
+    assert _flops(lambda: ops.slice_out_linear(x, *first[:2], *how)) == 2 * rows * up
+    args = out, x, *first[:2], *how, [True, True, True]
+    assert _flops(lambda: ops.slice_out_linear_backward(*args)) == 4 * rows * up
 
 
 @pytest.mark.parametrize(

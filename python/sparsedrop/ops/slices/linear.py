@@ -11,7 +11,7 @@ from sparsedrop._torch import apply_eagerly
 from sparsedrop.ops.slices import products
 from sparsedrop.ops.slices.again import NO_SECOND, gradients_again
 from sparsedrop.ops.slices.gradients import keep_compact
-from sparsedrop.ops.slices.products import Cut
+from sparsedrop.ops.slices.products import Cut, flat, unflat
 from sparsedrop.ops.slices.views import linear_by_views
 
 
@@ -32,8 +32,8 @@ def linear(
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, alpha: float) -> Tensor:
-    out = products.product(x.reshape(-1, x.shape[-1]), weight, bias, cut, alpha)
-    return out.view(*x.shape[:-1], out.shape[1])
+    out = products.product(flat(x), weight, bias, cut, alpha)
+    return unflat(out, x)
 
 
 class _Linear(torch.autograd.Function):
@@ -56,15 +56,15 @@ class _Linear(torch.autograd.Function):
                 lambda: linear_by_views(x, weight, bias, cut, alpha), [x, weight, bias], grad, needs
             )
             return None, None, None, *made
-        flat, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        flat_x, flat_grad = flat(x), flat(grad)
         of_x = of_weight = of_bias = None
         if needs[0]:
-            of_x = products.input_gradient(flat_grad, weight, cut, alpha).view(x.shape)
+            of_x = unflat(products.input_gradient(flat_grad, weight, cut, alpha), x)
         if lazy:
-            of_bias = _lazily(ctx.owners, flat_grad, flat, cut, alpha, needs)
+            of_bias = _lazily(ctx.owners, flat_grad, flat_x, cut, alpha, needs)
             return None, None, None, of_x, None, of_bias
         if needs[1]:
-            of_weight = products.weight_gradient(flat_grad, flat, weight, cut, alpha)
+            of_weight = products.weight_gradient(flat_grad, flat_x, weight, cut, alpha)
         if needs[2]:
             of_bias = products.bias_gradient(flat_grad, bias, cut.rows)
         return None, None, None, of_x, of_weight, of_bias

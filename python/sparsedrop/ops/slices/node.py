@@ -12,7 +12,7 @@ from sparsedrop._torch import apply_eagerly
 from sparsedrop.ops.slices.again import NO_SECOND, gradients_again
 from sparsedrop.ops.slices.feed_forward import Layers, Live, backward, by_views, forward
 from sparsedrop.ops.slices.gradients import keep_compact
-from sparsedrop.ops.slices.products import Pieces
+from sparsedrop.ops.slices.products import Pieces, flat, unflat
 from sparsedrop.ops.stack.facts import Layer, parameters_of
 
 
@@ -26,8 +26,8 @@ def feed_forward(x: Tensor, layers: Layers, live: Live, lazy: bool) -> Tensor:
     needs_grad = x.requires_grad or any(p is not None and p.requires_grad for p in parameters)
     if needs_grad and torch.is_grad_enabled():
         return _apply(layers, live, lazy, x, *parameters)
-    out, _ = forward(x.reshape(-1, x.shape[-1]), layers, live)
-    return out.view(*x.shape[:-1], out.shape[1])
+    out, _ = forward(flat(x), layers, live)
+    return unflat(out, x)
 
 
 class _FeedForward(torch.autograd.Function):
@@ -35,10 +35,10 @@ class _FeedForward(torch.autograd.Function):
     def forward(
         ctx: Any, layers: Layers, live: Live, lazy: bool, x: Tensor, *parameters: Tensor | None
     ) -> Tensor:
-        out, kept = forward(x.reshape(-1, x.shape[-1]), layers, live)
+        out, kept = forward(flat(x), layers, live)
         ctx.save_for_backward(x, *parameters, *kept)
         ctx.layers, ctx.live, ctx.lazy = layers, live, lazy
-        return out.view(*x.shape[:-1], out.shape[1])
+        return unflat(out, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -52,10 +52,10 @@ class _FeedForward(torch.autograd.Function):
             inputs = [x, *parameters]
             made = gradients_again(lambda: by_views(x, layers, live), inputs, grad, needs)
             return None, None, None, *made
-        flat, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        grads = backward(flat_grad, flat, layers, live, kept, needs, lazy)
+        flat_x, flat_grad = flat(x), flat(grad)
+        grads = backward(flat_grad, flat_x, layers, live, kept, needs, lazy)
         if grads[0] is not None:
-            grads[0] = grads[0].view(x.shape)
+            grads[0] = unflat(grads[0], x)
         if lazy:
             _keep(parameters_of(ctx.layers), grads, live.pieces)
         return None, None, None, *grads

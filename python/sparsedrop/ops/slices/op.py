@@ -16,7 +16,7 @@ from sparsedrop._torch import keep_apart
 from sparsedrop.masks import Slice
 from sparsedrop.ops.slices.choice import Choice, inverse_marginals
 from sparsedrop.ops.slices.feed_forward import Layers, backward, forward
-from sparsedrop.ops.slices.products import Cut, bias_gradient, input_gradient, product
+from sparsedrop.ops.slices.products import Cut, bias_gradient, flat, input_gradient, product, unflat
 from sparsedrop.ops.slices.products import weight_gradient as _weight_gradient
 from sparsedrop.ops.stack.facts import Layer
 
@@ -66,9 +66,9 @@ def _forward(
     layers = _layers(parameters, activation)
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
     drawn = choice.draw()
-    out, kept = forward(x.reshape(-1, x.shape[-1]), layers, choice.live(drawn, x))
+    out, kept = forward(flat(x), layers, choice.live(drawn, x))
     start = torch.tensor(drawn.pieces[0][0], device="cpu")
-    return [out.view(*x.shape[:-1], out.shape[1]), start, *kept]
+    return [unflat(out, x), start, *kept]
 
 
 def _fake_forward(
@@ -108,10 +108,10 @@ def _backward(
     layers = _layers(parameters, activation)
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
     live = choice.live(choice.slice_at(int(start)), x)
-    flat, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-    grads = backward(flat_grad, flat, layers, live, kept, needs)
+    flat_x, flat_grad = flat(x), flat(grad)
+    grads = backward(flat_grad, flat_x, layers, live, kept, needs)
     if grads[0] is not None:
-        grads[0] = grads[0].view(x.shape)
+        grads[0] = unflat(grads[0], x)
     return [grad.new_empty(0) if found is None else found for found in grads]
 
 
@@ -145,8 +145,8 @@ def _linear(
     units: int, kept: int, features: int, alpha: float,
 ) -> Tensor:  # fmt: skip
     cut = _cut(start, on_rows, units, kept, features)
-    out = product(x.reshape(-1, x.shape[-1]), weight, bias, cut, alpha)
-    return out.view(*x.shape[:-1], out.shape[1])
+    out = product(flat(x), weight, bias, cut, alpha)
+    return unflat(out, x)
 
 
 def _fake_linear(
@@ -161,12 +161,12 @@ def _linear_backward(
     units: int, kept: int, features: int, alpha: float, needs: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     cut = _cut(start, on_rows, units, kept, features)
-    flat, flat_grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    flat_x, flat_grad = flat(x), flat(grad)
     found = [grad.new_empty(0)] * 3
     if needs[0]:
-        found[0] = input_gradient(flat_grad, weight, cut, alpha).view(x.shape)
+        found[0] = unflat(input_gradient(flat_grad, weight, cut, alpha), x)
     if needs[1]:
-        found[1] = _weight_gradient(flat_grad, flat, weight, cut, alpha)
+        found[1] = _weight_gradient(flat_grad, flat_x, weight, cut, alpha)
     if needs[2] and bias is not None:
         found[2] = bias_gradient(flat_grad, bias, cut.rows)
     return found

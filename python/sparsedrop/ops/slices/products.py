@@ -17,6 +17,9 @@ from torch import Tensor
 Pieces = tuple[tuple[int, int], ...]
 """(start, stop) of each, in the order of the columns of a compact matrix."""
 
+SMALL = 2**16
+"""Elements of a gradient that one launch zeroes before several would have zeroed the rest of it."""
+
 _Place = tuple[int, int] | None
 """Start and length; None: all of it."""
 
@@ -94,13 +97,16 @@ def _add_input_gradient(
 
 def weight_gradient(grad: Tensor, x: Tensor, like: Tensor, cut: Cut, alpha: float = 1.0) -> Tensor:
     """alpha * gradᵀ x in its place of a gradient like the weight, all else exactly 0."""
-    found = like.new_empty(like.shape)
+    is_small = like.numel() <= SMALL
+    found = like.new_zeros(like.shape) if is_small else like.new_empty(like.shape)
     for source, row in _places(cut.rows):
         own, a = _narrow(found, 0, row), _narrow(grad, 1, source).t()
         for place, col in _places(cut.cols):
             _write_product(_narrow(own, 1, col), a, _narrow(x, 1, place), alpha)
-        _zero_rest(own, 1, cut.cols)
-    _zero_rest(found, 0, cut.rows)
+        if not is_small:
+            _zero_rest(own, 1, cut.cols)
+    if not is_small:
+        _zero_rest(found, 0, cut.rows)
     return found
 
 
@@ -115,12 +121,23 @@ def compact_weight_gradient(
 
 def bias_gradient(grad: Tensor, like: Tensor, rows: Pieces | None) -> Tensor:
     """Sums of the columns of grad [m, n'] in their place, all else exactly 0."""
-    found = like.new_empty(like.shape)
+    if rows is None:
+        return torch.sum(grad, 0, dtype=like.dtype)
+    found = torch.zeros_like(like)
     for source, row in _places(rows):
         to = _narrow(found, 0, row)
         torch.sum(_narrow(grad, 1, source), 0, dtype=like.dtype, out=to)
-    _zero_rest(found, 0, rows)
     return found
+
+
+def flat(x: Tensor) -> Tensor:
+    """x [..., k] as [m, k]."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def unflat(x: Tensor, like: Tensor) -> Tensor:
+    """x [m, n] with the leading extents of another tensor."""
+    return x if like.dim() == 2 else x.view(*like.shape[:-1], x.shape[1])
 
 
 def in_place_of(like: Tensor, compact: Tensor, cut: Cut) -> Tensor:
