@@ -10,7 +10,6 @@ import torch
 
 from sparsedrop import Slice, reference
 from sparsedrop.masks.slices import slices
-from sparsedrop.ops import slices as ops
 
 
 @contextmanager
@@ -57,9 +56,3 @@ def value_and_grads(function, x, parameters, upstream):
 def assert_equal_to(ours, exact, tolerance: float = 1e-12):
     for own, truth in zip(ours, exact, strict=True):
         torch.testing.assert_close(own, truth, rtol=tolerance, atol=tolerance)
-
-
-__all__ = [
-    "assert_equal_to", "drawing", "every_slice", "layers_of", "masked", "ops", "scale_of",
-    "value_and_grads",
-]  # fmt: skip

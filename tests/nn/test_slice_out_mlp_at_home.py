@@ -6,11 +6,12 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from slice_cases import assert_equal_to, drawing, every_slice, masked, value_and_grads
-from sparsedrop.nn import SliceOutMLP
+from sparsedrop.nn import SliceOutAttention, SliceOutMLP
 
 
 def _mlp(dtype=torch.float64, **kwargs):
@@ -224,6 +225,17 @@ def test_a_default_device_does_not_take_the_draws():
     with torch.device("meta"):
         found = _seeded(lambda: mlp(x))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("make", [lambda: SliceOutMLP(16, 48, align=8),
+                                  lambda: SliceOutAttention(16, 4)])  # fmt: skip
+def test_fake_tensors(make):
+    with FakeTensorMode():
+        module = make()
+        out = module(torch.randn(2, 6, 16))
+        out.sum().backward()
+    assert out.shape == (2, 6, 16)
+    assert all(p.grad.shape == p.shape for p in module.parameters())
 
 
 def test_training_lowers_the_loss():

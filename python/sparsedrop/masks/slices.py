@@ -95,7 +95,9 @@ class Slice:
         every = _slices(width, check_p(p), align, starts)
         if len(every) == 1:
             return every[0]
-        return every[int(torch.randint(len(every), (), generator=generator, device="cpu"))]
+        drawn = torch.randint(len(every), (), generator=generator, device="cpu")
+        # A fake tensor has no value, and all slices have the same shapes.
+        return every[0] if hasattr(drawn, "fake_mode") else every[int(drawn)]
 
 
 def check_starts(starts: str) -> str:
