@@ -11,7 +11,13 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from process_group import RANKS, run_in_processes
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
+from sparsedrop.nn import (
+    SliceOutAttention,
+    SliceOutMLP,
+    SparseDropLinear,
+    SparseDropMLP,
+    SparseDropStack,
+)
 
 TWO_GPUS = [
     pytest.mark.gpu,
@@ -26,6 +32,10 @@ MODELS = {
     "blocks": lambda: (
         SparseDropMLP(512, 768, p=0.5, out_p=0.25, activation="gelu"),
         SparseDropStack((512, 256, 256), p=0.5),
+    ),
+    "slices": lambda: (
+        SliceOutMLP(512, 768, p=0.5, gated=True), SliceOutAttention(512, 8, 4, p=0.5),
+        nn.Linear(512, 256),
     ),
 }  # fmt: skip
 

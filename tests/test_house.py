@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "operands": {"_native", "masks", "ops"},
     "sharded": {"_native", "masks", "ops"},
     "functional": {"_native", "masks", "ops", "operands", "sharded"},
-    "nn": {"masks", "ops", "functional"},
+    "slice_out": {"_torch", "masks", "ops", "operands"},
+    "nn": {"masks", "ops", "functional", "slice_out"},
     "schedules": {"masks"},
     "patterns": {"masks"},
     "conversion": {"_torch", "masks", "select", "ops", "operands", "functional", "nn"},
@@ -34,6 +35,7 @@ MAY_IMPORT = {
         "conversion",
         "schedules",
         "patterns",
+        "slice_out",
     },
     # The command is a user of the whole package.
     "tools": {"__init__", "reference", "_native", "masks", "select", "ops", "operands", "nn"},

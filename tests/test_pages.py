@@ -57,3 +57,13 @@ def test_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
     kinds = {type(module) for module in names["model"].modules()}
     assert transformers.pytorch_utils.Conv1D in kinds
     assert not any(kind.__module__.startswith("sparsedrop") for kind in kinds)
+
+
+def test_slice_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """The examples of the page, one behind the other: losses fall."""
+    examples = _examples(ROOT / "docs" / "slice-out.md")
+    assert len(examples) == 3
+    for code, text in examples:
+        names = _run(code, text, capsys)
+        losses = names["losses"]
+        assert sum(losses[-5:]) < 0.7 * sum(losses[:5])

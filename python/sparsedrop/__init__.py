@@ -7,7 +7,7 @@ is `F.linear(F.dropout(x, 0.5), weight, bias)` with whole blocks dropped, and th
 
 from importlib import metadata
 
-from sparsedrop import nn, patterns, reference, schedules, select
+from sparsedrop import nn, patterns, reference, schedules, select, slice_out
 from sparsedrop.conversion import Report, convert, revert, set_rate
 from sparsedrop.functional import dropout_linear, linear, matmul
 from sparsedrop.masks import BlockMask, RowPattern, Slice
@@ -34,4 +34,5 @@ __all__ = [
     "schedules",
     "select",
     "set_rate",
+    "slice_out",
 ]

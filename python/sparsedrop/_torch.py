@@ -45,6 +45,8 @@ _private(_functorch, "TransformType")
 _unwrap_if_dead: Callable[[Tensor], Tensor] = _private(_functorch, "unwrap_if_dead")
 _private(torch.utils, "_pytree")
 _private(torch.compiler, "_is_exporting_flag")
+if torch.distributed.is_available():
+    _private(nn.parallel.DistributedDataParallel, "_active_ddp_module")
 _raw_stream: Callable[[int], int] | None = (
     _private(_C, "_cuda_getCurrentRawStream") if torch.version.cuda else None
 )
@@ -198,6 +200,13 @@ def storage_of(tensor: Tensor) -> int:
 def is_in_backward() -> bool:
     """True within a backward pass, where checkpointed forward passes are run again."""
     return _graph_task() != -1
+
+
+def is_in_ddp() -> bool:
+    """True within the forward pass of DistributedDataParallel."""
+    if not torch.distributed.is_available():
+        return False
+    return nn.parallel.DistributedDataParallel._active_ddp_module is not None
 
 
 def keep_apart(op: Any) -> None:

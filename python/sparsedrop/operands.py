@@ -17,11 +17,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_matmul(a: Tensor, b: Tensor) -> torch.dtype:
     """The dtype of the product of a [M, K] and b [K, N]."""
-    _check_operand("a", a, 2)
-    _check_operand("b", b, 2)
+    check_operand("a", a, 2)
+    check_operand("b", b, 2)
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a is {list(a.shape)} and b is {list(b.shape)}: inner extents differ")
-    return _agreed_dtype(("a", "b"), a, b)
+    return agreed_dtype(("a", "b"), a, b)
 
 
 def rows_of(x: Tensor) -> int:
@@ -33,7 +33,7 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _check_operand(name: str, operand: Tensor, rank: int | None) -> None:
+def check_operand(name: str, operand: Tensor, rank: int | None) -> None:
     if not isinstance(operand, Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(operand).__name__}")
     if operand.dtype not in DTYPES:
@@ -86,21 +86,21 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
     """The dtype of the product."""
     if _is_usual(x, weight, bias):
         return x.dtype
-    _check_operand("x", x, None)
-    _check_operand("weight", weight, 2)
+    check_operand("x", x, None)
+    check_operand("weight", weight, 2)
     n, k = weight.shape
     if x.shape[-1] != k:
         raise ValueError(
             f"x is {list(x.shape)} and weight is {list(weight.shape)}: inner extents differ"
         )
     if bias is None:
-        return _agreed_dtype(("x", "weight"), x, weight)
-    _check_operand("bias", bias, 1)
+        return agreed_dtype(("x", "weight"), x, weight)
+    check_operand("bias", bias, 1)
     if bias.shape[0] != n:
         raise ValueError(
             f"bias is {list(bias.shape)} and weight is {list(weight.shape)}: outer extents differ"
         )
-    return _agreed_dtype(("x", "weight", "bias"), x, weight, bias)
+    return agreed_dtype(("x", "weight", "bias"), x, weight, bias)
 
 
 def check_stack(x: Tensor, layers: Sequence[Layer]) -> torch.dtype:
@@ -127,7 +127,7 @@ def _check_branch(
     other product has, if there is one."""
     weight, bias = parameters
     weight_name, bias_name = f"{gate}weight of layer {i}", f"{gate}bias of layer {i}"
-    _check_operand(weight_name, weight, 2)
+    check_operand(weight_name, weight, 2)
     outputs = weight.shape[0] if outputs is None else outputs
     if weight.shape != (outputs, features):
         raise ValueError(
@@ -135,15 +135,15 @@ def _check_branch(
             "come out"
         )
     if bias is None:
-        _agreed_dtype(("x", weight_name), x, weight)
+        agreed_dtype(("x", weight_name), x, weight)
         return
-    _check_operand(bias_name, bias, 1)
+    check_operand(bias_name, bias, 1)
     if bias.shape[0] != outputs:
         raise ValueError(f"{bias_name} is {list(bias.shape)}, but {outputs} features come out")
-    _agreed_dtype(("x", weight_name, bias_name), x, weight, bias)
+    agreed_dtype(("x", weight_name, bias_name), x, weight, bias)
 
 
-def _agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
+def agreed_dtype(names: tuple[str, ...], *tensors: Tensor) -> torch.dtype:
     """The dtype of all, as autocast leaves it; ValueError where it, or a device, disagrees."""
     first = tensors[0]
     device = first.device

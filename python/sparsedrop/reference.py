@@ -124,3 +124,54 @@ def dropout_scale(p: float) -> float:
 def keep_live(matrix: Tensor, mask: Mask | None) -> Tensor:
     """The matrix with its dropped blocks exactly 0, whatever stands in them."""
     return matrix if mask is None else torch.where(mask.expand(), matrix, 0)
+
+
+def keep_units(x: Tensor, kept: Tensor, scale: float | Tensor = 1.0, dim: int = -1) -> Tensor:
+    """x with what is not kept along one extent exactly 0, the rest scaled; kept: bool [units]."""
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    factor = scale.reshape(shape) if isinstance(scale, Tensor) else scale
+    return torch.where(kept.reshape(shape), x * factor, 0)
+
+
+def feed_forward(
+    x: Tensor, up: Layer, down: Layer, kept: Tensor, scale: float | Tensor = 1.0
+) -> Tensor:
+    """down(dropout(act(up(x)))), or down(dropout(act(gate(x)) * up(x))), of whose hidden units
+    these are kept."""
+    weight, bias, activation, gate, gate_bias = up
+    hidden = nn.functional.linear(x, weight, bias)
+    if gate is None:
+        hidden = ACTIVATIONS[activation](hidden)
+    else:
+        hidden = ACTIVATIONS[activation](nn.functional.linear(x, gate, gate_bias)) * hidden
+    return nn.functional.linear(keep_units(hidden, kept, scale), down[0], down[1])
+
+
+def attention(
+    x: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor | None]],
+    heads: tuple[int, int],
+    kept: Tensor,
+    scale: float | Tensor = 1.0,
+    bias: Tensor | float = 0.0,
+) -> Tensor:
+    """Self-attention of whose key-value heads, with their query heads, these are kept.
+
+    layers: weight and bias of the projections q, k, v and out; heads: how many queries and
+    key-values have; bias: added to the scores, [..., T, T].
+    """
+    queries, key_values = heads
+    q, k, v = (nn.functional.linear(x, *layer) for layer in layers[:3])
+    q, k, v = (
+        t.unflatten(-1, (count, -1)).transpose(-3, -2)
+        for t, count in ((q, queries), (k, key_values), (v, key_values))
+    )
+    group = queries // key_values
+    k, v = (t.repeat_interleave(group, -3) for t in (k, v))
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]) + bias
+    mixed = scores.softmax(-1) @ v
+    if isinstance(scale, Tensor):
+        scale = scale.repeat_interleave(group)
+    dropped = keep_units(mixed, kept.repeat_interleave(group), scale, dim=-3)
+    return nn.functional.linear(dropped.transpose(-3, -2).flatten(-2), *layers[3])

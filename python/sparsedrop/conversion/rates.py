@@ -24,11 +24,12 @@ def set_rate(model: nn.Module, p: float) -> int:
         p: in [0, 1], such as a schedule of `sparsedrop.schedules` gives it.
 
     Returns:
-        The number of modules that were set: linear layers, and each `nn.SparseDropMLP` or
-        `nn.SparseDropStack` once.
+        The number of modules that were set: linear layers, and each block or stack, such as
+        `nn.SparseDropMLP` or `nn.SliceOutMLP`, once.
 
     Raises:
-        ValueError, TypeError: where p is no probability, or `model` no module.
+        ValueError, TypeError: where p is no probability, or `model` no module; where p is 1 and
+            there is a module of slices, which keep something.
     """
     check_model(model)
     p = check_p(p)

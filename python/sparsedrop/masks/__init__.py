@@ -11,7 +11,7 @@ from sparsedrop.masks.checks import (
 )
 from sparsedrop.masks.patterns import RowPattern
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
-from sparsedrop.masks.slices import Slice
+from sparsedrop.masks.slices import Slice, check_sliced_p, check_starts, kept_units, marginals
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
 
 __all__ = [
@@ -29,11 +29,15 @@ __all__ = [
     "check_p",
     "check_sampler",
     "check_side",
+    "check_sliced_p",
+    "check_starts",
     "draw",
     "expand_live",
     "grid_shape",
     "host_state",
     "is_capturing",
+    "kept_units",
     "layout",
+    "marginals",
     "scale",
 ]

@@ -6,6 +6,7 @@ for, and activation checkpointing replays the draw.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Slice:
     pieces: tuple[tuple[int, int], ...]
     units: int
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Units that are kept."""
         return sum(stop - start for start, stop in self.pieces)
@@ -50,6 +51,16 @@ class Slice:
         for start, stop in self.pieces:
             kept[start:stop] = True
         return kept
+
+    @classmethod
+    def at(cls, start: int, width: int, units: int) -> Slice:
+        """So many of the units from `start` on, around the end."""
+        return cls(_pieces(start, width, units), units)
+
+    def times(self, features: int) -> Slice:
+        """The same of features, of which each unit has so many."""
+        pieces = tuple((start * features, stop * features) for start, stop in self.pieces)
+        return Slice(pieces, self.units * features)
 
     @classmethod
     def draw(
@@ -81,10 +92,12 @@ class Slice:
             ValueError: for p outside [0, 1), and a width or an `align` below 1.
         """
         check_generator(generator)
-        every = slices(width, p, align=align, starts=starts)
+        every = _slices(width, check_p(p), align, starts)
         if len(every) == 1:
             return every[0]
-        return every[int(torch.randint(len(every), (), generator=generator))]
+        drawn = torch.randint(len(every), (), generator=generator, device="cpu")
+        # A fake tensor has no value, and all slices have the same shapes.
+        return every[0] if hasattr(drawn, "fake_mode") else every[int(drawn)]
 
 
 def check_starts(starts: str) -> str:
@@ -95,11 +108,17 @@ def check_starts(starts: str) -> str:
     return starts
 
 
-def kept_units(width: int, p: float, align: int) -> tuple[int, int]:
-    """How many units a slice keeps, and what starts are multiples of."""
+def check_sliced_p(p: float) -> float:
+    """p as a float; ValueError where it is no probability, or 1."""
     p = check_p(p)
     if p == 1.0:
         raise ValueError("p must be below 1: a slice keeps some units")
+    return p
+
+
+def kept_units(width: int, p: float, align: int) -> tuple[int, int]:
+    """How many units a slice keeps, and what starts are multiples of."""
+    p = check_sliced_p(p)
     for name, value in (("width", width), ("align", align)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -118,6 +137,11 @@ def slices(width: int, p: float, *, align: int = 64, starts: str = "cyclic") -> 
     else:
         first = range(0, width if starts == "cyclic" else width - kept + 1, step)
     return tuple(Slice(_pieces(start, kept, width), width) for start in first)
+
+
+@functools.lru_cache(maxsize=256)
+def _slices(width: int, p: float, align: int, starts: str) -> tuple[Slice, ...]:
+    return slices(width, p, align=align, starts=starts)
 
 
 def _pieces(start: int, kept: int, width: int) -> tuple[tuple[int, int], ...]:

@@ -13,6 +13,7 @@ from sparsedrop.nn.rated import Blocked, applied_rate_of, rate_of
 from sparsedrop.nn.stack import (
     activate,
     apply_by_modules,
+    check_linears,
     is_plain,
     runs_as_linear,
 )
@@ -120,19 +121,7 @@ class SparseDropMLP(Blocked):
             TypeError: where one of them is no nn.Linear.
             ValueError: where their features do not fit.
         """
-        for name, linear in (("up", up), ("down", down), ("gate", gate)):
-            if not isinstance(linear, nn.Linear) and not (name == "gate" and linear is None):
-                raise TypeError(f"{name} must be an nn.Linear, not {type(linear).__name__}")
-        if down.in_features != up.out_features:
-            raise ValueError(
-                f"up makes {up.out_features} features and down takes {down.in_features}"
-            )
-        shape = up.in_features, up.out_features
-        if gate is not None and (gate.in_features, gate.out_features) != shape:
-            raise ValueError(
-                f"gate is {gate.in_features} -> {gate.out_features}, and up {shape[0]} -> "
-                f"{shape[1]}"
-            )
+        check_linears(up, gate, down)
         check_p(p), check_p(out_p), check_activation(activation)
         # On the meta device nothing is allocated or drawn for layers that are replaced at once.
         block = cls(1, 1, 1, p, gated=gate is not None, device="meta")

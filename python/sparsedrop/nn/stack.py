@@ -138,6 +138,20 @@ def runs_as_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     return isinstance(module, nn.Linear) and getattr(module.forward, "__code__", None) is code
 
 
+def check_linears(up: nn.Linear, gate: nn.Linear | None, down: nn.Linear) -> None:
+    """TypeError where one is no nn.Linear, ValueError where their features do not fit."""
+    for name, linear in (("up", up), ("down", down), ("gate", gate)):
+        if not isinstance(linear, nn.Linear) and not (name == "gate" and linear is None):
+            raise TypeError(f"{name} must be an nn.Linear, not {type(linear).__name__}")
+    if down.in_features != up.out_features:
+        raise ValueError(f"up makes {up.out_features} features and down takes {down.in_features}")
+    shape = up.in_features, up.out_features
+    if gate is not None and (gate.in_features, gate.out_features) != shape:
+        raise ValueError(
+            f"gate is {gate.in_features} -> {gate.out_features}, and up {shape[0]} -> {shape[1]}"
+        )
+
+
 def activate(activation: str | None, x: Tensor) -> Tensor:
     return ACTIVATIONS[activation](x)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from sparsedrop.masks import kept_units
 from sparsedrop.select.request import UNKNOWN_KEEP
 
 Shape = Sequence[int]
@@ -111,6 +112,50 @@ def register_stack() -> None:
     ops: Any = torch.ops.sparsedrop
     register_flop_formula(ops.stack)(_stack)
     register_flop_formula(ops.stack_backward)(_stack_backward)
+
+
+def _slice_out_mlp(x: Shape, parameters: Sequence[Shape | None], *how: Any, **_: Any) -> int:
+    return sum(_of_slices(x, parameters, how))
+
+
+def _slice_out_mlp_backward(
+    grad: Shape, x: Shape, parameters: Sequence[Shape | None], start: Shape, kept: Any,
+    *how: Any, **_: Any,
+) -> int:  # fmt: skip
+    *of_up, of_down = _of_slices(x, parameters, how)
+    needs = how[-1]
+    of_weights = sum(n for n, needed in zip(of_up, needs[1::2], strict=False) if needed)
+    return of_weights + of_down * (needs[-2] + any(needs[:-2])) + sum(of_up) * needs[0]
+
+
+def _of_slices(x: Shape, parameters: Sequence[Shape | None], how: Sequence[Any]) -> list[int]:
+    """Of a product with each weight, of which `how` keeps a slice."""
+    _, p, align, *_ = how
+    weights = [shape for shape in parameters[::2] if shape is not None]
+    units = weights[0][0]
+    kept = kept_units(units, p, align)[0]
+    return [2 * prod(x[:-1]) * prod(weight) // units * kept for weight in weights]
+
+
+def _slice_out_linear(
+    x: Shape, weight: Shape, bias: Shape | None, start: Shape, on_rows: bool,
+    units: int, kept: int, *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    return 2 * prod(x[:-1]) * prod(weight) // units * kept
+
+
+def _slice_out_linear_backward(grad: Shape, *given: Any, **_: Any) -> int:
+    *args, needs = given
+    return _slice_out_linear(*args) * (needs[0] + needs[1])
+
+
+def register_slices() -> None:
+    """Tells torch of the formulas of the ops of slices."""
+    ops: Any = torch.ops.sparsedrop
+    register_flop_formula(ops.slice_out_mlp)(_slice_out_mlp)
+    register_flop_formula(ops.slice_out_mlp_backward)(_slice_out_mlp_backward)
+    register_flop_formula(ops.slice_out_linear)(_slice_out_linear)
+    register_flop_formula(ops.slice_out_linear_backward)(_slice_out_linear_backward)
 
 
 def register() -> None:

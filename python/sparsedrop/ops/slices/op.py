@@ -1,0 +1,219 @@
+"""The registered ops of slices: what a compiled graph calls.
+
+The start is drawn when the graph runs, on the host, so that a graph holds no slice and no new one
+compiles again. It is a tensor of the CPU, and torch leaves these ops out of CUDA graphs that it
+makes by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsedrop._torch import keep_apart
+from sparsedrop.masks import Slice
+from sparsedrop.ops.slices.choice import Choice, inverse_marginals
+from sparsedrop.ops.slices.feed_forward import Layers, backward, forward
+from sparsedrop.ops.slices.products import Cut, bias_gradient, flat, input_gradient, product, unflat
+from sparsedrop.ops.slices.products import weight_gradient as _weight_gradient
+from sparsedrop.ops.stack.facts import Layer
+
+
+def _layers(parameters: Sequence[Tensor | None], activation: str) -> Layers:
+    *first, weight, bias = parameters
+    own, own_bias = first[-2:]
+    gate, gate_bias = first[:2] if len(first) == 4 else (None, None)
+    assert weight is not None
+    assert own is not None
+    return Layer(own, own_bias, activation or None, gate, gate_bias), Layer(weight, bias)
+
+
+def _draw(units: int, p: float, align: int, starts: str) -> Tensor:
+    """The start of a slice, int64 []."""
+    start = Slice.draw(units, p, align=align, starts=starts).pieces[0][0]
+    return torch.tensor(start, device="cpu")
+
+
+def _fake_draw(units: int, p: float, align: int, starts: str) -> Tensor:
+    keep_apart(torch.ops.sparsedrop.slice_start)
+    return torch.empty((), dtype=torch.int64, device="cpu")
+
+
+def _factors(
+    units: int, p: float, align: int, starts: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return inverse_marginals(units, p, align, starts, dtype, device).clone()
+
+
+def _fake_factors(
+    units: int, p: float, align: int, starts: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.empty(units, dtype=dtype, device=device)
+
+
+def _forward(
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    activation: str,
+    p: float,
+    align: int,
+    starts: str,
+    normalization: str,
+) -> list[Tensor]:
+    """The result, the start of the slice, and what the backward pass needs and is not given."""
+    layers = _layers(parameters, activation)
+    choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
+    drawn = choice.draw()
+    out, kept = forward(flat(x), layers, choice.live(drawn, x))
+    start = torch.tensor(drawn.pieces[0][0], device="cpu")
+    return [unflat(out, x), start, *kept]
+
+
+def _fake_forward(
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    activation: str,
+    p: float,
+    align: int,
+    starts: str,
+    normalization: str,
+) -> list[Tensor]:
+    keep_apart(torch.ops.sparsedrop.slice_out_mlp)
+    up, down = _layers(parameters, activation)
+    kept = Choice(up.weight.shape[0], p, align, starts, normalization).width
+    rows = x.shape[:-1].numel()
+    return [
+        x.new_empty((*x.shape[:-1], down.weight.shape[0])),
+        torch.empty((), dtype=torch.int64, device="cpu"),
+        *(x.new_empty((rows, kept)) for _ in range(1 if up.gate is None else 2)),
+    ]
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    start: Tensor,
+    kept: Sequence[Tensor],
+    activation: str,
+    p: float,
+    align: int,
+    starts: str,
+    normalization: str,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of x and of the parameters; empty where they are not needed."""
+    layers = _layers(parameters, activation)
+    choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
+    live = choice.live(choice.slice_at(int(start)), x)
+    flat_x, flat_grad = flat(x), flat(grad)
+    grads = backward(flat_grad, flat_x, layers, live, kept, needs)
+    if grads[0] is not None:
+        grads[0] = unflat(grads[0], x)
+    return [grad.new_empty(0) if found is None else found for found in grads]
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    start: Tensor,
+    kept: Sequence[Tensor],
+    activation: str,
+    p: float,
+    align: int,
+    starts: str,
+    normalization: str,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    return [
+        grad.new_empty(0) if not needed or given is None else given.new_empty(given.shape)
+        for given, needed in zip([x, *parameters], needs, strict=True)
+    ]
+
+
+def _cut(start: Tensor, on_rows: bool, units: int, kept: int, features: int) -> Cut:
+    """Of a weight whose rows or columns belong to units of so many features."""
+    pieces = Slice.at(int(start), kept, units).times(features).pieces
+    return Cut(pieces) if on_rows else Cut(None, pieces)
+
+
+def _linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor, on_rows: bool,
+    units: int, kept: int, features: int, alpha: float,
+) -> Tensor:  # fmt: skip
+    cut = _cut(start, on_rows, units, kept, features)
+    out = product(flat(x), weight, bias, cut, alpha)
+    return unflat(out, x)
+
+
+def _fake_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor, on_rows: bool,
+    units: int, kept: int, features: int, alpha: float,
+) -> Tensor:  # fmt: skip
+    return x.new_empty((*x.shape[:-1], kept * features if on_rows else weight.shape[0]))
+
+
+def _linear_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor, on_rows: bool,
+    units: int, kept: int, features: int, alpha: float, needs: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    cut = _cut(start, on_rows, units, kept, features)
+    flat_x, flat_grad = flat(x), flat(grad)
+    found = [grad.new_empty(0)] * 3
+    if needs[0]:
+        found[0] = unflat(input_gradient(flat_grad, weight, cut, alpha), x)
+    if needs[1]:
+        found[1] = _weight_gradient(flat_grad, flat_x, weight, cut, alpha)
+    if needs[2] and bias is not None:
+        found[2] = bias_gradient(flat_grad, bias, cut.rows)
+    return found
+
+
+def _fake_linear_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor, on_rows: bool,
+    units: int, kept: int, features: int, alpha: float, needs: Sequence[bool],
+) -> list[Tensor]:  # fmt: skip
+    return [
+        grad.new_empty(0) if not needed or given is None else given.new_empty(given.shape)
+        for given, needed in zip([x, weight, bias], needs, strict=True)
+    ]
+
+
+def _register() -> torch.library.Library:
+    """Defines the ops; the library must outlive them, so the module keeps it."""
+    library = torch.library.Library("sparsedrop", "FRAGMENT")
+    drawn = "float p, int align, str starts"
+    how = f"str activation, {drawn}, str normalization"
+    place = "Tensor start, bool on_rows, int units, int kept, int features, float alpha"
+    given = "Tensor x, Tensor weight, Tensor? bias"
+    # A CUDA graph would repeat one slice for ever.
+    fixed = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
+    random = (torch.Tag.nondeterministic_seeded, *fixed)
+    for schema, tags, kernel, fake in (
+        (f"slice_start(int units, {drawn}) -> Tensor", random, _draw, _fake_draw),
+        (f"slice_factors(int units, {drawn}, ScalarType dtype, Device device) -> Tensor", fixed,
+         _factors, _fake_factors),
+        (f"slice_out_mlp(Tensor x, Tensor?[] parameters, {how}) -> Tensor[]", random,
+         _forward, _fake_forward),
+        (f"slice_out_mlp_backward(Tensor grad, Tensor x, Tensor?[] parameters, Tensor start, "
+         f"Tensor[] kept, {how}, bool[] needs) -> Tensor[]", fixed, _backward, _fake_backward),
+        (f"slice_out_linear({given}, {place}) -> Tensor", fixed, _linear, _fake_linear),
+        (f"slice_out_linear_backward(Tensor grad, {given}, {place}, bool[] needs) -> Tensor[]",
+         fixed, _linear_backward, _fake_linear_backward),
+    ):  # fmt: skip
+        name = schema.partition("(")[0]
+        library.define(schema, tags=tags)
+        library.impl(name, kernel, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"sparsedrop::{name}", fake, lib=library)
+    return library
+
+
+_library = _register()
+START = torch.ops.sparsedrop.slice_start.default
+MLP = torch.ops.sparsedrop.slice_out_mlp.default
+MLP_BACKWARD = torch.ops.sparsedrop.slice_out_mlp_backward.default
+LINEAR = torch.ops.sparsedrop.slice_out_linear.default
+LINEAR_BACKWARD = torch.ops.sparsedrop.slice_out_linear_backward.default
