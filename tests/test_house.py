@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "operands": {"_native", "masks", "ops"},
     "sharded": {"_native", "masks", "ops"},
     "functional": {"_native", "masks", "ops", "operands", "sharded"},
-    "nn": {"masks", "ops", "functional"},
+    "nn": {"masks", "ops", "operands", "functional"},
     "schedules": {"masks"},
     "patterns": {"masks"},
     "conversion": {"_torch", "masks", "select", "ops", "operands", "functional", "nn"},

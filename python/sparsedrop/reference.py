@@ -116,6 +116,22 @@ def stack(
     return dropped(x, len(layers))
 
 
+def feed_forward(
+    x: Tensor, layers: Sequence[Layer], kept: Tensor, scale: float | Tensor = 1.0
+) -> Tensor:
+    """A feed-forward block of two layers whose hidden units are dropped, the others scaled.
+
+    kept is bool [hidden], or of the shape of what is hidden.
+    """
+    (up, up_bias, activation, gate, gate_bias), (down, down_bias, *_) = layers
+    hidden = nn.functional.linear(x, up, up_bias)
+    if gate is None:
+        hidden = ACTIVATIONS[activation](hidden)
+    else:
+        hidden = ACTIVATIONS[activation](nn.functional.linear(x, gate, gate_bias)) * hidden
+    return nn.functional.linear(torch.where(kept, hidden * scale, 0), down, down_bias)
+
+
 def dropout_scale(p: float) -> float:
     """What the live elements are multiplied by. At p = 1 there are none."""
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0

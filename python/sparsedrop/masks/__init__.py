@@ -9,7 +9,7 @@ from sparsedrop.masks.checks import (
     check_sampler,
     check_side,
 )
-from sparsedrop.masks.patterns import RowPattern
+from sparsedrop.masks.patterns import RowPattern, check_scale, probabilities
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
 from sparsedrop.masks.slices import Slice
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
@@ -28,6 +28,7 @@ __all__ = [
     "check_generator",
     "check_p",
     "check_sampler",
+    "check_scale",
     "check_side",
     "draw",
     "expand_live",
@@ -35,5 +36,6 @@ __all__ = [
     "host_state",
     "is_capturing",
     "layout",
+    "probabilities",
     "scale",
 ]

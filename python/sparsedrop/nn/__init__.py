@@ -2,6 +2,7 @@
 
 from sparsedrop.nn.linear import SparseDropLinear
 from sparsedrop.nn.mlp import SparseDropMLP
+from sparsedrop.nn.row_pattern import RowPatternMLP
 from sparsedrop.nn.stack import SparseDropStack
 
-__all__ = ["SparseDropLinear", "SparseDropMLP", "SparseDropStack"]
+__all__ = ["RowPatternMLP", "SparseDropLinear", "SparseDropMLP", "SparseDropStack"]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.masks import (
+    check_block_shape,
+    check_p,
+    check_sampler,
+    check_scale,
+    probabilities,
+)
+from sparsedrop.masks import scale as scale_of
+from sparsedrop.ops.rows import Rows
 
 
 class Rate(nn.Dropout):
@@ -80,3 +88,54 @@ class Blocked(Rated):
     @sampler.setter
     def sampler(self, sampler: str) -> None:
         self._sampler = check_sampler(sampler)
+
+
+class Patterned(Rated):
+    """A module that drops by Approximate Random Dropout: periods and scale may be set, too."""
+
+    _patterns: int
+    _scale: str
+
+    @property
+    def p(self) -> float:
+        """Drop probability."""
+        return rate_of(self._modules.get("dropout"))
+
+    @p.setter
+    def p(self, p: float) -> None:
+        probabilities(check_p(p), self._patterns)  # whether these periods give it
+        self._set_rate("dropout", p)
+
+    @property
+    def patterns(self) -> int:
+        """Of how many periods one is drawn: 1 to this."""
+        return self._patterns
+
+    @patterns.setter
+    def patterns(self, patterns: int) -> None:
+        probabilities(self.p, patterns)
+        self._patterns = patterns
+
+    @property
+    def scale(self) -> str:
+        """What is kept is multiplied by: 1 / (1 - p) with "global", the period with "pattern"."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: str) -> None:
+        self._scale = check_scale(scale)
+
+    def _drops(self, p: float, patterns: int, scale: str) -> None:
+        self._patterns, self._scale = patterns, check_scale(scale)
+        self.p = p
+
+    def _rows(self) -> Rows | None:
+        """How units are dropped now; None: they are not."""
+        p = applied_rate_of(self._modules.get("dropout"))
+        if p == 0.0:
+            return None
+        scale = None if self._scale == "pattern" else scale_of(p)
+        return Rows(probabilities(p, self._patterns), scale)
+
+    def extra_repr(self) -> str:
+        return f"patterns={self._patterns}, scale={self._scale!r}"
