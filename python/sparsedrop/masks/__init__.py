@@ -13,6 +13,7 @@ from sparsedrop.masks.patterns import RowPattern, check_scale, probabilities
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
 from sparsedrop.masks.slices import Slice
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
+from sparsedrop.masks.tiles import mask_of_diagonals, tile_mask
 
 __all__ = [
     "FILLS",
@@ -36,6 +37,8 @@ __all__ = [
     "host_state",
     "is_capturing",
     "layout",
+    "mask_of_diagonals",
     "probabilities",
     "scale",
+    "tile_mask",
 ]
