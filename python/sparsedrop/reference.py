@@ -132,6 +132,34 @@ def feed_forward(
     return nn.functional.linear(torch.where(kept, hidden * scale, 0), down, down_bias)
 
 
+def lstm(
+    module: nn.LSTM,
+    x: Tensor | nn.utils.rnn.PackedSequence,
+    kept: Sequence[Tensor],
+    scales: Sequence[float],
+    hx: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor | nn.utils.rnn.PackedSequence, tuple[Tensor, Tensor]]:
+    """An LSTM of these parameters, the input of each layer dropped: kept is bool [features]."""
+    directions, states = 1 + module.bidirectional, []
+    for i, (mask, scale) in enumerate(zip(kept, scales, strict=True)):
+        own = slice(i * directions, (i + 1) * directions)
+        layer = nn.LSTM(
+            mask.shape[0], module.hidden_size, 1, module.bias, module.batch_first, 0.0,
+            module.bidirectional, module.proj_size, device="meta",
+        )  # fmt: skip
+        weights = [weight for each in module.all_weights[own] for weight in each]
+        names = [name for name, _ in layer.named_parameters()]
+        named: dict[str, Tensor] = dict(zip(names, weights, strict=True))
+        if isinstance(x, nn.utils.rnn.PackedSequence):
+            x = x._replace(data=torch.where(mask, x.data * scale, 0))
+        else:
+            x = torch.where(mask, x * scale, 0)
+        start = None if hx is None else (hx[0][own], hx[1][own])
+        x, state = torch.func.functional_call(layer, named, (x, start))
+        states.append(state)
+    return x, (torch.cat([h for h, _ in states]), torch.cat([c for _, c in states]))
+
+
 def dropout_scale(p: float) -> float:
     """What the live elements are multiplied by. At p = 1 there are none."""
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0

@@ -3,6 +3,15 @@
 from sparsedrop.nn.linear import SparseDropLinear
 from sparsedrop.nn.mlp import SparseDropMLP
 from sparsedrop.nn.row_pattern import RowPatternMLP
+from sparsedrop.nn.row_pattern_lstm import RowPatternLSTM
 from sparsedrop.nn.stack import SparseDropStack
+from sparsedrop.nn.tile_pattern import TilePatternLinear
 
-__all__ = ["RowPatternMLP", "SparseDropLinear", "SparseDropMLP", "SparseDropStack"]
+__all__ = [
+    "RowPatternLSTM",
+    "RowPatternMLP",
+    "SparseDropLinear",
+    "SparseDropMLP",
+    "SparseDropStack",
+    "TilePatternLinear",
+]
