@@ -11,6 +11,7 @@ from cases import assert_accurate
 from row_cases import drawing, draws_of, every_pattern, scale_of, weighted_patterns
 from sparsedrop import RowPattern, patterns, reference, set_rate
 from sparsedrop.nn import RowPatternMLP
+from sparsedrop.ops.rows import arithmetic
 
 ACTIVATIONS = [None, "relu", "gelu", "gelu_tanh", "silu"]
 BLOCKS = {
@@ -48,9 +49,11 @@ def _exact(block, x, rows):
     return reference.feed_forward(x, _layers(block), rows.mask(x.device), scale)
 
 
+@pytest.mark.parametrize("small", [0, arithmetic.SMALL])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kwargs", BLOCKS.values(), ids=BLOCKS)
-def test_every_pattern_is_the_masked_dense_block(kwargs, activation, device):
+def test_every_pattern_is_the_masked_dense_block(kwargs, activation, small, device, monkeypatch):
+    monkeypatch.setattr(arithmetic, "SMALL", small)  # gradients zeroed in parts, and whole
     block = _block(device=device, activation=activation, **kwargs)
     x = torch.randn(2, 7, 12, dtype=torch.float64, device=device)
     upstream = torch.randn(2, 7, block.down.out_features, dtype=torch.float64, device=device)

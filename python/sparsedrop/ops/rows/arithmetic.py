@@ -15,6 +15,9 @@ from torch import Tensor
 from sparsedrop.masks import RowPattern
 from sparsedrop.ops.dense import ACTIVATIONS, activation_grad
 
+# Elements of a gradient up to which one launch that zeroes all of it takes less than three.
+SMALL = 1 << 18
+
 
 class Parameters(NamedTuple):
     """Of a block; without a gate or a bias there is None."""
@@ -157,13 +160,15 @@ def _placed(like: Tensor, rows: RowPattern, a: Tensor, b: Tensor, scale: float =
 
     a is [M, h], b is [M, n], like is [H, n].
     """
-    full = torch.empty_like(like)
+    is_small = like.numel() <= SMALL
+    full = torch.zeros_like(like) if is_small else torch.empty_like(like)
     place = full[rows.kept]
     if full.dtype is a.dtype:
         torch.addmm(place, a.t(), b, beta=0, alpha=scale, out=place)
     else:
         place.copy_(_product(a.t(), b, scale))
-    zero_dropped(full, rows)
+    if not is_small:
+        zero_dropped(full, rows)
     return full
 
 
@@ -176,7 +181,7 @@ def zero_dropped(full: Tensor, rows: RowPattern) -> None:
     behind = full[first + 1 :]
     groups = behind.shape[0] // period
     whole = groups * period
-    behind[:whole].unflatten(0, (groups, period))[:, :-1].zero_()
+    torch.unflatten(behind[:whole], 0, (groups, period))[:, :-1].zero_()
     behind[whole:].zero_()
 
 
