@@ -10,7 +10,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
+from sparsedrop.nn import (
+    RowPatternMLP,
+    SparseDropLinear,
+    SparseDropMLP,
+    SparseDropStack,
+    TilePatternLinear,
+)
 
 RANKS = 2
 TWO_GPUS = [
@@ -27,6 +33,9 @@ MODELS = {
         SparseDropMLP(512, 768, p=0.5, out_p=0.25, activation="gelu"),
         SparseDropStack((512, 256, 256), p=0.5),
     ),
+    "patterns": lambda: (
+        RowPatternMLP(512, 768, p=0.5, gated=True), TilePatternLinear(512, 256, p=0.5),
+    ),
 }  # fmt: skip
 
 
@@ -36,6 +45,8 @@ def _averaged(model, step, kind):
         model = DistributedDataParallel(model)
     else:
         for layer in (*model, model):
+            if isinstance(layer, RowPatternMLP):
+                layer.turned = False  # FSDP takes tensors that are stored by rows
             fully_shard(layer)
     step(model)
     grads = [parameter.grad for parameter in model.parameters()]

@@ -6,7 +6,6 @@ import io
 import pytest
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -188,22 +187,6 @@ def test_optimizers_step_as_on_the_dense_layout(optimizer):
             steps.step()
             steps.zero_grad()
     _assert_same(block.parameters(), other.parameters(), 1e-4)
-
-
-def test_data_parallel(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        block = RowPatternMLP(12, 27, 20)
-        parallel, x = DistributedDataParallel(copy.deepcopy(block)), torch.randn(4, 12)
-        with drawing(*[RowPattern(27, 2, 1)] * 2):
-            parallel(x).square().sum().backward()
-            block(x).square().sum().backward()
-        for own, other in zip(parallel.parameters(), block.parameters(), strict=True):
-            assert torch.equal(own.grad, other.grad)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_an_exported_program_draws(block):
