@@ -207,6 +207,10 @@ def test_the_rate_is_that_of_a_child_that_tools_find():
     assert found == {"0.dropout": 0.25, "1.dropout": 0.5}
     assert set_rate(model, 0.4) == 2
     assert (model[0].p, model[1].dropout.p) == (0.4, 0.4)
+    model[1].patterns = 2
+    with pytest.raises(ValueError, match=r"p = 0.6 is more than 2 periods give"):
+        set_rate(model, 0.6)
+    assert (model[0].p, model[1].p) == (0.4, 0.4)
     block = model[0]
     block.p, block.patterns, block.scale = 0.0, 2, "pattern"
     assert (block.p, block.patterns, block.scale) == (0.0, 2, "pattern")

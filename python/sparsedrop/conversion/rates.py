@@ -24,15 +24,17 @@ def set_rate(model: nn.Module, p: float) -> int:
         p: in [0, 1], such as a schedule of `sparsedrop.schedules` gives it.
 
     Returns:
-        The number of modules that were set: linear layers, and each `nn.SparseDropMLP` or
-        `nn.SparseDropStack` once.
+        The number of modules that were set: linear layers and LSTMs, and each block or stack once.
 
     Raises:
-        ValueError, TypeError: where p is no probability, or `model` no module.
+        ValueError, TypeError: where p is no probability, or more than the patterns of a module
+            give, or `model` no module. Then no rate has changed.
     """
     check_model(model)
     p = check_p(p)
     rated = [module for module in model.modules() if isinstance(module, Rated)]
+    for module in rated:  # all or none of them
+        module.check_rate(p)
     for module in rated:
         module.p = p
     return len(rated)

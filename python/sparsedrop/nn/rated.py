@@ -50,12 +50,16 @@ class Rated(nn.Module):
     def p(self, p: float) -> None:
         self._set_rate("dropout", p)
 
+    def check_rate(self, p: float) -> float:
+        """p as a float; TypeError or ValueError if it is no rate of this module."""
+        return check_p(p)
+
     def _set_rate(self, child: str, p: float) -> None:
-        dropout = self._modules.get(child)
+        dropout, p = self._modules.get(child), self.check_rate(p)
         if isinstance(dropout, nn.Dropout):
-            dropout.p = check_p(p)
+            dropout.p = p
         else:
-            setattr(self, child, Rate(check_p(p)).train(self.training))
+            setattr(self, child, Rate(p).train(self.training))
 
 
 def rate_of(dropout: nn.Module | None) -> float:
@@ -96,15 +100,11 @@ class Patterned(Rated):
     _patterns: int
     _scale: str
 
-    @property
-    def p(self) -> float:
-        """Drop probability."""
-        return rate_of(self._modules.get("dropout"))
-
-    @p.setter
-    def p(self, p: float) -> None:
-        probabilities(check_p(p), self._patterns)  # whether these periods give it
-        self._set_rate("dropout", p)
+    def check_rate(self, p: float) -> float:
+        """p as a float; TypeError or ValueError if the periods do not give it."""
+        p = check_p(p)
+        probabilities(p, self._patterns)
+        return p
 
     @property
     def patterns(self) -> int:
