@@ -33,21 +33,28 @@ class Parameters(NamedTuple):
 def cut(full: Parameters, rows: RowPattern, dtype: torch.dtype) -> Parameters:
     """What belongs to the kept units: views of the weights, or copies of another dtype."""
 
-    def weight(tensor: Tensor) -> Tensor:
-        return tensor[rows.kept].to(dtype)
-
     def bias(tensor: Tensor | None) -> Tensor | None:
         # The epilogues of products read biases that are contiguous.
-        return None if tensor is None else tensor[rows.kept].to(dtype).contiguous()
+        return None if tensor is None else _cast(tensor[rows.kept], dtype).contiguous()
 
-    return Parameters(
-        weight(full.up),
-        bias(full.up_bias),
-        None if full.gate is None else weight(full.gate),
-        bias(full.gate_bias),
-        weight(full.down.t()).t(),
-        None if full.down_bias is None else full.down_bias.to(dtype),
-    )
+    up, _, gate, _, down, _ = weights = cut_weights(full, rows, dtype)
+    if full.up_bias is None and full.gate_bias is None and full.down_bias is None:
+        return weights
+    down_bias = None if full.down_bias is None else _cast(full.down_bias, dtype)
+    return Parameters(up, bias(full.up_bias), gate, bias(full.gate_bias), down, down_bias)
+
+
+def cut_weights(full: Parameters, rows: RowPattern, dtype: torch.dtype) -> Parameters:
+    """The same without biases, which the backward pass does not read."""
+    kept = rows.kept
+    gate = None if full.gate is None else _cast(full.gate[kept], dtype)
+    # Turned, the columns of kept units are rows, and a copy of them lies as they do.
+    down = _cast(full.down.t()[kept], dtype).t()
+    return Parameters(_cast(full.up[kept], dtype), None, gate, None, down, None)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype is dtype else tensor.to(dtype)
 
 
 def forward(

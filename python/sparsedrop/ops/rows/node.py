@@ -81,7 +81,7 @@ class _Eager(torch.autograd.Function):
         of = arithmetic.cut(full, rows, x.dtype)
         out, saved = _run(x, full, of, *how)
         # Views are made again, copies are not.
-        copies = of if full.up.dtype is not x.dtype else ()
+        copies = (of.up, None, of.gate, None, of.down, None) if full.up.dtype is not x.dtype else ()
         ctx.save_for_backward(x, *full, *copies, *saved)
         ctx.rows, ctx.how, ctx.copies = rows, how, len(copies)
         return out
@@ -103,7 +103,7 @@ class _Eager(torch.autograd.Function):
                 return _Eager.backward(ctx, grad)
         if torch.is_grad_enabled() or is_watched(grad):
             return None, None, *_again(x, full, rows, ctx.how, grad, needs)
-        of = Parameters(*copies) if copies else arithmetic.cut(full, rows, x.dtype)
+        of = Parameters(*copies) if copies else arithmetic.cut_weights(full, rows, x.dtype)
         features = x.shape[-1]
         flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, features)
         grads = arithmetic.backward(*flat, full, of, saved, rows, ctx.how, needs)

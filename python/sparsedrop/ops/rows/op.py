@@ -82,7 +82,7 @@ def _backward(
     full = _parameters(parameters)
     rows, factor = _read(pattern, full.up.shape[0], scale)
     saved = _heads(buffers, x.shape[0], rows)
-    of = arithmetic.cut(full, rows, x.dtype)
+    of = arithmetic.cut_weights(full, rows, x.dtype)
     how = activation or None, factor
     grads = arithmetic.backward(grad, x, full, of, saved, rows, how, needs)
     return [grad.new_empty(0) if found is None else found for found in grads]
