@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import constant_when_compiled
 from sparsedrop.masks.checks import check_generator, check_p
 
 METHODS = ("exact", "sgd")
@@ -130,14 +129,9 @@ def search(p: float, n: int = 8, *, method: str = "exact") -> tuple[float, ...]:
     return _by_bisection(p, n) if method == "exact" else _by_descent(p, n)
 
 
-@constant_when_compiled
+@functools.lru_cache(maxsize=1024, typed=True)
 def probabilities(p: float, n: int) -> tuple[float, ...]:
     """What `search` finds, searched for once."""
-    return _searched(p, n)
-
-
-@functools.lru_cache(maxsize=1024, typed=True)
-def _searched(p: float, n: int) -> tuple[float, ...]:
     return search(p, n)
 
 

@@ -135,7 +135,7 @@ class Patterned(Rated):
         if p == 0.0:
             return None
         scale = None if self._scale == "pattern" else scale_of(p)
-        return Rows(probabilities(p, self._patterns), scale)
+        return Rows(p, self._patterns, scale)
 
     def extra_repr(self) -> str:
         return f"patterns={self._patterns}, scale={self._scale!r}"

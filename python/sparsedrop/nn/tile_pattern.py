@@ -128,7 +128,7 @@ class TilePatternLinear(Patterned, nn.Linear):
             return nn.functional.linear(x, self.weight, self.bias)
         n, k = self.weight.shape
         if torch.compiler.is_compiling():
-            period, offset = draw_tensor(n, rows.probabilities).unbind()
+            period, offset = draw_tensor(n, rows.p, rows.patterns).unbind()
             mask = mask_of_diagonals((n, k), self._tile, period, offset, self.weight.device)
             if rows.scale is None:
                 # No number that a graph could hold: of the input, and not of the product.

@@ -40,7 +40,7 @@ def feed_forward(
         if is_exporting():
             return _masked(x, full, activation, how)
         flat = x.reshape(-1, x.shape[-1])
-        pattern = draw_tensor(width, how.probabilities)
+        pattern = draw_tensor(width, how.p, how.patterns)
         out: Tensor = _Compiled.apply(flat, pattern, activation or "", how.scale, *full)
         return out.reshape(*x.shape[:-1], full.down.shape[0])
     rows, scale = how.draw(width)

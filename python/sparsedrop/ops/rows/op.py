@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 from sparsedrop._torch import keep_apart
-from sparsedrop.masks import RowPattern
+from sparsedrop.masks import RowPattern, probabilities
 from sparsedrop.ops.rows import arithmetic
 from sparsedrop.ops.rows.arithmetic import Parameters
 
 
-def draw_tensor(width: int, probabilities: Sequence[float]) -> Tensor:
+def draw_tensor(width: int, p: float, patterns: int) -> Tensor:
     """Period and offset of a new pattern: int64 [2] on the CPU."""
-    drawn: Tensor = DRAW(width, list(probabilities), device=torch.device("cpu"))
+    drawn: Tensor = DRAW(width, p, patterns, device=torch.device("cpu"))
     return drawn
 
 
-def _draw(width: int, probabilities: Sequence[float], *, device: torch.device) -> Tensor:
-    rows = RowPattern.draw(width, probabilities)
+def _draw(width: int, p: float, patterns: int, *, device: torch.device) -> Tensor:
+    rows = RowPattern.draw(width, probabilities(p, patterns))
     return torch.tensor([rows.period, rows.offset], device=device)
 
 
-def _fake_draw(width: int, probabilities: Sequence[float], *, device: torch.device) -> Tensor:
+def _fake_draw(width: int, p: float, patterns: int, *, device: torch.device) -> Tensor:
     keep_apart(torch.ops.sparsedrop.row_pattern)
     return torch.empty(2, dtype=torch.int64, device=device)
 
@@ -126,7 +126,7 @@ def _register() -> torch.library.Library:
     tags = torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe
     library.define(
         # Of the device torch learns whose generator a checkpoint has to bring back.
-        "row_pattern(int width, float[] probabilities, *, Device device) -> Tensor",
+        "row_pattern(int width, float p, int patterns, *, Device device) -> Tensor",
         tags=(*tags, torch.Tag.nondeterministic_seeded),
     )
     how = "Tensor pattern, str activation, float? scale"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.masks import RowPattern
+from sparsedrop.masks import RowPattern, probabilities
 from sparsedrop.ops.dense import ACTIVATIONS
 from sparsedrop.ops.rows.arithmetic import Parameters
 from sparsedrop.ops.rows.op import draw_tensor
@@ -17,14 +17,15 @@ from sparsedrop.ops.rows.op import draw_tensor
 class Rows(NamedTuple):
     """How hidden units are dropped, checked."""
 
-    # Of the periods 1, 2, ...
-    probabilities: tuple[float, ...]
+    p: float
+    # Of how many periods one is drawn.
+    patterns: int
     # What kept units are multiplied by; None: the period.
     scale: float | None
 
     def draw(self, width: int) -> tuple[RowPattern, float]:
         """A pattern, and what kept units are multiplied by."""
-        rows = RowPattern.draw(width, self.probabilities)
+        rows = RowPattern.draw(width, probabilities(self.p, self.patterns))
         return rows, float(rows.period) if self.scale is None else self.scale
 
 
@@ -72,7 +73,7 @@ def drop_units(x: Tensor, how: Rows) -> Tensor:
     """x [..., H] with the units that a new pattern drops exactly 0, and the others scaled."""
     width = x.shape[-1]
     if torch.compiler.is_compiling():
-        period, offset = draw_tensor(width, how.probabilities).unbind()
+        period, offset = draw_tensor(width, how.p, how.patterns).unbind()
         mask = (torch.arange(width, device=x.device) - offset) % period == 0
         scale: float | Tensor = period.to(x.dtype) if how.scale is None else how.scale
     else:
