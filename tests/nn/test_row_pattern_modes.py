@@ -151,6 +151,18 @@ def test_the_kept_units_alone_are_counted():
     assert counter.get_total_flops() == 2 * 2 * 8 * 16 * 16
 
 
+def test_a_backward_pass_that_is_watched_alone(block):
+    x, rows = _x(block, 4), RowPattern(27, 3, 1)
+    with drawing(rows, rows):
+        outs = block(x), block(x)
+    expected = torch.autograd.grad(outs[0].square().sum(), list(block.parameters()))
+    with FlopCounterMode(display=False) as counter:
+        found = torch.autograd.grad(outs[1].square().sum(), list(block.parameters()))
+    assert counter.get_total_flops() > 0
+    assert not any(grad.requires_grad for grad in found)
+    _assert_same(found, expected)
+
+
 def test_no_leading_extent_an_empty_batch_and_strides(block):
     rows = RowPattern(27, 2, 1)
     x = _x(block, 6)

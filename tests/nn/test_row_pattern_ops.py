@@ -78,3 +78,14 @@ def test_compiled_without_gradients():
             out = compiled(x)
             torch.manual_seed(seed)
             torch.testing.assert_close(out, block(x))
+
+
+def test_draws_of_equal_blocks_are_kept_apart():
+    model = torch.nn.Sequential(*(RowPatternMLP(12, 27) for _ in range(3))).double()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, 12, dtype=torch.float64)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        out = compiled(x)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(out, model(x), rtol=1e-12, atol=1e-12)

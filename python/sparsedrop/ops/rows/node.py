@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,11 +88,8 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, *rest = ctx.saved_tensors
-        full, copies, saved = (
-            Parameters(*rest[:6]),
-            rest[6 : 6 + ctx.copies],
-            rest[6 + ctx.copies :],
-        )
+        full, rest = Parameters(*rest[:6]), rest[6:]
+        copies, saved = rest[: ctx.copies], rest[ctx.copies :]
         rows, needs = ctx.rows, ctx.needs_input_grad[2:]
         kind = x.device.type
         # Asking about a device that has no autocast, such as meta, is an error.
@@ -101,8 +97,12 @@ class _Eager(torch.autograd.Function):
             # The dtypes are settled: autocast around a backward pass may not change them again.
             with torch.autocast(kind, enabled=False):
                 return _Eager.backward(ctx, grad)
-        if torch.is_grad_enabled() or is_watched(grad):
-            return None, None, *_again(x, full, rows, ctx.how, grad, needs)
+        if torch.is_grad_enabled():
+            return None, None, *gradients_again(x, full, rows, ctx.how, grad, needs)
+        if is_watched(grad):
+            with torch.enable_grad():
+                again = gradients_again(x, full, rows, ctx.how, grad, needs)
+            return None, None, *(None if found is None else found.detach() for found in again)
         of = Parameters(*copies) if copies else arithmetic.cut_weights(full, rows, x.dtype)
         features = x.shape[-1]
         flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, features)
@@ -110,18 +110,6 @@ class _Eager(torch.autograd.Function):
         if grads[0] is not None:
             grads[0] = grads[0].view(x.shape)
         return None, None, *grads
-
-
-def _again(
-    x: Tensor,
-    full: Parameters,
-    rows: RowPattern,
-    how: tuple[str | None, float],
-    grad: Tensor,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    with torch.enable_grad():
-        return gradients_again(x, full, rows, how, grad, needs)
 
 
 class _Compiled(torch.autograd.Function):
