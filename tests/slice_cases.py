@@ -43,7 +43,7 @@ def layers_of(mlp):
 def masked(mlp, x, chosen: Slice):
     """The block under a slice, masked and dense."""
     scale = scale_of(mlp, mlp.up.out_features, x.dtype)
-    return reference.feed_forward(x, *layers_of(mlp), chosen.mask(x.device), scale)
+    return reference.feed_forward(x, layers_of(mlp), chosen.mask(x.device), scale)
 
 
 def value_and_grads(function, x, parameters, upstream):

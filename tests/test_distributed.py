@@ -12,11 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from process_group import RANKS, run_in_processes
 from sparsedrop.nn import (
+    RowPatternMLP,
     SliceOutAttention,
     SliceOutMLP,
     SparseDropLinear,
     SparseDropMLP,
     SparseDropStack,
+    TilePatternLinear,
 )
 
 TWO_GPUS = [
@@ -37,6 +39,9 @@ MODELS = {
         SliceOutMLP(512, 768, p=0.5, gated=True), SliceOutAttention(512, 8, 4, p=0.5),
         nn.Linear(512, 256),
     ),
+    "patterns": lambda: (
+        RowPatternMLP(512, 768, p=0.5, gated=True), TilePatternLinear(512, 256, p=0.5),
+    ),
 }  # fmt: skip
 
 
@@ -46,6 +51,8 @@ def _averaged(model, step, kind):
         model = DistributedDataParallel(model)
     else:
         for layer in (*model, model):
+            if isinstance(layer, RowPatternMLP):
+                layer.turned = False  # FSDP takes tensors that are stored by rows
             fully_shard(layer)
     step(model)
     grads = [parameter.grad for parameter in model.parameters()]

@@ -47,6 +47,13 @@ def test_there_are_examples() -> None:
     assert sum(bool(text) for _, text in README) == 1
 
 
+def test_approximate_random_dropout(capsys: pytest.CaptureFixture[str]) -> None:
+    ((code, text),) = _examples(ROOT / "docs" / "approximate-random-dropout.md")
+    names = _run(code, text, capsys)
+    assert names["y"].shape == (8, 64)
+    assert torch.isfinite(names["y"]).all()
+
+
 def test_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
     """The loss falls, and the model is again what it was."""
     transformers = pytest.importorskip("transformers")

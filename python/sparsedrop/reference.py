@@ -116,6 +116,50 @@ def stack(
     return dropped(x, len(layers))
 
 
+def feed_forward(
+    x: Tensor, layers: Sequence[Layer], kept: Tensor, scale: float | Tensor = 1.0
+) -> Tensor:
+    """A feed-forward block of two layers whose hidden units are dropped, the others scaled.
+
+    kept is bool [hidden], or of the shape of what is hidden.
+    """
+    (up, up_bias, activation, gate, gate_bias), (down, down_bias, *_) = layers
+    hidden = nn.functional.linear(x, up, up_bias)
+    if gate is None:
+        hidden = ACTIVATIONS[activation](hidden)
+    else:
+        hidden = ACTIVATIONS[activation](nn.functional.linear(x, gate, gate_bias)) * hidden
+    return nn.functional.linear(torch.where(kept, hidden * scale, 0), down, down_bias)
+
+
+def lstm(
+    module: nn.LSTM,
+    x: Tensor | nn.utils.rnn.PackedSequence,
+    kept: Sequence[Tensor],
+    scales: Sequence[float],
+    hx: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor | nn.utils.rnn.PackedSequence, tuple[Tensor, Tensor]]:
+    """An LSTM of these parameters, the input of each layer dropped: kept is bool [features]."""
+    directions, states = 1 + module.bidirectional, []
+    for i, (mask, scale) in enumerate(zip(kept, scales, strict=True)):
+        own = slice(i * directions, (i + 1) * directions)
+        layer = nn.LSTM(
+            mask.shape[0], module.hidden_size, 1, module.bias, module.batch_first, 0.0,
+            module.bidirectional, module.proj_size, device="meta",
+        )  # fmt: skip
+        weights = [weight for each in module.all_weights[own] for weight in each]
+        names = [name for name, _ in layer.named_parameters()]
+        named: dict[str, Tensor] = dict(zip(names, weights, strict=True))
+        if isinstance(x, nn.utils.rnn.PackedSequence):
+            x = x._replace(data=torch.where(mask, x.data * scale, 0))
+        else:
+            x = torch.where(mask, x * scale, 0)
+        start = None if hx is None else (hx[0][own], hx[1][own])
+        x, state = torch.func.functional_call(layer, named, (x, start))
+        states.append(state)
+    return x, (torch.cat([h for h, _ in states]), torch.cat([c for _, c in states]))
+
+
 def dropout_scale(p: float) -> float:
     """What the live elements are multiplied by. At p = 1 there are none."""
     return 1.0 / (1.0 - p) if p < 1.0 else 1.0
@@ -132,20 +176,6 @@ def keep_units(x: Tensor, kept: Tensor, scale: float | Tensor = 1.0, dim: int = 
     shape[dim] = -1
     factor = scale.reshape(shape) if isinstance(scale, Tensor) else scale
     return torch.where(kept.reshape(shape), x * factor, 0)
-
-
-def feed_forward(
-    x: Tensor, up: Layer, down: Layer, kept: Tensor, scale: float | Tensor = 1.0
-) -> Tensor:
-    """down(dropout(act(up(x)))), or down(dropout(act(gate(x)) * up(x))), of whose hidden units
-    these are kept."""
-    weight, bias, activation, gate, gate_bias = up
-    hidden = nn.functional.linear(x, weight, bias)
-    if gate is None:
-        hidden = ACTIVATIONS[activation](hidden)
-    else:
-        hidden = ACTIVATIONS[activation](nn.functional.linear(x, gate, gate_bias)) * hidden
-    return nn.functional.linear(keep_units(hidden, kept, scale), down[0], down[1])
 
 
 def attention(

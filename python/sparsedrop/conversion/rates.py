@@ -24,16 +24,18 @@ def set_rate(model: nn.Module, p: float) -> int:
         p: in [0, 1], such as a schedule of `sparsedrop.schedules` gives it.
 
     Returns:
-        The number of modules that were set: linear layers, and each block or stack, such as
-        `nn.SparseDropMLP` or `nn.SliceOutMLP`, once.
+        The number of modules that were set: linear layers and LSTMs, and each block or stack once.
 
     Raises:
         ValueError, TypeError: where p is no probability, or `model` no module; where p is 1 and
-            there is a module of slices, which keep something.
+            there is a module of slices, which keep something; where p is more than the patterns of
+            a module give. Then no rate has changed.
     """
     check_model(model)
     p = check_p(p)
     rated = [module for module in model.modules() if isinstance(module, Rated)]
+    for module in rated:  # all or none of them
+        module.check_rate(p)
     for module in rated:
         module.p = p
     return len(rated)

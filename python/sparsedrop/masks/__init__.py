@@ -9,10 +9,11 @@ from sparsedrop.masks.checks import (
     check_sampler,
     check_side,
 )
-from sparsedrop.masks.patterns import RowPattern
+from sparsedrop.masks.patterns import RowPattern, check_scale, probabilities
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
 from sparsedrop.masks.slices import Slice, check_sliced_p, check_starts, kept_units, marginals
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
+from sparsedrop.masks.tiles import mask_of_diagonals, tile_mask
 
 __all__ = [
     "FILLS",
@@ -28,6 +29,7 @@ __all__ = [
     "check_generator",
     "check_p",
     "check_sampler",
+    "check_scale",
     "check_side",
     "check_sliced_p",
     "check_starts",
@@ -39,5 +41,8 @@ __all__ = [
     "kept_units",
     "layout",
     "marginals",
+    "mask_of_diagonals",
+    "probabilities",
     "scale",
+    "tile_mask",
 ]

@@ -6,6 +6,7 @@ the host, as slices are.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,18 +68,18 @@ class RowPattern:
         check_generator(generator)
         if not isinstance(width, int) or width < 1:
             raise ValueError(f"width must be a whole number of at least 1, not {width!r}")
-        probabilities = check_probabilities(d)
-        if probabilities[0] == 1.0:
+        of_periods = check_probabilities(d)
+        if of_periods[0] == 1.0:
             return cls(width, 1, 0)
         where, of_offset = torch.rand(2, dtype=torch.float64, generator=generator).tolist()
-        period = _drawn(probabilities, where)
+        period = _drawn(of_periods, where)
         return cls(width, period, min(int(of_offset * period), period - 1))
 
 
-def _drawn(probabilities: tuple[float, ...], where: float) -> int:
+def _drawn(of_periods: tuple[float, ...], where: float) -> int:
     """The period at that place of all probabilities laid end to end."""
     end, last = 0.0, 1
-    for i, probability in enumerate(probabilities):
+    for i, probability in enumerate(of_periods):
         if probability == 0.0:
             continue
         end, last = end + probability, i + 1
@@ -128,26 +129,40 @@ def search(p: float, n: int = 8, *, method: str = "exact") -> tuple[float, ...]:
     return _by_bisection(p, n) if method == "exact" else _by_descent(p, n)
 
 
+@functools.lru_cache(maxsize=1024, typed=True)
+def probabilities(p: float, n: int) -> tuple[float, ...]:
+    """What `search` finds, searched for once."""
+    return search(p, n)
+
+
+def check_scale(scale: str) -> str:
+    """The scale; ValueError if it is unknown."""
+    if not isinstance(scale, str) or scale not in SCALES:
+        known = ", ".join(repr(name) for name in SCALES)
+        raise ValueError(f"scale is one of {known}, not {scale!r}")
+    return scale
+
+
 def _by_bisection(p: float, n: int) -> tuple[float, ...]:
     rates = [i / (i + 1) for i in range(n)]
 
-    def probabilities(beta: float) -> tuple[float, ...]:
+    def distribution(beta: float) -> tuple[float, ...]:
         largest = max(beta * rates[0], beta * rates[-1])
         weights = [math.exp(beta * each - largest) for each in rates]
         return tuple(weight / sum(weights) for weight in weights)
 
     low, high = -1.0, 1.0
-    while rate(probabilities(low)) > p:
+    while rate(distribution(low)) > p:
         low *= 2.0
-    while rate(probabilities(high)) < p:
+    while rate(distribution(high)) < p:
         high *= 2.0
     for _ in range(100):
         middle = (low + high) / 2.0
-        if rate(probabilities(middle)) < p:
+        if rate(distribution(middle)) < p:
             low = middle
         else:
             high = middle
-    return probabilities((low + high) / 2.0)
+    return distribution((low + high) / 2.0)
 
 
 def _by_descent(p: float, n: int) -> tuple[float, ...]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.masks import (
+    check_block_shape,
+    check_p,
+    check_sampler,
+    check_scale,
+    probabilities,
+)
+from sparsedrop.masks import scale as scale_of
+from sparsedrop.ops.rows import Rows
 
 
 class Rate(nn.Dropout):
@@ -42,12 +50,16 @@ class Rated(nn.Module):
     def p(self, p: float) -> None:
         self._set_rate("dropout", p)
 
+    def check_rate(self, p: float) -> float:
+        """p as a float; TypeError or ValueError if it is no rate of this module."""
+        return check_p(p)
+
     def _set_rate(self, child: str, p: float) -> None:
-        dropout = self._modules.get(child)
+        dropout, p = self._modules.get(child), self.check_rate(p)
         if isinstance(dropout, nn.Dropout):
-            dropout.p = check_p(p)
+            dropout.p = p
         else:
-            setattr(self, child, Rate(check_p(p)).train(self.training))
+            setattr(self, child, Rate(p).train(self.training))
 
 
 def rate_of(dropout: nn.Module | None) -> float:
@@ -80,3 +92,50 @@ class Blocked(Rated):
     @sampler.setter
     def sampler(self, sampler: str) -> None:
         self._sampler = check_sampler(sampler)
+
+
+class Patterned(Rated):
+    """A module that drops by Approximate Random Dropout: periods and scale may be set, too."""
+
+    _patterns: int
+    _scale: str
+
+    def check_rate(self, p: float) -> float:
+        """p as a float; TypeError or ValueError if the periods do not give it."""
+        p = check_p(p)
+        probabilities(p, self._patterns)
+        return p
+
+    @property
+    def patterns(self) -> int:
+        """Of how many periods one is drawn: 1 to this."""
+        return self._patterns
+
+    @patterns.setter
+    def patterns(self, patterns: int) -> None:
+        probabilities(self.p, patterns)
+        self._patterns = patterns
+
+    @property
+    def scale(self) -> str:
+        """What is kept is multiplied by: 1 / (1 - p) with "global", the period with "pattern"."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: str) -> None:
+        self._scale = check_scale(scale)
+
+    def _drops(self, p: float, patterns: int, scale: str) -> None:
+        self._patterns, self._scale = patterns, check_scale(scale)
+        self.p = p
+
+    def _rows(self) -> Rows | None:
+        """How units are dropped now; None: they are not."""
+        p = applied_rate_of(self._modules.get("dropout"))
+        if p == 0.0:
+            return None
+        scale = None if self._scale == "pattern" else scale_of(p)
+        return Rows(p, self._patterns, scale)
+
+    def extra_repr(self) -> str:
+        return f"patterns={self._patterns}, scale={self._scale!r}"

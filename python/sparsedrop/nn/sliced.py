@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparsedrop.masks import check_sliced_p, check_starts
-from sparsedrop.nn.rated import Rated, rate_of
+from sparsedrop.nn.rated import Rated
 from sparsedrop.ops.slices import Choice, check_normalization
 
 GRADIENTS = ("dense", "lazy")
@@ -11,15 +11,6 @@ GRADIENTS = ("dense", "lazy")
 
 class Sliced(Rated):
     """A module that keeps a slice of its units: how that is drawn may be set at any time."""
-
-    @property
-    def p(self) -> float:
-        """Drop probability, below 1."""
-        return rate_of(self._modules.get("dropout"))
-
-    @p.setter
-    def p(self, p: float) -> None:
-        self._set_rate("dropout", self.check_rate(p))
 
     def check_rate(self, p: float) -> float:
         """p as a float; ValueError where it is no probability, or 1."""

@@ -1,0 +1,154 @@
+"""The registered ops of a block: what a compiled graph calls.
+
+A graph cannot have a draw of the host within it: it would be the same in every step. The draw is an
+op whose result the others read when they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsedrop._torch import keep_apart
+from sparsedrop.masks import RowPattern, probabilities
+from sparsedrop.ops.rows import arithmetic
+from sparsedrop.ops.rows.arithmetic import Parameters
+
+
+def draw_tensor(width: int, p: float, patterns: int) -> Tensor:
+    """Period and offset of a new pattern: int64 [2] on the CPU."""
+    drawn: Tensor = DRAW(width, p, patterns, device=torch.device("cpu"))
+    return drawn
+
+
+def _draw(width: int, p: float, patterns: int, *, device: torch.device) -> Tensor:
+    rows = RowPattern.draw(width, probabilities(p, patterns))
+    return torch.tensor([rows.period, rows.offset], device=device)
+
+
+def _fake_draw(width: int, p: float, patterns: int, *, device: torch.device) -> Tensor:
+    keep_apart(torch.ops.sparsedrop.row_pattern)
+    return torch.empty(2, dtype=torch.int64, device=device)
+
+
+def _read(pattern: Tensor, width: int, scale: float | None) -> tuple[RowPattern, float]:
+    period, offset = pattern.tolist()
+    return RowPattern(width, period, offset), float(period) if scale is None else scale
+
+
+def _parameters(given: Sequence[Tensor | None]) -> Parameters:
+    up, up_bias, gate, gate_bias, down, down_bias = given
+    assert up is not None, "a block has no layer up"
+    assert down is not None, "a block has no layer down"
+    return Parameters(up, up_bias, gate, gate_bias, down, down_bias)
+
+
+def _forward(
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    pattern: Tensor,
+    activation: str,
+    scale: float | None,
+) -> list[Tensor]:
+    """The result, and buffers whose heads hold what the backward pass needs: a graph has to know
+    their size, and period 1 keeps all units."""
+    full = _parameters(parameters)
+    width = full.up.shape[0]
+    rows, factor = _read(pattern, width, scale)
+    buffers = [x.new_empty(x.shape[0] * width) for _ in range(1 + (full.gate is not None))]
+    at = _heads(buffers, x.shape[0], rows)
+    of = arithmetic.cut(full, rows, x.dtype)
+    out, _ = arithmetic.forward(x, of, activation or None, factor, at)
+    return [out, *buffers]
+
+
+def _heads(buffers: Sequence[Tensor], count: int, rows: RowPattern) -> list[Tensor]:
+    return [b[: count * rows.count].view(count, rows.count) for b in buffers]
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    buffers: Sequence[Tensor],
+    pattern: Tensor,
+    activation: str,
+    scale: float | None,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of x and of the parameters; empty where they are not needed."""
+    full = _parameters(parameters)
+    rows, factor = _read(pattern, full.up.shape[0], scale)
+    saved = _heads(buffers, x.shape[0], rows)
+    of = arithmetic.cut_weights(full, rows, x.dtype)
+    how = activation or None, factor
+    grads = arithmetic.backward(grad, x, full, of, saved, rows, how, needs)
+    return [grad.new_empty(0) if found is None else found for found in grads]
+
+
+def _fake_forward(
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    pattern: Tensor,
+    activation: str,
+    scale: float | None,
+) -> list[Tensor]:
+    full = _parameters(parameters)
+    count = 1 + (full.gate is not None)
+    out = x.new_empty((x.shape[0], full.down.shape[0]))
+    return [out, *(x.new_empty(x.shape[0] * full.up.shape[0]) for _ in range(count))]
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    buffers: Sequence[Tensor],
+    pattern: Tensor,
+    activation: str,
+    scale: float | None,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    # x of any layout has a gradient in rows.
+    shapes = [x.new_empty(x.shape), *parameters]
+    return [
+        torch.empty_like(like) if needed and like is not None else grad.new_empty(0)
+        for like, needed in zip(shapes, needs, strict=True)
+    ]
+
+
+def _register() -> torch.library.Library:
+    """Defines the ops; the library must outlive them, so the module keeps it."""
+    library = torch.library.Library("sparsedrop", "FRAGMENT")
+    # Not in a CUDA graph: it would replay one pattern.
+    tags = torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe
+    library.define(
+        # Of the device torch learns whose generator a checkpoint has to bring back.
+        "row_pattern(int width, float p, int patterns, *, Device device) -> Tensor",
+        tags=(*tags, torch.Tag.nondeterministic_seeded),
+    )
+    how = "Tensor pattern, str activation, float? scale"
+    library.define(f"row_pattern_mlp(Tensor x, Tensor?[] parameters, {how}) -> Tensor[]", tags=tags)
+    library.define(
+        "row_pattern_mlp_backward(Tensor grad, Tensor x, Tensor?[] parameters, Tensor[] buffers, "
+        f"{how}, bool[] needs) -> Tensor[]",
+        tags=tags,
+    )
+    for name, kernel, fake in (
+        ("row_pattern", _draw, _fake_draw),
+        ("row_pattern_mlp", _forward, _fake_forward),
+        ("row_pattern_mlp_backward", _backward, _fake_backward),
+    ):
+        # An op without operands has no device that would choose among kernels.
+        library.impl(name, kernel, "BackendSelect" if name == "row_pattern" else ALL)
+        torch.library.register_fake(f"sparsedrop::{name}", fake, lib=library)
+    return library
+
+
+ALL = "CompositeExplicitAutograd"
+_library = _register()
+DRAW = torch.ops.sparsedrop.row_pattern.default
+FORWARD = torch.ops.sparsedrop.row_pattern_mlp.default
+BACKWARD = torch.ops.sparsedrop.row_pattern_mlp_backward.default
