@@ -96,7 +96,11 @@ def test_nothing_to_convert(model, says):
 @pytest.mark.parametrize(
     ("kwargs", "error", "says"),
     [
-        ({"method": "magic"}, ValueError, "method is one of 'sparsedrop', not 'magic'"),
+        (
+            {"method": "magic"},
+            ValueError,
+            "method is one of 'sparsedrop', 'sliceout', 'row-pattern', 'tile-pattern', not 'magic'",
+        ),
         ({"p": 1.5}, ValueError, r"p is a probability in \[0, 1\], not 1.5"),
         ({"sampler": "fair"}, ValueError, "sampler is one of"),
         ({"block_shape": (0, 8)}, ValueError, "block_shape must be positive"),

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.existing import already_converted
 from sparsedrop.conversion.flow import Call, Graph
-from sparsedrop.conversion.planning import Block, block_for, extents, gain, plan
+from sparsedrop.conversion.judging import METHODS, Filter, Wishes, judge, with_shared_dropouts
+from sparsedrop.conversion.plans import plan
 from sparsedrop.conversion.report import Entry, Report
-from sparsedrop.conversion.sites import Site, find_sites
+from sparsedrop.conversion.sites import find_sites
 from sparsedrop.conversion.structure import from_structure
 from sparsedrop.conversion.swapping import swap
 from sparsedrop.conversion.tracing import trace
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
-from sparsedrop.nn.rated import rate_of
-
-METHODS = ("sparsedrop",)
-
-Filter = Callable[[str, nn.Module], bool]
 
 
 def convert(
@@ -54,7 +49,11 @@ def convert(
             (a tensor is one argument), by which the flow of tensors is found. The pass runs in
             training mode without gradients; generators, buffers and flags are put back. None: only
             neighbours in nn.Sequential and the feed-forward parts of torch's transformer layers.
-        method: "sparsedrop".
+        method: "sparsedrop" (blocks are dropped of inputs, outputs and hidden values), "sliceout"
+            or "row-pattern" (hidden units, as `nn.SliceOutMLP` and `nn.RowPatternMLP` do), or
+            "tile-pattern" (tiles of the weight of a layer behind a dropout, as
+            `nn.TilePatternLinear` does). What a method cannot do stays; `block_shape` and
+            `sampler` are of "sparsedrop".
         p: the rate of all that is converted; None: each keeps its own.
         filter: called with the name and the linear layer of each site, in a block the one behind
             the dropout; where it returns False, the site stays.
@@ -88,12 +87,12 @@ def convert(
     already = already_converted(model)
     if not sites and not already and not any(each.is_next_to_linear for each in refused):
         raise ValueError(_nothing(model, graph, example_inputs is not None))
-    wishes = _Wishes(p, filter, min_speedup, block_shape)
-    judged = _with_shared_dropouts([_judge(site, wishes) for site in sites])
+    wishes = Wishes(method, p, filter, min_speedup, block_shape)
+    judged = with_shared_dropouts([judge(site, wishes) for site in sites])
     accepted = [each for each in judged if each.entry.reason is None]
     rates = {each.site.dropout.module: each.p for each in accepted}
     swap(
-        plan([(each.site, each.block) for each in accepted], sampler),
+        plan([(each.site, each.block) for each in accepted], method, sampler),
         {dropout: rate for dropout, rate in rates.items() if isinstance(dropout, nn.Dropout)},
     )
     staying = [(each.site.dropout, each.entry) for each in judged if each.entry.reason is not None]
@@ -103,22 +102,6 @@ def convert(
         (*already, *_in_order(staying, graph)),
         type(model).__name__,
     )
-
-
-class _Wishes(NamedTuple):
-    p: float | None
-    filter: Filter | None
-    min_speedup: float
-    block_shape: Block | None
-
-
-class _Judged(NamedTuple):
-    """A site, and what is to become of it."""
-
-    site: Site
-    p: float
-    block: Block
-    entry: Entry
 
 
 def _check(model: nn.Module, method: str, min_speedup: float) -> None:
@@ -132,42 +115,6 @@ def _check(model: nn.Module, method: str, min_speedup: float) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no values yet: run the model once, then convert it")
-
-
-def _judge(site: Site, wishes: _Wishes) -> _Judged:
-    """Whether a site that can be converted should be."""
-    p = rate_of(site.dropout.module) if wishes.p is None else wishes.p
-    rows, width = extents(site)
-    block = wishes.block_shape or block_for(rows, width, p)
-    gains = gain(site, p, block)
-    reason = None
-    if p == 0.0 and wishes.p is None:
-        reason = "its rate is 0: give p"
-    elif wishes.filter is not None and not wishes.filter(site.name, site.linear):
-        reason = "excluded by filter"
-    elif wishes.block_shape is not None and block[1] > width:
-        reason = f"blocks of {block[0]}x{block[1]} are wider than its {width} features"
-    elif gains.speedup < wishes.min_speedup:
-        reason = (
-            f"expected to gain less than min_speedup={wishes.min_speedup:g}: "
-            f"{gains.speedup:.2f} times as fast, {gains.figures}"
-        )
-    return _Judged(site, p, block, Entry(site.name, site.kind, gains.speedup, reason))
-
-
-def _with_shared_dropouts(judged: list[_Judged]) -> list[_Judged]:
-    """A dropout is converted for all that it serves, or for none."""
-    staying = {each.site.dropout.module: each for each in judged if each.entry.reason is not None}
-    return [
-        each._replace(entry=each.entry._replace(reason=_shares_with(staying[dropout])))
-        if each.entry.reason is None and (dropout := each.site.dropout.module) in staying
-        else each
-        for each in judged
-    ]
-
-
-def _shares_with(other: _Judged) -> str:
-    return f"its dropout also serves {other.entry.name or 'the model'}, which stays"
 
 
 def _in_order(staying: list[tuple[Call, Entry]], graph: Graph) -> list[Entry]:

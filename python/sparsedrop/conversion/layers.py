@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Handover:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.masks: dict[torch.device, BlockMask] = {}
+        self.masks: dict[torch.device, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"kind": self.kind, "masks": {}}
@@ -104,6 +104,14 @@ class Side:
         return self.drawn(x, x.shape[-1], p) if mask is None else mask
 
 
+class Dropping(Protocol):
+    """A side of a layer that is dropped: by something of its own, or by what is handed over."""
+
+    @property
+    def handover(self) -> Handover | None:
+        """By which layers around a hidden value know what lives; None: of its own."""
+
+
 class Converted(Rated):
     """A linear layer whose input, output or both are dropped, as `incoming` and `outgoing` say.
 
@@ -111,8 +119,8 @@ class Converted(Rated):
     neither is applied it runs exactly what it ran before it was converted.
     """
 
-    incoming: Side | None
-    outgoing: Side | None
+    incoming: Dropping | None
+    outgoing: Dropping | None
 
     @property
     def p(self) -> float:
@@ -124,7 +132,7 @@ class Converted(Rated):
     @p.setter
     def p(self, p: float) -> None:
         for rate in self._rates():
-            rate.p = check_p(p)
+            rate.p = self.check_rate(p)
 
     def _rates(self) -> list[nn.Dropout]:
         children = (self._modules.get(name) for name in ("dropout", "out_dropout"))
@@ -136,6 +144,16 @@ class Converted(Rated):
         return applied_rate_of(children.get("dropout")), applied_rate_of(
             children.get("out_dropout")
         )
+
+    def _size(self) -> str:
+        raise NotImplementedError
+
+
+class _ByBlocks(Converted):
+    """Blocks are dropped of the input, the output or both."""
+
+    incoming: Side | None
+    outgoing: Side | None
 
     def _alone(self, p: float, out_p: float) -> tuple[float, Side, str] | None:
         """Rate, side and its name, where one side has a mask of its own and nothing else drops."""
@@ -187,12 +205,9 @@ class Converted(Rated):
         ]
         return ", ".join([self._size(), *dropped])
 
-    def _size(self) -> str:
-        raise NotImplementedError
 
-
-class ConvertedLinear(Converted, nn.Linear):
-    """See `Converted`: an nn.Linear."""
+class ConvertedLinear(_ByBlocks, nn.Linear):
+    """See `Converted`: an nn.Linear, of which blocks are dropped."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features]."""
@@ -205,7 +220,7 @@ class ConvertedLinear(Converted, nn.Linear):
         return nn.Linear.extra_repr(self)
 
 
-class ConvertedConv1D(Converted):
+class ConvertedConv1D(_ByBlocks):
     """See `Converted`: Hugging Face's Conv1D, whose weight is [in, out]."""
 
     weight: Tensor

@@ -6,15 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 
 from sparsedrop import select
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import Call
-from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, Handover, Side
 from sparsedrop.conversion.sites import Site
-from sparsedrop.conversion.swapping import Swap, stand_in
-from sparsedrop.nn import SparseDropLinear
 from sparsedrop.nn.coarse import ALL_DROPPED, WANTED_BLOCKS, finer
 
 Block = tuple[int, int]
@@ -74,57 +70,3 @@ def _weight_shape(call: Call) -> tuple[int, int]:
     assert call.module is not None
     n, k = _weight(call).shape
     return (k, n) if kinds.is_conv1d(call.module) else (n, k)
-
-
-def plan(sites: list[tuple[Site, Block]], sampler: str) -> list[Swap]:
-    """What every module of these sites becomes."""
-    incoming: dict[nn.Module, tuple[Side, nn.Module]] = {}
-    outgoing: dict[nn.Module, tuple[Side, nn.Module]] = {}
-    for site, block in sites:
-        dropout, consumer = site.dropout.module, site.consumer
-        assert dropout is not None
-        is_shared = bool(site.producers) and consumer is not None
-        handover = Handover(site.kind) if is_shared else None
-        for i, call in enumerate(site.producers):
-            assert call.module is not None
-            outgoing[call.module] = Side(block, sampler, handover, i == 0), dropout
-        if consumer is not None:
-            assert consumer.module is not None
-            incoming[consumer.module] = Side(block, sampler, handover), dropout
-    swaps = [
-        _swap_for(linear, incoming.get(linear), outgoing.get(linear))
-        for linear in dict.fromkeys((*incoming, *outgoing))
-    ]
-    layers: dict[nn.Module, list[nn.Module]] = {}
-    for linear, (_, dropout) in (*outgoing.items(), *incoming.items()):
-        layers.setdefault(dropout, []).append(linear)
-    return swaps + [stand_in(dropout, served) for dropout, served in layers.items()]
-
-
-def _swap_for(
-    linear: nn.Module, incoming: tuple[Side, nn.Module] | None,
-    outgoing: tuple[Side, nn.Module] | None,
-) -> Swap:  # fmt: skip
-    """SparseDropLinear where one side of its own is all, else a layer for any sides."""
-    only = incoming or outgoing if incoming is None or outgoing is None else None
-    if isinstance(linear, nn.Linear) and only is not None and only[0].handover is None:
-        side, dropout = only
-        made = SparseDropLinear.from_linear(
-            linear,
-            side="output" if incoming is None else "input",
-            block_shape=side.block_shape,
-            sampler=side.sampler,
-        )
-        new = {k: v for k, v in vars(made).items() if k not in vars(linear)}
-        return Swap(linear, SparseDropLinear, new, {"dropout": dropout})
-    sides = {
-        "incoming": None if incoming is None else incoming[0],
-        "outgoing": None if outgoing is None else outgoing[0],
-    }
-    children = {
-        name: side[1]
-        for name, side in (("dropout", incoming), ("out_dropout", outgoing))
-        if side is not None
-    }
-    cls = ConvertedLinear if isinstance(linear, nn.Linear) else ConvertedConv1D
-    return Swap(linear, cls, sides, children)

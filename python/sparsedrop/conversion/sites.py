@@ -34,6 +34,7 @@ class Site:
         dropout: the call of it; of several the first.
         producers: the calls of the layers whose output is dropped, in their order.
         consumer: the call of the layer whose input is dropped.
+        has_views: whether a hidden value is reshaped on its way.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Site:
     dropout: Call
     producers: tuple[Call, ...]
     consumer: Call | None
+    has_views: bool = False
 
     @property
     def layers(self) -> tuple[Call, ...]:
@@ -137,7 +139,10 @@ def _candidate(call: Call) -> _Candidate:
         kind = "mlp" if len(producers) == 1 else "gated"
         frame = owner([*producers, *inner, call, consumer])
         name = frame.name if frame is not None else ""
-        candidate.options.append(Site(kind, name, call, producers, consumer))
+        has_views = any(each.kind == "reshape" for each in inner) or call.outputs[0] not in (
+            consumer.inputs
+        )
+        candidate.options.append(Site(kind, name, call, producers, consumer, has_views))
     if consumer is not None:
         candidate.options.append(Site("input", consumer.name, call, (), consumer))
     if region is not None:

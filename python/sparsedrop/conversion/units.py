@@ -1,0 +1,202 @@
+"""Layers of a converted model between which whole units are dropped: SliceOut's slices, or the row
+patterns of Approximate Random Dropout.
+
+The layers before a hidden value make its live units alone, compact, and the one behind it reads
+those; the activation between them runs on what is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparsedrop import slice_out
+from sparsedrop.conversion.layers import Converted, Handover
+from sparsedrop.masks import RowPattern, Slice, check_p, check_sliced_p, probabilities, scale
+from sparsedrop.ops.rows import Rows
+from sparsedrop.ops.rows import drop_units as drop_rows
+from sparsedrop.ops.slices import Choice
+from sparsedrop.slice_out.feed_forward import drop_units as drop_outside
+
+ALIGN, PATTERNS = 64, 8
+"""The defaults of nn.SliceOutMLP and nn.RowPatternMLP."""
+
+
+class Method(Protocol):
+    """How units are drawn, and used."""
+
+    def check(self, p: float) -> float:
+        """p as a float; ValueError where units cannot be dropped so often."""
+
+    def kept(self, width: int, p: float) -> float:
+        """The share of the units that is kept, on average."""
+
+    def draw(self, width: int, p: float) -> Any:
+        """Those that live in a step, from torch's default CPU generator."""
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, read: Any, make: Any, p: float
+    ) -> Tensor:
+        """A layer that reads these units alone, which are scaled for a rate of p, and makes those
+        alone; None: all."""
+
+    def drop(self, hidden: Tensor, p: float) -> Tensor:
+        """All units [..., width], those of a new draw scaled and the others 0."""
+
+
+class _Slices:
+    """See `nn.SliceOutMLP`."""
+
+    def check(self, p: float) -> float:
+        return check_sliced_p(p)
+
+    def kept(self, width: int, p: float) -> float:
+        return _choice(width, p).width / width
+
+    def draw(self, width: int, p: float) -> Slice:
+        return _choice(width, p).draw()
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        read: Slice | None,
+        make: Slice | None,
+        p: float,
+    ) -> Tensor:
+        x = x if read is None else x * read.scale
+        return slice_out.linear(x, weight, bias, in_slice=read, out_slice=make)
+
+    def drop(self, hidden: Tensor, p: float) -> Tensor:
+        return drop_outside(hidden, _choice(hidden.shape[-1], p))
+
+
+def _choice(width: int, p: float) -> Choice:
+    return Choice(width, p, ALIGN, "cyclic", "constant")
+
+
+def check_pattern(p: float) -> float:
+    """p as a float; ValueError where the periods do not give it."""
+    p = check_p(p)
+    probabilities(p, PATTERNS)
+    return p
+
+
+class _Patterns:
+    """See `nn.RowPatternMLP`."""
+
+    def check(self, p: float) -> float:
+        return check_pattern(p)
+
+    def kept(self, width: int, p: float) -> float:
+        return 1.0 - p
+
+    def draw(self, width: int, p: float) -> RowPattern:
+        return RowPattern.draw(width, probabilities(p, PATTERNS))
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        read: RowPattern | None,
+        make: RowPattern | None,
+        p: float,
+    ) -> Tensor:
+        if make is not None:
+            weight, bias = weight[make.kept], None if bias is None else bias[make.kept]
+        if read is not None:
+            x, weight = x * scale(p), weight[:, read.kept]
+        return nn.functional.linear(x, weight, bias)
+
+    def drop(self, hidden: Tensor, p: float) -> Tensor:
+        return drop_rows(hidden, Rows(p, PATTERNS, scale(p)))
+
+
+METHODS: dict[str, Method] = {"sliceout": _Slices(), "row-pattern": _Patterns()}
+
+
+@dataclass
+class UnitSide:
+    """The input or the output of a layer that is a hidden value of which units are dropped.
+
+    Of the layers that make it the one that `draws` draws the units that live.
+    """
+
+    method: str
+    handover: Handover | None
+    draws: bool = True
+
+
+class UnitLinear(Converted, nn.Linear):
+    """See `Converted`: an nn.Linear before or behind hidden values of which units are dropped.
+
+    Under torch.compile, where what is drawn may not decide what is compiled, the layer behind a
+    hidden value masks it, and those before it make all of it.
+    """
+
+    incoming: UnitSide | None
+    outgoing: UnitSide | None
+
+    @property
+    def _method(self) -> Method:
+        side = self.incoming or self.outgoing
+        assert side is not None
+        return METHODS[side.method]
+
+    def check_rate(self, p: float) -> float:
+        """p as a float; ValueError where units cannot be dropped so often."""
+        return self._method.check(p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features], or its live units alone -> [..., out_features], or likewise."""
+        p, out_p = self._applied()
+        read = self._read(x) if self.incoming is not None and p > 0.0 else None
+        if self.incoming is not None and p > 0.0 and read is None:
+            x = self._method.drop(x, p)
+        make = self._make(x, out_p) if self.outgoing is not None and out_p > 0.0 else None
+        if read is None and make is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        return self._method.linear(x, self.weight, self.bias, read, make, p)
+
+    def _read(self, x: Tensor) -> Any:
+        """The units that x has; None: it has all."""
+        assert self.incoming is not None
+        assert self.incoming.handover is not None
+        if torch.compiler.is_compiling():
+            return None
+        units = self.incoming.handover.masks.pop(x.device, None)
+        if units is None and x.shape[-1] != self.in_features:
+            raise RuntimeError(BEFORE_IT)
+        return units
+
+    def _make(self, x: Tensor, p: float) -> Any:
+        """The units that the result is to have; None: all."""
+        assert self.outgoing is not None
+        assert self.outgoing.handover is not None
+        if torch.compiler.is_compiling():
+            return None
+        masks = self.outgoing.handover.masks
+        if self.outgoing.draws:
+            masks[x.device] = self._method.draw(self.out_features, p)
+        if x.device not in masks:
+            raise RuntimeError(
+                "the layer that draws the units of this hidden value has not run before this one, "
+                "as it did when the model was converted: revert the model, and convert it anew"
+            )
+        return masks[x.device]
+
+    def extra_repr(self) -> str:
+        sides = ("input", self.incoming), ("output", self.outgoing)
+        dropped = [f"{name}: {side.method}" for name, side in sides if side is not None]
+        return ", ".join([nn.Linear.extra_repr(self), *dropped])
+
+
+BEFORE_IT = (
+    "a converted layer got the live units of a hidden value without knowing which: checkpoint the "
+    "whole block, from the layer before the activation to the one behind the dropout"
+)

@@ -1,0 +1,241 @@
+"""The other methods through the same door: slices, row patterns and tile patterns."""
+
+import copy
+import io
+
+import pytest
+import torch
+from networks import Conv1DBlock, Feedforward, Gated, Net, Reshaped, found, value_and_grads
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import sparsedrop
+from sparsedrop import RowPattern, Slice, patterns
+from sparsedrop.conversion.units import UnitLinear
+from sparsedrop.masks.tiles import tile_mask
+from sparsedrop.nn import TilePatternLinear
+
+D, HIDDEN, ROWS = 32, 256, 24
+UNITS = ["sliceout", "row-pattern"]
+
+
+def _stack():
+    return nn.Sequential(
+        nn.Linear(D, HIDDEN), nn.GELU(), nn.Dropout(0.5), nn.Linear(HIDDEN, 192), nn.Tanh(),
+        nn.Dropout(0.25), nn.Linear(192, D),
+    )  # fmt: skip
+
+
+# Of each its dropouts, in the order in which units are drawn, and their widths.
+MODELS = {
+    "mlp": (lambda: Feedforward(D, HIDDEN), (("drop", HIDDEN),), [("", "mlp")]),
+    "gated": (lambda: Gated(D, HIDDEN), (("drop", HIDDEN),), [("", "gated")]),
+    "stack": (_stack, (("2", HIDDEN), ("5", 192)), [("", "mlp"), ("", "mlp")]),
+}
+WITH_MODELS = pytest.mark.parametrize("name", MODELS)
+WITH_UNITS = pytest.mark.parametrize("method", UNITS)
+
+
+def _convert(model, method, x=None, **kwargs):
+    x = torch.randn(ROWS, D, dtype=next(model.parameters()).dtype) if x is None else x
+    return sparsedrop.convert(model, (x,), method=method, min_speedup=0, **kwargs)
+
+
+class _ByHand(nn.Module):
+    def __init__(self, units, scale):
+        super().__init__()
+        self.mask, self.scale = units.mask(), scale
+
+    def forward(self, x):
+        return torch.where(self.mask, x * self.scale, 0)
+
+
+def _by_hand(model, dropouts, method):
+    """The original with what a converted one drops from the state of now."""
+    model = copy.deepcopy(model)
+    for name, width in dropouts:
+        p = model.get_submodule(name).p
+        if method == "sliceout":
+            units = Slice.draw(width, p)
+            scale = units.scale
+        else:
+            units, scale = RowPattern.draw(width, patterns.search(p)), 1 / (1 - p)
+        model.set_submodule(name, _ByHand(units, scale))
+    return model
+
+
+@WITH_MODELS
+@WITH_UNITS
+def test_values_and_gradients(name, method):
+    make, dropouts, sites = MODELS[name]
+    torch.manual_seed(0)
+    original, x = make().double(), torch.randn(3, 8, D, dtype=torch.float64)
+    model = copy.deepcopy(original)
+    assert found(_convert(model, method, x)) == sites
+    for seed in range(12):
+        torch.manual_seed(seed)
+        expected = value_and_grads(_by_hand(original, dropouts, method), x)
+        torch.manual_seed(seed)
+        for own, truth in zip(value_and_grads(model, x), expected, strict=True):
+            torch.testing.assert_close(own, truth, rtol=0, atol=1e-11)
+
+
+@WITH_MODELS
+@pytest.mark.parametrize("method", [*UNITS, "tile-pattern"])
+def test_evaluation_reverting_and_copies(name, method):
+    model, x = MODELS[name][0](), torch.randn(ROWS, D)
+    original = copy.deepcopy(model)
+    expected = value_and_grads(copy.deepcopy(model).eval(), x)
+    _convert(model, method)
+    assert list(model.state_dict()) == list(original.state_dict())
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for each in (model, copy.deepcopy(model), torch.load(file, weights_only=False)):
+        each(x).sum().backward()
+        for own, truth in zip(value_and_grads(each.eval(), x), expected, strict=True):
+            assert torch.equal(own, truth)
+        each.train()
+        assert sparsedrop.set_rate(each, 0.0) > 0
+        state = torch.get_rng_state()
+        assert torch.equal(each(x), expected[0])
+        assert torch.equal(torch.get_rng_state(), state)
+        assert sparsedrop.revert(each) > 0
+        assert [type(m) for m in each.modules()] == [type(m) for m in original.modules()]
+
+
+@WITH_UNITS
+def test_only_live_units_are_computed(method):
+    model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
+    report = _convert(model, method, x)
+    assert report.converted[0].expected_speedup == 2.0
+    widths = set()
+    model.up.register_forward_hook(lambda module, args, out: widths.add(out.shape[-1]))
+    for _ in range(20):
+        model(x)
+    assert max(widths) == (HIDDEN // 2 if method == "sliceout" else HIDDEN)
+    assert widths == {HIDDEN // 2} or len(widths) > 3
+
+
+@WITH_MODELS
+@WITH_UNITS
+def test_compiled_it_draws_anew_without_compiling_again(name, method):
+    model, x = MODELS[name][0](), torch.randn(ROWS, D)
+    _convert(model, method, x)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        results = []
+        for seed in range(6):
+            torch.manual_seed(seed)
+            results.append(value_and_grads(compiled, x))
+    assert all(bool(t.isfinite().all()) for result in results for t in result)
+    assert any(not torch.equal(results[0][0], other[0]) for other in results[1:])
+
+
+@WITH_UNITS
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_of_a_block_replays_the_draw(method, reentrant):
+    model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D, requires_grad=True)
+    _convert(model, method)
+    results = []
+    for run in (model, lambda x: checkpoint(model, x, use_reentrant=reentrant)):
+        torch.manual_seed(3)
+        out = run(x)
+        results.append(
+            [out, *torch.autograd.grad(out.square().sum(), list(model.parameters()))]
+            if not reentrant
+            else [out]
+        )
+    for own, truth in zip(*results, strict=True):
+        assert torch.equal(own, truth)
+
+
+@WITH_UNITS
+def test_autocast(method):
+    model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
+    _convert(model, method)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x)
+    out.float().square().sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_tiles_of_the_weight_behind_a_dropout():
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Linear(D, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 384))
+    original = original.double()
+    model, x = copy.deepcopy(original), torch.randn(ROWS, D, dtype=torch.float64)
+    report = _convert(model, "tile-pattern", x)
+    assert found(report) == [("3", "input")]
+    assert type(model[3]) is TilePatternLinear
+    for seed in range(6):
+        torch.manual_seed(seed)
+        drawn = RowPattern.draw(384, patterns.search(0.5))
+        kept = tile_mask((384, 256), 128, drawn.period, drawn.offset, torch.device("cpu"))
+        hidden = original[1](original[0](x))
+        weight = torch.where(kept.expand(), original[3].weight, 0)
+        expected = nn.functional.linear(2 * hidden, weight, original[3].bias)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-11)
+
+
+REFUSED = {
+    "a view within": (
+        lambda: Reshaped(64), (3, 16, 64), "sliceout", 0,
+        "sliceout makes fewer units, and the hidden value is reshaped on its way",
+    ),
+    "a dropout behind a layer": (
+        lambda: Reshaped(64), (3, 16, 64), "row-pattern", 1,
+        "row-pattern drops units between two linear layers",
+    ),
+    "tiles behind nothing": (
+        lambda: nn.Sequential(nn.Linear(D, D), nn.Dropout(0.5)), (8, D), "tile-pattern", 0,
+        "tile-pattern drops parts of the weight of a layer behind a dropout",
+    ),
+    "Conv1D": (
+        lambda: Conv1DBlock(D, HIDDEN), (3, 16, D), "sliceout", 0,
+        "sliceout takes layers that are an nn.Linear",
+    ),
+    "all units": (
+        lambda: Feedforward(D, HIDDEN, p=1.0), (8, D), "sliceout", 0,
+        "p must be below 1: a slice keeps some units",
+    ),
+    "a rate that no pattern gives": (
+        lambda: Feedforward(D, HIDDEN, p=0.9), (8, D), "row-pattern", 0,
+        "p = 0.9 is more than 8 periods give: at most (n - 1) / n = 0.875; take a larger n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_what_a_method_cannot_do_stays(case):
+    make, shape, method, place, reason = case
+    model = make()
+    modules = list(model.modules())
+    report = _convert(model, method, torch.randn(shape))
+    assert report.converted == ()
+    assert report.skipped[place].reason == reason
+    assert list(model.modules()) == modules
+    assert not any(isinstance(m, (UnitLinear, TilePatternLinear)) for m in model.modules())
+
+
+@WITH_UNITS
+def test_a_rate_that_cannot_be_is_refused_later_too(method):
+    model = Feedforward(D, HIDDEN)
+    _convert(model, method)
+    with pytest.raises(ValueError, match=r"p must be below 1|more than 8 periods give"):
+        sparsedrop.set_rate(model, 1.0)
+    assert model.drop.p == 0.5
+
+
+def test_the_layer_behind_the_activation_alone_cannot_be_run_again():
+    model = Net(lambda m, x: m.two(m.drop(m.one(x).relu())))
+    model.one, model.two = nn.Linear(32, 256), nn.Linear(256, 32)
+    x = torch.randn(8, 32)
+    _convert(model, "sliceout", x)
+    hidden = model.one(x).relu()
+    model.two(hidden)
+    with pytest.raises(RuntimeError, match="checkpoint the whole block"):
+        model.two(hidden)
