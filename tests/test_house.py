@@ -25,7 +25,16 @@ MAY_IMPORT = {
     "nn": {"masks", "ops", "operands", "functional", "slice_out"},
     "schedules": {"masks"},
     "patterns": {"masks"},
-    "conversion": {"_torch", "masks", "select", "ops", "operands", "functional", "nn"},
+    "conversion": {
+        "_torch",
+        "masks",
+        "select",
+        "ops",
+        "operands",
+        "functional",
+        "slice_out",
+        "nn",
+    },
     "__init__": {
         "reference",
         "masks",

@@ -13,7 +13,7 @@ import sparsedrop
 from sparsedrop import RowPattern, Slice, patterns
 from sparsedrop.conversion.units import UnitLinear
 from sparsedrop.masks.tiles import tile_mask
-from sparsedrop.nn import TilePatternLinear
+from sparsedrop.nn import RowPatternLSTM, RowPatternMLP, SliceOutMLP, TilePatternLinear
 
 D, HIDDEN, ROWS = 32, 256, 24
 UNITS = ["sliceout", "row-pattern"]
@@ -102,6 +102,31 @@ def test_evaluation_reverting_and_copies(name, method):
         assert torch.equal(torch.get_rng_state(), state)
         assert sparsedrop.revert(each) > 0
         assert [type(m) for m in each.modules()] == [type(m) for m in original.modules()]
+
+
+@WITH_MODELS
+@pytest.mark.parametrize("method", [*UNITS, "tile-pattern"])
+def test_a_second_call_finds_nothing_more(name, method):
+    model = MODELS[name][0]()
+    first = _convert(model, method)
+    assert first.converted
+    for again in (method, "sparsedrop"):
+        report = _convert(model, again)
+        assert report.converted == ()
+        assert {e.reason for e in report.skipped if e.name == first.converted[0].name} == {
+            "already converted"
+        }
+
+
+def test_modules_of_the_other_methods_are_there_already():
+    model = nn.Sequential(
+        SliceOutMLP(D, HIDDEN, gated=True), RowPatternMLP(D, HIDDEN), TilePatternLinear(D, D),
+        RowPatternLSTM(D, D),
+    )  # fmt: skip
+    report = sparsedrop.convert(model)
+    assert [entry[:2] for entry in report.skipped] == [
+        ("0", "gated"), ("1", "mlp"), ("2", "input"), ("3", "input")
+    ]  # fmt: skip
 
 
 @WITH_UNITS

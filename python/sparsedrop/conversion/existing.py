@@ -9,7 +9,16 @@ from torch import nn
 from sparsedrop.conversion.kinds import CONVERTED
 from sparsedrop.conversion.layers import Converted, Handover
 from sparsedrop.conversion.report import Entry
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
+from sparsedrop.nn import (
+    RowPatternLSTM,
+    RowPatternMLP,
+    SliceOutAttention,
+    SliceOutMLP,
+    SparseDropLinear,
+    SparseDropMLP,
+    SparseDropStack,
+    TilePatternLinear,
+)
 
 
 def already_converted(model: nn.Module) -> list[Entry]:
@@ -31,6 +40,12 @@ def _places(name: str, module: nn.Module, owners: dict[Handover, str]) -> Iterat
         yield name, "mlp" if module.gate is None else "gated"
         if module.out_p:
             yield f"{inside}down", "output"
+    elif isinstance(module, (SliceOutMLP, RowPatternMLP)):
+        yield name, "mlp" if module.gate is None else "gated"
+    elif isinstance(module, (TilePatternLinear, RowPatternLSTM)):
+        yield name, "input"
+    elif isinstance(module, SliceOutAttention):
+        yield name, "attention"
     elif isinstance(module, SparseDropStack):
         yield f"{inside}layers.0", "input"
         for _ in module.layers[1:]:
