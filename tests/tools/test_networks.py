@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from sparsedrop.nn import SparseDropLinear, SparseDropMLP
 from sparsedrop.tools import bench, cli
@@ -14,11 +15,21 @@ from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.network import Training
 from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.bench.settings import resolve
-from sparsedrop.tools.networks import DROPOUT, KINDS, NONE, SPARSEDROP, Drop, loss_of
+from sparsedrop.tools.networks import (
+    DROPOUT,
+    METHODS,
+    NONE,
+    SPARSEDROP,
+    Drop,
+    loss_of,
+)
 
 CPU = torch.device("cpu")
 DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}
 SITES = {DROPOUT: torch.nn.Dropout, SPARSEDROP: (SparseDropLinear, SparseDropMLP)}
+
+
+KINDS = tuple(METHODS.values())
 
 
 def _build(name, kind, p=0.5):
@@ -40,7 +51,7 @@ def _assert_same_in_evaluation(models, inputs):
     """The same weights in the same order, and the same output."""
     models = {kind: model.eval() for kind, model in models.items()}
     with torch.no_grad():
-        for kind in (DROPOUT, SPARSEDROP):
+        for kind in KINDS[1:]:
             pairs = zip(models[kind].parameters(), models[NONE].parameters(), strict=True)
             assert all(torch.equal(*pair) for pair in pairs)
             assert torch.equal(models[kind](inputs), models[NONE](inputs))
@@ -156,15 +167,47 @@ def test_networks_are_timed_reported_and_saved(device, modes, whole, capsys, mon
     assert saved["arguments"]["whole_step"] is bool(whole)
     for row in saved["rows"]:
         assert row["p"] == 0.5
-        assert set(row["figures"]) == set(KINDS)
+        assert list(row["figures"]) == list(KINDS[:3])
         assert all(figures["wall_ms"] > 0 for figures in row["figures"].values())
-        assert f"{row['speedup']:.2f}" in text
-        peaks = [row["figures"][kind]["peak_mb"] for kind in KINDS]
+        assert list(row["speedups"]) == [SPARSEDROP]
+        assert f"{row['speedups'][SPARSEDROP]:.2f}" in text
+        peaks = [row["figures"][kind]["peak_mb"] for kind in KINDS[:3]]
         if (device, row["mode"]) == ("cuda", "eager"):
             assert all(f"{peak:.0f}" in text for peak in peaks)
         else:
             assert peaks == [None] * 3
     assert ("peak MB" in text) is (device == "cuda")
+
+
+def test_methods_are_timed_side_by_side(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(timing, "BUDGETS", {"cpu": timing.Budget(1.0, 1)})
+    options = ["--device", "cpu", "--batch", "64", "--out", str(tmp_path), "--methods", *METHODS]
+    assert cli.main(["bench", "--network", "mlp", "ffn", "stack", *options]) == 0
+    text, saved = capsys.readouterr().out, json.loads((tmp_path / "network.json").read_text())
+    assert saved["arguments"]["methods"] == list(METHODS)
+    for row in saved["rows"]:
+        assert list(row["figures"]) == list(KINDS)
+        assert list(row["speedups"]) == list(KINDS[2:])
+        assert all(f"{kind} × nn.Dropout" in text for kind in KINDS[2:])
+
+
+def test_a_method_alone_is_compared_with_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(timing, "BUDGETS", {"cpu": timing.Budget(1.0, 1)})
+    options = ["--device", "cpu", "--batch", "64", "--out", str(tmp_path)]
+    assert cli.main(["bench", "--network", "mlp", *options, "--methods", "sliceout"]) == 0
+    rows = json.loads((tmp_path / "network.json").read_text())["rows"]
+    assert all(row["speedups"] == {} for row in rows)
+    assert "× nn.Dropout" not in capsys.readouterr().out.split("Wall time")[0]
+
+
+def test_units_are_dropped_between_layers():
+    model = Drop("SliceOut", 0.5).stack(256, 3)
+    seen = []
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, args, out: seen.append(out.shape[-1]))
+    model(torch.randn(8, 256))
+    assert seen == [128, 128, 256]
 
 
 def test_a_captured_step_needs_a_gpu(capsys, monkeypatch):

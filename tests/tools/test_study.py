@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparsedrop.tools import cli, info
+from sparsedrop.tools.networks import METHODS
 from sparsedrop.tools.study import images, text
 from study_cases import IDX_FILES, fails_with, resolved, tiny, write_mnist
 
@@ -102,6 +103,20 @@ def test_the_test_part_of_mnist_is_reported(capsys, tmp_path):
     column = dict(zip(cells[0], cells[2], strict=True))
     assert column["test loss"] == f"{best['test_loss']:.4f}", "one seed has no spread"
     assert column["test accuracy (%)"] == f"{100 * best['test_accuracy']:.2f}"
+
+
+@pytest.mark.parametrize("task", ["mlp", "gpt"])
+def test_all_methods_are_trained_side_by_side(capsys, tmp_path, task):
+    options = "--methods", *METHODS, "--rates", "0.5", "--seeds", "1", "--width", "64"
+    _, saved = study(capsys, tiny(task, tmp_path, *options))
+    assert [row["method"] for row in saved["rows"]] == list(METHODS.values())
+    losses = [row["loss"]["mean"] for row in saved["rows"]]
+    assert len(set(losses)) > 3
+
+
+def test_a_rate_that_no_pattern_gives(capsys):
+    sentence = fails_with(capsys, "--methods", "row-pattern", "--rates", "0.9")
+    assert "--methods row-pattern goes to a rate of 0.875, not 0.9" in sentence
 
 
 def test_a_run_that_diverges_is_reported_as_one(capsys, tmp_path):

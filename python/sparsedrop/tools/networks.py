@@ -11,16 +11,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
+import sparsedrop
+from sparsedrop.nn import (
+    RowPatternMLP,
+    SliceOutMLP,
+    SparseDropLinear,
+    SparseDropMLP,
+    SparseDropStack,
+    TilePatternLinear,
+)
 
 NONE, DROPOUT, SPARSEDROP = "no dropout", "nn.Dropout", "sparsedrop"
-KINDS = (NONE, DROPOUT, SPARSEDROP)
+SLICE_OUT, ROW_PATTERN, TILE_PATTERN = "SliceOut", "row pattern", "tile pattern"
+
+METHODS = {
+    "none": NONE, "dropout": DROPOUT, "sparsedrop": SPARSEDROP,
+    "sliceout": SLICE_OUT, "row-pattern": ROW_PATTERN, "tile-pattern": TILE_PATTERN,
+}  # fmt: skip
+"""The kinds of dropout, by the words for them."""
+
+DEFAULT_METHODS = ("none", "dropout", "sparsedrop")
+
+_BY_UNITS = {SLICE_OUT: "sliceout", ROW_PATTERN: "row-pattern"}
+"""What drops units between two layers; elsewhere nn.Dropout stands in networks of these kinds."""
 
 
 class Drop(NamedTuple):
     """Which dropout a network has; every kind draws the same weights."""
 
-    kind: str  # one of KINDS
+    kind: str  # a value of METHODS
     p: float
     block_shape: tuple[int, int] = (128, 128)
     sampler: str = "bernoulli"
@@ -31,7 +50,9 @@ class Drop(NamedTuple):
             return SparseDropLinear(
                 inputs, outputs, p=self.p, block_shape=self.block_shape, sampler=self.sampler
             )
-        if self.kind == DROPOUT:
+        if self.kind == TILE_PATTERN:
+            return TilePatternLinear(inputs, outputs, p=self.p)
+        if self.kind == DROPOUT or self.kind in _BY_UNITS:
             return nn.Sequential(nn.Dropout(self.p), nn.Linear(inputs, outputs))
         return nn.Linear(inputs, outputs)
 
@@ -41,7 +62,20 @@ class Drop(NamedTuple):
             return SparseDropMLP(
                 width, hidden, p=self.p, block_shape=self.block_shape, sampler=self.sampler
             )
-        return FeedForward(width, hidden, self.p if self.kind == DROPOUT else 0.0)
+        if self.kind == SLICE_OUT:
+            return SliceOutMLP(width, hidden, p=self.p)
+        if self.kind == ROW_PATTERN:
+            return RowPatternMLP(width, hidden, p=self.p)
+        block = FeedForward(width, hidden, self.p if self.kind == DROPOUT else 0.0)
+        if self.kind == TILE_PATTERN:
+            block.down = TilePatternLinear.from_linear(block.down, p=self.p)
+        return block
+
+    def between(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """The model, where units are to be dropped converted to do so between its layers."""
+        if self.kind in _BY_UNITS and self.p > 0.0:
+            sparsedrop.convert(model, example, method=_BY_UNITS[self.kind], min_speedup=0)
+        return model
 
     def stack(self, width: int, layers: int) -> nn.Module:
         """So many linear layers with ReLU, each behind that dropout."""
@@ -54,7 +88,8 @@ class Drop(NamedTuple):
                 sampler=self.sampler,
             )
         pairs = ((self.linear(width, width), nn.ReLU()) for _ in range(layers))
-        return nn.Sequential(*(module for pair in pairs for module in pair))
+        model = nn.Sequential(*(module for pair in pairs for module in pair))
+        return self.between(model, torch.zeros(1, width))
 
 
 class FeedForward(nn.Module):
@@ -83,7 +118,8 @@ def mlp(values: int, width: int, layers: int, classes: int, drop: Drop) -> nn.Mo
     modules = [nn.Linear(values, width), nn.ReLU()]
     for _ in range(layers - 1):
         modules += [drop.linear(width, width), nn.ReLU()]
-    return nn.Sequential(*modules, drop.linear(width, classes))
+    model = nn.Sequential(*modules, drop.linear(width, classes))
+    return drop.between(model, torch.zeros(1, values))
 
 
 class Block(nn.Module):

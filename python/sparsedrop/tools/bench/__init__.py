@@ -37,6 +37,9 @@ from sparsedrop.tools.bench.measure import WrongProductError
 from sparsedrop.tools.bench.networks import NETWORKS, PRECISIONS
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
 from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
+from sparsedrop.tools.networks import DEFAULT_METHODS, METHODS
+
+DEFAULT = " ".join(DEFAULT_METHODS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amp_help = "with --step: float32 weights under autocast, and inputs of the dtype"
     add("--amp", action="store_true", help=amp_help)
     add("--modes", choices=MODES, nargs="+", help="with --network; default: all of the device")
+    add("--methods", choices=tuple(METHODS), nargs="+", help=f"likewise; default: {DEFAULT}")
     add(
         "--precision", choices=PRECISIONS, nargs="+", default=["amp"], help="likewise; default: amp"
     )

@@ -22,7 +22,7 @@ from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.bench.report import Report
 from sparsedrop.tools.bench.settings import CAPTURED_MODES, Settings
 from sparsedrop.tools.clock import wait_for, wall_ms
-from sparsedrop.tools.networks import DROPOUT, KINDS, SPARSEDROP, Drop, loss_of
+from sparsedrop.tools.networks import DROPOUT, METHODS, NONE, Drop, loss_of
 
 STEPS = 20
 """Between two waits for the GPU, as in a training loop."""
@@ -30,8 +30,7 @@ STEPS = 20
 MAX_ROUNDS = 15
 WARM_UP = 3
 
-HEADER = ["network", "precision", "p", "mode", *(f"{kind} ms" for kind in KINDS), "× nn.Dropout"]
-MEMORY_HEADER = [*HEADER[:4], *(f"{kind} peak MB" for kind in KINDS)]
+HEADER = ["network", "precision", "p", "mode"]
 
 
 class Figures(NamedTuple):
@@ -47,9 +46,16 @@ class Row(NamedTuple):
     figures: dict[str, Figures]  # by kind
 
     @property
-    def speedup(self) -> float:
-        """Over nn.Dropout in the same mode, by wall time."""
-        return self.figures[DROPOUT].wall_ms / self.figures[SPARSEDROP].wall_ms
+    def speedups(self) -> dict[str, float]:
+        """Of each of ours over nn.Dropout in the same mode, by wall time; empty without that."""
+        if DROPOUT not in self.figures:
+            return {}
+        dropout = self.figures[DROPOUT].wall_ms
+        return {
+            kind: dropout / figures.wall_ms
+            for kind, figures in self.figures.items()
+            if kind not in (NONE, DROPOUT)
+        }
 
 
 class Training:
@@ -123,18 +129,23 @@ def run(settings: Settings) -> Report:
             for p in settings.rates:
                 for mode in settings.modes:
                     rows.append(_measure(name, precision, p, mode, settings))
-                    line = f"{name}, {precision}, p = {p:g}, {mode}: {rows[-1].speedup:.2f}"
+                    found = ", ".join(f"{k} {x:.2f}" for k, x in rows[-1].speedups.items())
+                    line = f"{name}, {precision}, p = {p:g}, {mode}: {found or 'measured'}"
                     print(line, file=sys.stderr, flush=True)
-    text = markdown.table(HEADER, [_cells(row) for row in rows], left=4)
+    kinds, ours = rows[0].figures, rows[0].speedups
+    times = [f"{kind} ms" for kind in kinds] + [f"{kind} × nn.Dropout" for kind in ours]
+    text = markdown.table([*HEADER, *times], [_cells(row) for row in rows], left=4)
     if memory := [cells for row in rows if (cells := _memory_cells(row))]:
-        text += "\n\n" + markdown.table(MEMORY_HEADER, memory, left=4)
+        header = [*HEADER, *(f"{kind} peak MB" for kind in kinds)]
+        text += "\n\n" + markdown.table(header, memory, left=4)
     results = {"rows": [_as_json(row) for row in rows]}
     return Report(text, list(_sentences(rows)), [], results, [], "")
 
 
 def _measure(name: str, precision: str, p: float, mode: str, settings: Settings) -> Row:
     torch.compiler.reset()
-    trainings = {kind: Training(name, Drop(kind, p), precision, mode, settings) for kind in KINDS}
+    kinds = [METHODS[word] for word in settings.methods]
+    trainings = {kind: Training(name, Drop(kind, p), precision, mode, settings) for kind in kinds}
     device = settings.device
     peaks: dict[str, float] = {}
     if device.type == "cuda" and mode not in CAPTURED_MODES:
@@ -143,7 +154,7 @@ def _measure(name: str, precision: str, p: float, mode: str, settings: Settings)
     steps = STEPS if device.type == "cuda" else 1
     round_ms = sum(wall_ms(training.step, device, steps) for training in trainings.values())
     rounds = min(MAX_ROUNDS, max(budget.min_rounds, int(10 * budget.ms / round_ms)))
-    laps: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    laps: dict[str, list[float]] = {kind: [] for kind in kinds}
     order = list(trainings.items())
     for _ in range(rounds):
         for kind, training in order:
@@ -154,7 +165,7 @@ def _measure(name: str, precision: str, p: float, mode: str, settings: Settings)
         precision,
         p,
         mode,
-        {kind: Figures(statistics.median(laps[kind]), peaks.get(kind)) for kind in KINDS},
+        {kind: Figures(statistics.median(laps[kind]), peaks.get(kind)) for kind in kinds},
     )
 
 
@@ -169,22 +180,24 @@ def _peak_mb(step: Callable[[], object], device: torch.device) -> float:
 
 
 def _sentences(rows: list[Row]) -> Iterator[str]:
-    yield "Wall time of a step; × nn.Dropout: its time over sparsedrop's, in the same mode."
-    worst = min(rows, key=lambda row: row.speedup)
-    yield (
-        f"Least: {worst.speedup:.2f} × nn.Dropout ({worst.network}, {worst.precision}, "
-        f"p = {worst.p:g}, {worst.mode})."
-    )
+    yield "Wall time of a step; × nn.Dropout: its time over a method's, in the same mode."
+    found = [(speedup, kind, row) for row in rows for kind, speedup in row.speedups.items()]
+    if found:
+        speedup, kind, row = min(found, key=lambda each: each[0])
+        yield (
+            f"Least: {kind} at {speedup:.2f} × nn.Dropout ({row.network}, {row.precision}, "
+            f"p = {row.p:g}, {row.mode})."
+        )
 
 
 def _cells(row: Row) -> list[str]:
-    times = [f"{row.figures[kind].wall_ms:.3f}" for kind in KINDS]
-    return [*_names(row), *times, f"{row.speedup:.2f}"]
+    times = [f"{figures.wall_ms:.3f}" for figures in row.figures.values()]
+    return [*_names(row), *times, *(f"{speedup:.2f}" for speedup in row.speedups.values())]
 
 
 def _memory_cells(row: Row) -> list[str]:
     """Empty where there is no figure of it."""
-    peaks = [peak for kind in KINDS if (peak := row.figures[kind].peak_mb) is not None]
+    peaks = [f.peak_mb for f in row.figures.values() if f.peak_mb is not None]
     return [*_names(row), *(f"{peak:.0f}" for peak in peaks)] if peaks else []
 
 
@@ -194,4 +207,4 @@ def _names(row: Row) -> list[str]:
 
 def _as_json(row: Row) -> dict[str, Any]:
     figures = {kind: figure._asdict() for kind, figure in row.figures.items()}
-    return {**row._asdict(), "figures": figures, "speedup": row.speedup}
+    return {**row._asdict(), "figures": figures, "speedups": row.speedups}

@@ -12,6 +12,7 @@ import torch
 from sparsedrop.tools.bench.products import PRODUCTS, Extents, Product
 from sparsedrop.tools.cli import UserError
 from sparsedrop.tools.names import dtype_name
+from sparsedrop.tools.networks import DEFAULT_METHODS
 
 DTYPES = {
     dtype_name(dtype): dtype
@@ -77,6 +78,7 @@ class Settings:
     amp: bool  # of layers: a network has a precision
     against: Path | None  # the extension of another build
     networks: tuple[str, ...]
+    methods: tuple[str, ...]  # of a network: words of METHODS
     modes: tuple[str, ...]
     precisions: tuple[str, ...]
     whole_step: bool
@@ -100,6 +102,7 @@ class Settings:
             "compile": self.compiled,
             "amp": self.amp,
             "network": list(self.networks),
+            "methods": list(self.methods),
             "modes": list(self.modes),
             "precision": list(self.precisions),
             "whole_step": self.whole_step,
@@ -127,7 +130,7 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
     for option in ("compile", "amp"):
         if getattr(args, option) and not args.step:
             raise UserError(f"--{option} is about the training step: add --step")
-    for option in ("modes", "batch", "whole_step"):
+    for option in ("modes", "methods", "batch", "whole_step"):
         if getattr(args, option) and not args.network:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is about whole networks: add --network")
@@ -156,6 +159,7 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
         amp=args.amp,
         against=args.against,
         networks=_distinct(args.network or ()),
+        methods=_distinct(args.methods or DEFAULT_METHODS),
         modes=_modes(args, device),
         precisions=_distinct(args.precision),
         whole_step=args.whole_step,

@@ -29,9 +29,10 @@ from sparsedrop.tools import compact, machine
 from sparsedrop.tools.arguments import DEVICES, count, not_negative, plural, rate
 from sparsedrop.tools.cli import UserError
 from sparsedrop.tools.names import dtype_name
+from sparsedrop.tools.networks import DEFAULT_METHODS, METHODS
 from sparsedrop.tools.study import images
 from sparsedrop.tools.study.dataset import Dataset
-from sparsedrop.tools.study.settings import DTYPES, METHODS, Settings, resolve
+from sparsedrop.tools.study.settings import DTYPES, Settings, resolve
 from sparsedrop.tools.study.tasks import TASKS
 
 # What the extra "study" brings, by the names of import.
@@ -51,7 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--task", choices=tuple(TASKS), default="mlp", help="default: mlp")
-    add("--methods", choices=tuple(METHODS), nargs="+", default=list(METHODS), help="default: all")
+    methods_help = f"default: {' '.join(DEFAULT_METHODS)}"
+    add(
+        "--methods",
+        choices=tuple(METHODS),
+        nargs="+",
+        default=list(DEFAULT_METHODS),
+        help=methods_help,
+    )
     rates = [0.1, 0.3, 0.5]
     add("--rates", type=rate, nargs="+", default=rates, metavar="P", help="default: 0.1 0.3 0.5")
     add("--data", choices=images.NAMES, help="of mlp and vit; default: scikit-learn's digits")

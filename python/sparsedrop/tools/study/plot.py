@@ -10,10 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from sparsedrop.tools.networks import DROPOUT, NONE, SPARSEDROP
+from sparsedrop.tools.networks import METHODS
 from sparsedrop.tools.study.report import Row
 
-COLORS = {NONE: "#666666", DROPOUT: "#0072b2", SPARSEDROP: "#d55e00"}
+COLORS = dict(
+    zip(
+        METHODS.values(),
+        ("#666666", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
+        strict=True,
+    )
+)
 
 
 def best_rates(rows: list[Row]) -> list[Row]:

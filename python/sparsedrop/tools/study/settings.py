@@ -13,13 +13,12 @@ from sparsedrop.masks.tensors import MASK_UNIT
 from sparsedrop.tools.arguments import pick_device
 from sparsedrop.tools.cli import UserError
 from sparsedrop.tools.names import dtype_name
-from sparsedrop.tools.networks import DROPOUT, NONE, SPARSEDROP, Drop
+from sparsedrop.tools.networks import METHODS, Drop
 from sparsedrop.tools.study import images, text
 from sparsedrop.tools.study.dataset import Dataset
 from sparsedrop.tools.study.tasks import TASKS, Preset, Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-METHODS = {"none": NONE, "dropout": DROPOUT, "sparsedrop": SPARSEDROP}
 PRESET_OPTIONS = ("width", "layers", "heads", "context", "batch_size", "lr", "weight_decay")
 
 
@@ -193,6 +192,10 @@ def _load(args: argparse.Namespace, task: Task, preset: Preset, device: torch.de
 
 def _methods(args: argparse.Namespace) -> Iterator[Method]:
     """Each method at each rate; without dropout there is only one."""
+    patterned = [word for word in args.methods if word.endswith("-pattern")]
+    most = max(args.rates)
+    if patterned and most > 7 / 8:
+        raise UserError(f"--methods {patterned[0]} goes to a rate of 0.875, not {most:g}")
     for word in METHODS:
         if word in args.methods:
             rates = [0.0] if word == "none" else dict.fromkeys(args.rates)
