@@ -21,6 +21,7 @@ from sparsedrop.tools.networks import (
     NONE,
     SPARSEDROP,
     Drop,
+    Lstm,
     loss_of,
 )
 
@@ -198,6 +199,20 @@ def test_a_method_alone_is_compared_with_nothing(capsys, monkeypatch, tmp_path):
     rows = json.loads((tmp_path / "network.json").read_text())["rows"]
     assert all(row["speedups"] == {} for row in rows)
     assert "× nn.Dropout" not in capsys.readouterr().out.split("Wall time")[0]
+
+
+def test_language_models_of_all_kinds_are_one():
+    models = {}
+    for kind in KINDS:
+        torch.manual_seed(0)
+        models[kind] = Lstm(50, 32, 2, Drop(kind, 0.5, (16, 8)))
+    text = torch.randint(50, (4, 7))
+    _assert_same_in_evaluation(models, text)
+    for kind, model in models.items():
+        model.train()
+        assert torch.equal(model(text), model(text)) is (kind == NONE)
+        model(text).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
 
 
 def test_units_are_dropped_between_layers():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import sparsedrop
 from sparsedrop.nn import (
+    RowPatternLSTM,
     RowPatternMLP,
     SliceOutMLP,
     SparseDropLinear,
@@ -70,6 +71,14 @@ class Drop(NamedTuple):
         if self.kind == TILE_PATTERN:
             block.down = TilePatternLinear.from_linear(block.down, p=self.p)
         return block
+
+    def lstm(self, width: int, layers: int) -> nn.LSTM:
+        """An LSTM of as many features throughout, that dropout of what each layer but the first
+        takes; of patterns of the first one's, too."""
+        if self.kind == ROW_PATTERN:
+            return RowPatternLSTM(width, width, layers, batch_first=True, p=self.p)
+        p = 0.0 if self.kind == NONE else self.p
+        return nn.LSTM(width, width, layers, batch_first=True, dropout=p)
 
     def between(self, model: nn.Module, example: Tensor) -> nn.Module:
         """The model, where units are to be dropped converted to do so between its layers."""
@@ -176,6 +185,24 @@ class Gpt(nn.Module):
     def forward(self, text: Tensor) -> Tensor:
         places = torch.arange(text.shape[1], device=text.device)
         return self.head(self.norm(self.blocks(self.embed(text) + self.position(places))))
+
+
+class Lstm(nn.Module):
+    """Words [batch, tokens] -> logits of the next ones [batch, tokens, words], by an LSTM.
+
+    Dropout of the non-recurrent connections: in front of each layer, and of the last product.
+    """
+
+    def __init__(self, words: int, width: int, layers: int, drop: Drop) -> None:
+        super().__init__()
+        self.embed, self.lstm = nn.Embedding(words, width), drop.lstm(width, layers)
+        drops = drop.kind not in (NONE, ROW_PATTERN)
+        self.dropout = nn.Dropout(drop.p) if drops else nn.Identity()
+        self.head = drop.linear(width, words)
+
+    def forward(self, text: Tensor) -> Tensor:
+        found: Tensor = self.lstm(self.dropout(self.embed(text)))[0]
+        return self.head(found)
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:

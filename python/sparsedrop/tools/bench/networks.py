@@ -1,6 +1,7 @@
 """What `sparsedrop bench --network` times: the paper's networks, and what one batch of each is.
 
-Not of the paper: "gpt-12", twelve layers of a context of 1024 characters; "layers", twelve linear
+Not of the paper: "gpt-12", twelve layers of a context of 1024 characters; "lstm", the language
+model of Approximate Random Dropout's paper, two layers of 1500 units; "layers", twelve linear
 layers of 1024 units behind a dropout each, little but launches; "ffn" and "ffn-wide", a
 feed-forward block; "stack", four linear layers with ReLU, each behind a dropout. The last three
 stand in the middle of a network: there is a gradient of the input, and in the place of a loss a
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.tools.networks import Drop, Gpt, Size, Vit, mlp
+from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp
 
 PRECISIONS = ("amp", "bfloat16", "float32")
 """amp: float32 weights under bfloat16 autocast; else all is of that dtype."""
@@ -25,6 +26,7 @@ WIDTH, HEADS, HIDDEN = 1024, 8, 1024
 PIXELS = 28 * 28
 PATCHES, PATCH_VALUES = 256, 2 * 2 * 3  # of 2x2 pixels, in an image of 32x32
 CONTEXT = 128
+WORDS, STEPS = 10000, 35  # of Penn Treebank
 
 
 def _layers(drop: Drop) -> nn.Module:
@@ -77,6 +79,12 @@ NETWORKS = {
         16,
         lambda batch, device: torch.randint(CHARACTERS, (batch, 1024), device=device),
         lambda batch, device: torch.randint(CHARACTERS, (batch, 1024), device=device),
+    ),
+    "lstm": Network(
+        lambda drop: Lstm(WORDS, 1500, 2, drop),
+        64,
+        lambda batch, device: torch.randint(WORDS, (batch, STEPS), device=device),
+        lambda batch, device: torch.randint(WORDS, (batch, STEPS), device=device),
     ),
     "layers": Network(
         _layers,
