@@ -201,6 +201,22 @@ def test_down_lies_by_columns_so_that_kept_units_are_views():
     assert RowPatternMLP(8, 16, device="meta").down.weight.stride() == (1, 8)
 
 
+def test_from_linears_holds_the_layers():
+    up, gate, down = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 4)
+    before, x = down.weight.clone(), torch.randn(5, 8)
+    expected = down(nn.functional.silu(gate(x)) * up(x))
+    block = RowPatternMLP.from_linears(up.eval(), down, 0.25, gate=gate, activation="silu")
+    assert (block.up, block.gate, block.down) == (up, gate, down)
+    assert (block.p, block.activation, block.training) == (0.25, "silu", False)
+    assert torch.equal(down.weight, before)
+    assert down.weight.stride() == (1, 4)
+    torch.testing.assert_close(block(x), expected)
+    block.train()(x).sum().backward()
+    assert all(p.grad is not None for p in block.parameters())
+    with pytest.raises(ValueError, match="up makes 16 features and down takes 8"):
+        RowPatternMLP.from_linears(up, gate)
+
+
 def test_the_rate_is_that_of_a_child_that_tools_find():
     model = nn.Sequential(RowPatternMLP(8, 16, p=0.25), RowPatternMLP(8, 16))
     found = {name: m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout)}

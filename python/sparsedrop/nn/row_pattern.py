@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparsedrop import operands
 from sparsedrop.masks import check_p, check_scale, probabilities
 from sparsedrop.nn.rated import Patterned
-from sparsedrop.nn.stack import activate, is_plain
+from sparsedrop.nn.stack import activate, check_linears, is_plain
 from sparsedrop.ops import check_activation
 from sparsedrop.ops.rows import Parameters, drop_units, feed_forward
 from sparsedrop.ops.stack import Layer
@@ -80,6 +80,45 @@ class RowPatternMLP(Patterned):
         self.activation = activation
         self.turned = True
         self.register_load_state_dict_post_hook(_lay_out)
+
+    @classmethod
+    def from_linears(
+        cls,
+        up: nn.Linear,
+        down: nn.Linear,
+        p: float = 0.5,
+        *,
+        gate: nn.Linear | None = None,
+        activation: str | None = "gelu",
+        patterns: int = 8,
+        scale: str = "global",
+    ) -> RowPatternMLP:
+        """The block of these layers, which it holds; in the training mode of `up`.
+
+        The weight of `down` is laid out by columns: see `turned`.
+
+        Args:
+            up: [d_model -> d_hidden].
+            down: [d_hidden -> d_out].
+            p: as for the constructor.
+            gate: of the extents of `up`.
+            activation: as for the constructor.
+            patterns: likewise.
+            scale: likewise.
+
+        Raises:
+            TypeError: where one of them is no nn.Linear.
+            ValueError: where their features do not fit.
+        """
+        check_linears(up, gate, down)
+        # On the meta device nothing is allocated or drawn for layers that are replaced at once.
+        block = cls(
+            1, 1, 1, p, activation=activation, gated=gate is not None, patterns=patterns,
+            scale=scale, device="meta",
+        )  # fmt: skip
+        block.up, block.gate, block.down = up, gate, down
+        _lay_out(block)
+        return block.train(up.training)
 
     @property
     def activation(self) -> str | None:
