@@ -1,4 +1,4 @@
-"""Ops for a GPU that graphs see and that have their node elsewhere: of a layer, and of a stack."""
+"""Ops that graphs see, and that have their node elsewhere: of layers, stacks, slices, patterns."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ import torch
 
 
 class Op(NamedTuple):
-    """schema: as torch writes it, from the name on. draws: whether it draws a mask."""
+    """What torch is told of an op.
+
+    Attributes:
+        schema: as torch writes it, from the name on.
+        kernel: what runs it.
+        fake: the same on tensors without data.
+        draws: whether it draws what is dropped.
+        runs_on: torch's word for where the kernel runs.
+        may_be_captured: False where a CUDA graph would repeat one draw of the host for ever.
+    """
 
     schema: str
     kernel: Callable[..., Any]
     fake: Callable[..., Any]
     draws: bool
+    runs_on: str = "CUDA"
+    may_be_captured: bool = True
 
 
 def register(*ops: Op) -> torch.library.Library:
@@ -25,7 +36,9 @@ def register(*ops: Op) -> torch.library.Library:
         tags = [torch.Tag.pt2_compliant_tag]
         if op.draws:  # so that compiled graphs neither merge two draws nor repeat one
             tags.append(torch.Tag.nondeterministic_seeded)
+        if not op.may_be_captured:
+            tags.append(torch.Tag.cudagraph_unsafe)
         library.define(op.schema, tags=tuple(tags))
-        library.impl(name, op.kernel, "CUDA")
+        library.impl(name, op.kernel, op.runs_on)
         torch.library.register_fake(f"sparsedrop::{name}", op.fake, lib=library)
     return library

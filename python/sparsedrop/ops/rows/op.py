@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparsedrop._torch import keep_apart
 from sparsedrop.masks import RowPattern, probabilities
+from sparsedrop.ops.registration import Op, register
 from sparsedrop.ops.rows import arithmetic
 from sparsedrop.ops.rows.arithmetic import Parameters
 
@@ -119,36 +120,25 @@ def _fake_backward(
     ]
 
 
-def _register() -> torch.library.Library:
-    """Defines the ops; the library must outlive them, so the module keeps it."""
-    library = torch.library.Library("sparsedrop", "FRAGMENT")
-    # Not in a CUDA graph: it would replay one pattern.
-    tags = torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe
-    library.define(
-        # Of the device torch learns whose generator a checkpoint has to bring back.
+_ALL = "CompositeExplicitAutograd"
+_HOW = "Tensor pattern, str activation, float? scale"
+_library = register(
+    # An op without operands has no device that would choose among kernels. Of the one that it is
+    # given torch learns whose generator a checkpoint has to bring back.
+    Op(
         "row_pattern(int width, float p, int patterns, *, Device device) -> Tensor",
-        tags=(*tags, torch.Tag.nondeterministic_seeded),
-    )
-    how = "Tensor pattern, str activation, float? scale"
-    library.define(f"row_pattern_mlp(Tensor x, Tensor?[] parameters, {how}) -> Tensor[]", tags=tags)
-    library.define(
+        _draw, _fake_draw, True, "BackendSelect", may_be_captured=False,
+    ),
+    Op(
+        f"row_pattern_mlp(Tensor x, Tensor?[] parameters, {_HOW}) -> Tensor[]",
+        _forward, _fake_forward, False, _ALL, may_be_captured=False,
+    ),
+    Op(
         "row_pattern_mlp_backward(Tensor grad, Tensor x, Tensor?[] parameters, Tensor[] buffers, "
-        f"{how}, bool[] needs) -> Tensor[]",
-        tags=tags,
-    )
-    for name, kernel, fake in (
-        ("row_pattern", _draw, _fake_draw),
-        ("row_pattern_mlp", _forward, _fake_forward),
-        ("row_pattern_mlp_backward", _backward, _fake_backward),
-    ):
-        # An op without operands has no device that would choose among kernels.
-        library.impl(name, kernel, "BackendSelect" if name == "row_pattern" else ALL)
-        torch.library.register_fake(f"sparsedrop::{name}", fake, lib=library)
-    return library
-
-
-ALL = "CompositeExplicitAutograd"
-_library = _register()
+        f"{_HOW}, bool[] needs) -> Tensor[]",
+        _backward, _fake_backward, False, _ALL, may_be_captured=False,
+    ),
+)  # fmt: skip
 DRAW = torch.ops.sparsedrop.row_pattern.default
 FORWARD = torch.ops.sparsedrop.row_pattern_mlp.default
 BACKWARD = torch.ops.sparsedrop.row_pattern_mlp_backward.default

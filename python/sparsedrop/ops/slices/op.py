@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsedrop._torch import keep_apart
 from sparsedrop.masks import Slice
+from sparsedrop.ops.registration import Op, register
 from sparsedrop.ops.slices.choice import Choice, inverse_marginals
 from sparsedrop.ops.slices.feed_forward import Layers, backward, forward
 from sparsedrop.ops.slices.products import Cut, bias_gradient, flat, input_gradient, product, unflat
@@ -182,36 +183,25 @@ def _fake_linear_backward(
     ]
 
 
-def _register() -> torch.library.Library:
-    """Defines the ops; the library must outlive them, so the module keeps it."""
-    library = torch.library.Library("sparsedrop", "FRAGMENT")
-    drawn = "float p, int align, str starts"
-    how = f"str activation, {drawn}, str normalization"
-    place = "Tensor start, bool on_rows, int units, int kept, int features, float alpha"
-    given = "Tensor x, Tensor weight, Tensor? bias"
-    # A CUDA graph would repeat one slice for ever.
-    fixed = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
-    random = (torch.Tag.nondeterministic_seeded, *fixed)
-    for schema, tags, kernel, fake in (
-        (f"slice_start(int units, {drawn}) -> Tensor", random, _draw, _fake_draw),
-        (f"slice_factors(int units, {drawn}, ScalarType dtype, Device device) -> Tensor", fixed,
-         _factors, _fake_factors),
-        (f"slice_out_mlp(Tensor x, Tensor?[] parameters, {how}) -> Tensor[]", random,
-         _forward, _fake_forward),
+_DRAWN = "float p, int align, str starts"
+_HOW = f"str activation, {_DRAWN}, str normalization"
+_PLACE = "Tensor start, bool on_rows, int units, int kept, int features, float alpha"
+_GIVEN = "Tensor x, Tensor weight, Tensor? bias"
+_library = register(*(
+    Op(schema, kernel, fake, draws, "CompositeExplicitAutograd", may_be_captured=False)
+    for schema, kernel, fake, draws in (
+        (f"slice_start(int units, {_DRAWN}) -> Tensor", _draw, _fake_draw, True),
+        (f"slice_factors(int units, {_DRAWN}, ScalarType dtype, Device device) -> Tensor",
+         _factors, _fake_factors, False),
+        (f"slice_out_mlp(Tensor x, Tensor?[] parameters, {_HOW}) -> Tensor[]",
+         _forward, _fake_forward, True),
         (f"slice_out_mlp_backward(Tensor grad, Tensor x, Tensor?[] parameters, Tensor start, "
-         f"Tensor[] kept, {how}, bool[] needs) -> Tensor[]", fixed, _backward, _fake_backward),
-        (f"slice_out_linear({given}, {place}) -> Tensor", fixed, _linear, _fake_linear),
-        (f"slice_out_linear_backward(Tensor grad, {given}, {place}, bool[] needs) -> Tensor[]",
-         fixed, _linear_backward, _fake_linear_backward),
-    ):  # fmt: skip
-        name = schema.partition("(")[0]
-        library.define(schema, tags=tags)
-        library.impl(name, kernel, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"sparsedrop::{name}", fake, lib=library)
-    return library
-
-
-_library = _register()
+         f"Tensor[] kept, {_HOW}, bool[] needs) -> Tensor[]", _backward, _fake_backward, False),
+        (f"slice_out_linear({_GIVEN}, {_PLACE}) -> Tensor", _linear, _fake_linear, False),
+        (f"slice_out_linear_backward(Tensor grad, {_GIVEN}, {_PLACE}, bool[] needs) -> Tensor[]",
+         _linear_backward, _fake_linear_backward, False),
+    )
+))  # fmt: skip
 START = torch.ops.sparsedrop.slice_start.default
 MLP = torch.ops.sparsedrop.slice_out_mlp.default
 MLP_BACKWARD = torch.ops.sparsedrop.slice_out_mlp_backward.default

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("auto", *DTYPES), default="auto", help=dtype_help)
     out = Path("study-results")
     add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
-    add("--resume", action="store_true", help="go on with what was interrupted, from OUT/runs")
+    add("--resume", action="store_true", help="go on from the runs in the folder --out")
     _add_preset_arguments(parser)
 
 
