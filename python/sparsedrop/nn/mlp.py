@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sparsedrop.functional import dropped_feed_forward, dropped_stack
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.nn.activated import Activated
 from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.features import check_features
 from sparsedrop.nn.rated import Blocked, applied_rate_of, rate_of
@@ -21,7 +22,7 @@ from sparsedrop.ops import check_activation
 from sparsedrop.ops.stack import Dropped, Layer
 
 
-class SparseDropMLP(Blocked):
+class SparseDropMLP(Blocked, Activated):
     """`down(dropout(act(up(x))))`, or with a gate `down(dropout(act(gate(x)) * up(x)))`.
 
     Blocks of the hidden activation are dropped with probability p, and with `out_p` blocks of the
@@ -137,15 +138,6 @@ class SparseDropMLP(Blocked):
     @out_p.setter
     def out_p(self, out_p: float) -> None:
         self._set_rate("out_dropout", out_p)
-
-    @property
-    def activation(self) -> str | None:
-        """Of the hidden features."""
-        return self._activation
-
-    @activation.setter
-    def activation(self, activation: str | None) -> None:
-        self._activation = check_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., d_model] -> [..., d_out]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsedrop import operands
 from sparsedrop.masks import check_p, check_scale, probabilities
+from sparsedrop.nn.activated import Activated
 from sparsedrop.nn.rated import Patterned
 from sparsedrop.nn.stack import activate, check_linears, is_plain
 from sparsedrop.ops import check_activation
@@ -16,7 +17,7 @@ from sparsedrop.ops.rows import Parameters, drop_units, feed_forward
 from sparsedrop.ops.stack import Layer
 
 
-class RowPatternMLP(Patterned):
+class RowPatternMLP(Patterned, Activated):
     """`down(dropout(act(up(x))))`, or with a gate `down(dropout(act(gate(x)) * up(x)))`.
 
     Hidden units are dropped by the row pattern of Approximate Random Dropout (Song et al. 2018):
@@ -119,15 +120,6 @@ class RowPatternMLP(Patterned):
         block.up, block.gate, block.down = up, gate, down
         _lay_out(block)
         return block.train(up.training)
-
-    @property
-    def activation(self) -> str | None:
-        """Of the hidden features."""
-        return self._activation
-
-    @activation.setter
-    def activation(self, activation: str | None) -> None:
-        self._activation = check_activation(activation)
 
     @property
     def turned(self) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop.masks import check_sliced_p, check_starts
+from sparsedrop.nn.activated import Activated
 from sparsedrop.nn.rated import applied_rate_of
 from sparsedrop.nn.sliced import Sliced, check_align, check_gradients
 from sparsedrop.nn.stack import activate, check_linears, is_plain
@@ -15,7 +16,7 @@ from sparsedrop.ops.stack import Layer
 from sparsedrop.slice_out.feed_forward import drop_units, dropped_feed_forward
 
 
-class SliceOutMLP(Sliced):
+class SliceOutMLP(Sliced, Activated):
     """`down(dropout(act(up(x))))`, or with a gate `down(dropout(act(gate(x)) * up(x)))`.
 
     In training a slice of neighbouring hidden units is kept, a new one in each forward pass (Notin
@@ -121,15 +122,6 @@ class SliceOutMLP(Sliced):
         )  # fmt: skip
         block.up, block.gate, block.down = up, gate, down
         return block.train(up.training)
-
-    @property
-    def activation(self) -> str | None:
-        """Of the hidden units."""
-        return self._activation
-
-    @activation.setter
-    def activation(self, activation: str | None) -> None:
-        self._activation = check_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., d_model] -> [..., d_out]."""
