@@ -15,7 +15,15 @@ from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.compiled import has_kernels
 from sparsedrop.ops.plan import UNIT
-from sparsedrop.ops.stack.facts import Dropped, Facts, Layer, facts_of, parameters_of
+from sparsedrop.ops.stack.facts import (
+    Dropped,
+    Facts,
+    Layer,
+    facts_of,
+    is_dense_layer,
+    kind_of,
+    parameters_of,
+)
 from sparsedrop.ops.stack.op import BACKWARD, FORWARD, from_list, kinds_of
 from sparsedrop.ops.stack.plain import stack_plain
 
@@ -47,12 +55,35 @@ def _suits_kernels(
         and x.dtype in (dtype, torch.float32)
         and weight.dtype in (dtype, torch.float32)
         and all(n % MASK_UNIT == 0 for n in dropped.block_shape)
-        and all(n > 0 and n % UNIT == 0 for n in features)
+        and all(n > 0 for n in features)
         and all(a > 0.0 or b > 0.0 for a, b in zip(dropped.rates, dropped.rates[1:], strict=False))
         and x.numel() > 0
         and _fits(max(features))
         and has_kernels(x.device.index)
+        and _can_be_mixed(x, layers, dropped.rates, dtype)
     )
+
+
+def _can_be_mixed(
+    x: Tensor, layers: tuple[Layer, ...], rates: tuple[float, ...], dtype: torch.dtype
+) -> bool:
+    """Whether the layers that would have to be padded for the kernels may run densely."""
+    are_dense = [any(n % UNIT for n in layer.weight.shape) for layer in layers]
+    if not any(are_dense):
+        return True
+    column_bytes = x.numel() // x.shape[-1] * dtype.itemsize
+    dense = [kind_of(layer) for layer, is_dense in zip(layers, are_dense, strict=True) if is_dense]
+    drops = [p > 0.0 for p in rates]
+    return (
+        select.can_be_mixed(list(zip(drops, drops[1:], are_dense, strict=False)))
+        and all(is_dense_layer(kind, column_bytes) for kind in dense)
+        and _has_blas()
+    )
+
+
+@constant_when_compiled
+def _has_blas() -> bool:
+    return _native.has_blas()
 
 
 @constant_when_compiled
