@@ -33,7 +33,7 @@ def stack_compiled(
 ) -> Tensor:
     """A stack on checked arguments on a GPU, while it is compiled."""
     # The op has no rule without a node.
-    if is_exporting() or not _suits_kernels(x, layers, dropped, dtype):
+    if is_exporting() or not suits_compiler(x, layers, dropped, dtype):
         return stack_plain(x, layers, dropped)
     parameters = parameters_of(layers)
     activations = [layer.activation or "" for layer in layers]
@@ -42,10 +42,11 @@ def stack_compiled(
     return _Stack.apply(x, *how, dtype, *parameters)
 
 
-def _suits_kernels(
+def suits_compiler(
     x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, dtype: torch.dtype
 ) -> bool:
-    """What holds for every product of these extents; costs are not looked at."""
+    """Whether a compiled stack is one op on a GPU: what holds for every product of these extents;
+    costs are not looked at."""
     weight = layers[0].weight
     are_equal = all(p is None or p.dtype == weight.dtype for p in parameters_of(layers))
     features = [x.shape[-1], *(layer.weight.shape[0] for layer in layers)]
