@@ -10,6 +10,7 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from architecture_stub import ARCHITECTURES
 from sparsedrop.masks import layout
 from sparsedrop.masks.block_mask import expand_live
 from sparsedrop.masks.samplers import balanced_live
@@ -238,7 +239,8 @@ def _grid_beside(words: int, shape, block) -> Tensor:
 class C:
     """Stands for the extension."""
 
-    DTYPES, ARCHITECTURES = DTYPES, []
+    DTYPES, ARCHITECTURES = DTYPES, ARCHITECTURES
+    CUDA_ARCHS = "80-real;90a-real;80-virtual"
     ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "gelu_tanh": 4}  # noqa: RUF012
     MAX_SUM_COLUMNS = 64 * 65535
     POINTWISE = {"activate": 0, "activation_grad": 1, "gate": 2, "gate_grad": 3, "add": 4}  # noqa: RUF012

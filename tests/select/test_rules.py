@@ -31,7 +31,8 @@ def test_the_kernels_refuse_what_select_refuses():
         launch = _native.C.Launch(
             dtype=0, m=m, n=n, k=k, a_ld=k, a_k_major=True, b_ld=n, b_k_major=False, d_ld=n,
             a_block=blocks[0], b_block=blocks[1], d_block=blocks[2], activation=int(activates),
-            architecture="sm90", tile=choice.tile, swap=choice.swap, split_k=choice.split_k,
+            architecture=tiles[choice.tile].architecture,
+            tile=kernels.id_within(tiles, choice.tile), swap=choice.swap, split_k=choice.split_k,
             device=0,
         )  # fmt: skip
         ours = select.refusal(request, choice)

@@ -5,8 +5,17 @@ for benchmarks and for a user who knows better, and so does the environment vari
 SPARSEDROP_SELECT.
 """
 
+from sparsedrop.select.architectures import (
+    KERNEL_DTYPES,
+    MAX_EXTENT,
+    TESTED,
+    Tile,
+    architecture,
+    names_of,
+)
 from sparsedrop.select.choosing import candidates, choose, dense_us, expected_us
-from sparsedrop.select.kernels import KERNEL_DTYPES, LIMITS, MAX_EXTENT, Tile, gpu_facts
+from sparsedrop.select.constants import sources
+from sparsedrop.select.kernels import gpu_facts
 from sparsedrop.select.layers import (
     LayerChoice,
     StackChoice,
@@ -16,16 +25,24 @@ from sparsedrop.select.layers import (
     decide_layer,
     decide_stack,
 )
-from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
+from sparsedrop.select.overriding import (
+    Override,
+    decide,
+    forced_architecture,
+    is_free,
+    override,
+    override_from,
+    takes_kernels,
+)
 from sparsedrop.select.request import Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
 from sparsedrop.select.sites import Gain, MaskedLayer, Place, expected_gain
 
 __all__ = [
     "KERNEL_DTYPES",
-    "LIMITS",
     "MAX_EXTENT",
     "PADDING_PAYS",
+    "TESTED",
     "Choice",
     "Gain",
     "LayerChoice",
@@ -35,6 +52,7 @@ __all__ = [
     "Request",
     "StackChoice",
     "Tile",
+    "architecture",
     "best_kernels",
     "candidates",
     "choose",
@@ -47,9 +65,13 @@ __all__ = [
     "describe",
     "expected_gain",
     "expected_us",
+    "forced_architecture",
     "gpu_facts",
     "is_free",
+    "names_of",
     "override",
     "override_from",
     "refusal",
+    "sources",
+    "takes_kernels",
 ]

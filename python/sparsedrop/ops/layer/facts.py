@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sparsedrop import _native
 from sparsedrop.masks import scale
 from sparsedrop.ops.plan import ALIGNMENT_BITS
 
@@ -44,6 +45,8 @@ class Facts(NamedTuple):
     # Of the layer: what of it is dropped.
     side: str
     weight_turned: bool
+    # Whether products in float32 may be TF32.
+    tf32: bool = False
 
     @property
     def features(self) -> int:
@@ -102,6 +105,7 @@ def facts_of(
     return (
         x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, *of_products, percent,
         options.block_shape, options.side, options.weight_turned,
+        _native.multiplies_as_tf32(of_products[0]),
     )  # fmt: skip
 
 

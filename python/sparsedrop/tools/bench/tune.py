@@ -13,8 +13,8 @@ import torch
 import sparsedrop
 from sparsedrop import select
 from sparsedrop.masks import BlockMask
+from sparsedrop.select.architectures import Tile
 from sparsedrop.select.gpus import CUBLAS, CUBLAS_TILE, Cost
-from sparsedrop.select.kernels import Tile
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench.measure import operand_sets
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
