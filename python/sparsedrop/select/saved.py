@@ -136,7 +136,7 @@ def _parse(path: Path, gpu: str, sms: int, tiles: tuple[Tile, ...]) -> Saved:
         raise ValueError(f"it is broken ({type(error).__name__}: {error})") from None
     if of != (gpu, sms):
         raise ValueError(f"it is of {of[0]} with {of[1]} SMs, and this is {gpu} with {sms}")
-    for precision in {precision for precision, *_ in found}:
+    for precision in content["costs"]:
         if precision not in (HALF, TF32):
             raise ValueError(f"it is broken (costs in {precision!r})")
         _require_whole({t for p, t, _ in found if p == precision}, tiles)
