@@ -1,5 +1,6 @@
 """Fixtures: every test of an operation runs on each device there is, each time from one seed."""
 
+import os
 import random
 
 import pytest
@@ -26,6 +27,8 @@ def pytest_configure(config):
     if config.getoption("random_seed") is None:
         config.option.random_seed = random.SystemRandom().randrange(2**31)
     config.stash[_NOTES] = []
+    # What the user has measured on this machine is not for the tests.
+    os.environ["SPARSEDROP_CACHE"] = os.devnull
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -2,14 +2,16 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import extension_stub
 from architecture_stub import AMPERE, HOPPER
 from cases import BIG
 from sparsedrop import _native, select
-from sparsedrop.select import saved
+from sparsedrop.select import kernels, saved
 from sparsedrop.select.gpus import CUBLAS, HALF, TF32, Cost
 
 GPU, SMS = "NVIDIA A100-SXM4-40GB", 108
@@ -143,6 +145,20 @@ def test_the_folder_is_where_the_platform_has_it(monkeypatch, tmp_path):
     assert saved.folder() == tmp_path / "xdg" / "sparsedrop"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert saved.folder() == tmp_path / "home" / ".cache" / "sparsedrop"
+
+
+def test_a_gpu_is_described_with_what_was_saved_for_it(monkeypatch):
+    monkeypatch.setattr(_native, "C", extension_stub.C)
+    monkeypatch.setattr(_native, "capability", lambda index: (8, 0))
+    properties = SimpleNamespace(name=GPU, multi_processor_count=SMS, clock_rate=1_410_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    path = saved.save(GPU, SMS, AMPERE, COSTS)
+    facts = kernels.gpu_facts.__wrapped__(0)
+    assert (facts["gpu"], facts["sms"], facts["tiles"]) == (GPU, SMS, AMPERE)
+    assert facts["speed"].clock_ghz == pytest.approx(1.41)
+    assert facts["saved"].path == str(path)
+    request = select.Request("cuda", torch.bfloat16, 4096, 4096, 4096, (128, 128), **facts)
+    assert select.choose(request).path == "kernel"
 
 
 def test_the_selection_goes_by_what_was_saved(monkeypatch):

@@ -74,6 +74,12 @@ def architecture(name: str) -> Architecture:
     )
 
 
+def has_kernels(name: str, dtype: torch.dtype) -> bool:
+    """Whether this build has kernels of that architecture for operands of that dtype."""
+    known = (WITHOUT_BUILD.name,) if _native.C is None else built()
+    return name in known and dtype in architecture(name).dtypes
+
+
 def built() -> tuple[str, ...]:
     """The names of this build's architectures, best first."""
     return () if _native.C is None else tuple(each.name for each in _native.C.ARCHITECTURES)

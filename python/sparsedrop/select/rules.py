@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import torch
 
-from sparsedrop.select.architectures import MAX_EXTENT, TESTED, architecture, names_of
+from sparsedrop.select.architectures import (
+    MAX_EXTENT,
+    TESTED,
+    architecture,
+    has_kernels,
+    names_of,
+)
 from sparsedrop.select.request import Choice, Request, describe_blocks
 
 PADDING_PAYS = 2**30
@@ -99,4 +105,4 @@ def best_architecture(request: Request, *, asked: bool = False) -> str | None:
 def _with_kernels(request: Request) -> tuple[str, ...]:
     """The architectures of the request's GPU whose kernels take its dtype, best first."""
     names = names_of(request.tiles)
-    return tuple(name for name in names if request.dtype in architecture(name).dtypes)
+    return tuple(name for name in names if has_kernels(name, request.dtype))

@@ -4,7 +4,7 @@
     sparsedrop bench --step    training steps against nn.Dropout + nn.Linear
     sparsedrop bench --network mlp vit gpt    training steps of whole networks, in every mode
     sparsedrop bench --network ffn ffn-wide stack    and of feed-forward blocks, and of a stack
-    sparsedrop bench --tune    the constants of this GPU for the selection
+    sparsedrop bench --tune --save    the constants of this GPU for the selection, and keep them
     sparsedrop bench --against OTHER/_C.so    products of this build against another's
 
 Y = (X ∘ M_X) Wᵀ ∘ M_Y with X [M, K] and W [N, K]; M_Y only in the products named "both":
@@ -91,6 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="time torch BSR and STK too, where they are installed; default: no",
+    )
+    add("--save", action="store_true", help="with --tune: the selection goes by them from now on")
+    add(
+        "--architecture",
+        nargs="+",
+        metavar="NAME",
+        help="with --tune: of which kernels, such as sm80; default: all that run on the GPU",
     )
     add("--compile", action="store_true", help="with --step: under torch.compile too")
     amp_help = "with --step: float32 weights under autocast, and inputs of the dtype"
