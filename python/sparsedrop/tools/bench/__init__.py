@@ -40,6 +40,7 @@ from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
 from sparsedrop.tools.networks import DEFAULT_METHODS, METHODS
 
 DEFAULT = " ".join(DEFAULT_METHODS)
+OUT = Path("bench-results")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,13 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="time torch BSR and STK too, where they are installed; default: no",
     )
-    add("--save", action="store_true", help="with --tune: the selection goes by them from now on")
-    add(
-        "--architecture",
-        nargs="+",
-        metavar="NAME",
-        help="with --tune: of which kernels, such as sm80; default: all that run on the GPU",
-    )
+    _add_tune_arguments(parser)
     add("--compile", action="store_true", help="with --step: under torch.compile too")
     amp_help = "with --step: float32 weights under autocast, and inputs of the dtype"
     add("--amp", action="store_true", help=amp_help)
@@ -109,8 +104,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch", type=count, metavar="N", help="likewise: samples; default: the network's own")
     add("--whole-step", action="store_true", help="likewise: the optimiser's step too")
-    out = Path("bench-results")
-    add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"for the results; default: {OUT}")
+
+
+def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
+    save_help = "with --tune: the selection goes by them from now on"
+    parser.add_argument("--save", action="store_true", help=save_help)
+    parser.add_argument(
+        "--architecture",
+        nargs="+",
+        metavar="NAME",
+        help="with --tune: of which kernels, such as sm80; default: all that run on the GPU",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
