@@ -118,6 +118,7 @@ class Program:
                     call.store(value * call.number(factor), to, _DTYPES[dtype])
 
         assert len(arrays) <= C.MAX_ROUNDINGS
+        assert _DTYPES[dtype].itemsize == 2
         self.steps.append(step)
 
     def product(
@@ -195,6 +196,7 @@ class Program:
 
     def pointwise(self, *, kind, activation, dtype, rows, cols, block, a, b=None, grad=None, out,
                   out_b=None, live=None):  # fmt: skip
+        assert _DTYPES[dtype].itemsize == 2
         name = next(name for name, code in C.POINTWISE.items() if code == kind)
         act = ACTIVATIONS[next(n for n, code in C.ACTIVATIONS.items() if code == activation)]
 
