@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sparsedrop import select
+from ways import forced
 
 # The products are small: where other processes keep the cores busy, threads that wait for one
 # another take ten times as long as one thread alone.
@@ -49,6 +50,14 @@ def device(request):
             yield torch.device("cpu")
     else:
         yield torch.device("cuda", 0)
+
+
+@pytest.fixture(params=["sm90", "sm80"])
+def architecture(request):
+    """Each architecture that this GPU runs."""
+    with forced(request.param):
+        pass  # which skips the others
+    return request.param
 
 
 @pytest.fixture(autouse=True)
