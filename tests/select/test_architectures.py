@@ -161,6 +161,15 @@ def test_the_costs_of_dense_tf32_decide():
     assert "us expected, dense" in choice.reason
 
 
+def test_a_conversion_gains_in_tf32_where_it_was_measured():
+    layers = (select.MaskedLayer(4096, 4096),)
+    facts = {"capability": (9, 0), "gpu": "NVIDIA H200", "sms": 132, "tiles": HOPPER}
+    measured_facts = {**facts, "saved": measured(TF32), "tf32": True}
+    for of, gains in ((measured_facts, True), ({**measured_facts, "tf32": False}, False)):
+        place = select.Place("cuda", torch.float32, 4096, 4096, 0.5, (128, 128), tuple(of.items()))
+        assert (select.expected_gain(place, layers).speedup > 1.0) == gains
+
+
 def test_what_the_user_measured_is_taken():
     choice = select.choose(ON_AMPERE._replace(saved=measured(HALF)))
     assert choice.path == "kernel"

@@ -86,7 +86,7 @@ def key_of(p: Product) -> tuple[Any, ...]:
         None if b_mask is None else _blocks_of(b_mask),
         None if out_mask is None else _blocks_of(out_mask),
         None,
-        _native.multiplies_as_tf32(a.dtype),
+        a.dtype is torch.float32 and _native.allows_tf32(),
     )  # fmt: skip
 
 

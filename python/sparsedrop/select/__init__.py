@@ -1,10 +1,12 @@
 """Which way a product is run: a printable request, a pure function, a printable choice.
 
-Of all ways that are legal the one with the least expected time is taken. `override` forces a way,
-for benchmarks and for a user who knows better, and so does the environment variable
-SPARSEDROP_SELECT.
+Of all ways that are legal the one with the least expected time is taken: by costs that the user
+measured on this GPU (`saved`), that are in the table (`gpus`), or that follow from what the GPU
+says of itself (`worked_out`). `override` forces a way, for benchmarks and for a user who knows
+better, and so does the environment variable SPARSEDROP_SELECT.
 """
 
+from sparsedrop._native import multiplies_as_tf32
 from sparsedrop.select.architectures import (
     KERNEL_DTYPES,
     MAX_EXTENT,
@@ -68,6 +70,7 @@ __all__ = [
     "forced_architecture",
     "gpu_facts",
     "is_free",
+    "multiplies_as_tf32",
     "names_of",
     "override",
     "override_from",

@@ -100,7 +100,7 @@ def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.
     """The product that stands for its dtype, as `_TYPICAL` says."""
     request = select.Request(
         device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5,
-        tf32=_native.multiplies_as_tf32(dtype),
+        tf32=select.multiplies_as_tf32(dtype),
     )  # fmt: skip
     return request if device == "cpu" else request._replace(**select.gpu_facts(index))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop import _native, select
+from sparsedrop import select
 from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.facts import Options
@@ -54,7 +54,7 @@ def _suits_kernels(x: Tensor, weight: Tensor, options: Options, dtype: torch.dty
 @constant_when_compiled
 def takes_kernels(index: int, dtype: torch.dtype) -> bool:
     """Whether some products in that dtype are run by kernels on GPU `index`."""
-    of = {"tf32": _native.multiplies_as_tf32(dtype), **kernels.gpu_facts(index)}
+    of = {"tf32": select.multiplies_as_tf32(dtype), **kernels.gpu_facts(index)}
     return select.takes_kernels(select.Request("cuda", dtype, 1, 1, 1, **of))
 
 

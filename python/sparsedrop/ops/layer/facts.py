@@ -102,10 +102,11 @@ def facts_of(
 ) -> tuple[Any, ...]:
     """`Facts`, in a plain tuple: it is looked up for every call."""
     percent = round(100 * (1.0 - options.p))
+    dtype, _ = of_products
     return (
         x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, *of_products, percent,
         options.block_shape, options.side, options.weight_turned,
-        _native.multiplies_as_tf32(of_products[0]),
+        dtype is torch.float32 and _native.allows_tf32(),
     )  # fmt: skip
 
 
