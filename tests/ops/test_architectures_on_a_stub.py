@@ -99,7 +99,7 @@ def test_a_layer_obeys_a_forced_architecture(architecture):
 
 def test_a_layer_in_float32_is_dense_without_tf32():
     assert type(_run(F32)[0].grad_fn.layer) is DenseLayer
-    with select.override(architecture="sm80"), pytest.raises(ValueError, match="as TF32, which"):
+    with select.override(architecture="sm80"), pytest.raises(ValueError, match="as TF32 only"):
         _run(F32)
 
 

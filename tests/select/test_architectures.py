@@ -141,7 +141,7 @@ def test_the_environment_forces_an_architecture(monkeypatch):
 
 
 def test_float32_needs_tf32_and_kernels_for_it():
-    assert "TF32, which torch may not do" in select.choose(FLOAT32).reason
+    assert "TF32 only, which torch is not allowed to use" in select.choose(FLOAT32).reason
     allowed = FLOAT32._replace(tf32=True)
     assert "sm80 have passed no tests" in select.choose(allowed).reason
     assert select.choose(BIG._replace(dtype=torch.float32, tf32=True)).reason == (

@@ -1,4 +1,4 @@
-"""The costs that a user has measured, in his cache folder: read once, and only where they fit."""
+"""The costs that a user has measured, in the cache folder: read once, and only where they fit."""
 
 import json
 import warnings

@@ -14,6 +14,7 @@ from sparsedrop.select import Tile, saved
 from sparsedrop.select.gpus import CUBLAS, HALF, TF32
 from sparsedrop.tools import bench, cli
 from sparsedrop.tools.bench import timing, tune
+from sparsedrop.tools.bench.measure import WrongProductError
 from sparsedrop.tools.bench.settings import resolve
 
 
@@ -172,6 +173,26 @@ def test_what_is_about_the_constants_needs_tune(capsys, option):
     assert cli.main(["bench", "--device", "cpu", *option]) == 2
     sentence = capsys.readouterr().err
     assert sentence.endswith(f"{option[0]} is about the constants of the kernels: add --tune\n")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "is_wrong"),
+    [
+        (torch.bfloat16, 0.004, False),
+        (torch.bfloat16, 0.006, True),
+        (torch.float32, 0.0015, False),
+        (torch.float32, 0.0025, True),
+        (torch.float32, float("nan"), True),
+    ],
+)
+def test_a_wrong_product_is_not_measured(dtype, error, is_wrong):
+    dense = torch.ones(8, 8, dtype=torch.float64)
+    of = tune.Timed(AMPERE[0], 4, dtype, "sm80 #0")
+    if not is_wrong:
+        tune._check(of, dense * (1 + error), dense)
+        return
+    with pytest.raises(WrongProductError, match=r"sm80 #0 in \w+: differs from the dense product"):
+        tune._check(of, dense * (1 + error), dense)
 
 
 def test_tf32_is_allowed_inside_only():

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from sparsedrop.select import worked_out
 from sparsedrop.select.architectures import Tile, names_of
-from sparsedrop.select.gpus import CUBLAS, GPUS, H200_MEMORY, TF32, TYPICAL, Cost, Memory
+from sparsedrop.select.gpus import CUBLAS, GPUS, TF32, TYPICAL, Cost, Memory
 from sparsedrop.select.request import Choice, Request
-from sparsedrop.select.worked_out import TYPICAL_SPEED
+from sparsedrop.select.worked_out import TYPICAL_SPEED, Speed
 
 HOPPER = (9, 0)
 
@@ -63,17 +63,19 @@ def needed_gain(request: Request, choice: Choice) -> float:
 
 def memory_of(request: Request) -> Memory:
     """That of the request's GPU."""
-    if request.gpu in GPUS or request.speed is None:
-        return H200_MEMORY
-    return worked_out.memory_of(request.speed)
+    return worked_out.memory_of(_memory_speed(request))
 
 
 def copy_bytes_per_us(request: Request) -> float:
     """What a masked copy reads and writes on the request's GPU."""
-    is_known = request.gpu in GPUS or request.speed is None
-    return worked_out.copy_bytes_per_us(
-        TYPICAL_SPEED if is_known or request.speed is None else request.speed
-    )
+    return worked_out.copy_bytes_per_us(_memory_speed(request))
+
+
+def _memory_speed(request: Request) -> Speed:
+    """As a GPU says it; the typical one's own constants are fitted, and hold as they are."""
+    if request.gpu == TYPICAL or request.speed is None:
+        return TYPICAL_SPEED
+    return request.speed
 
 
 def sources(request: Request) -> tuple[tuple[str, str], ...]:

@@ -84,7 +84,7 @@ def best_kernels(
     Args:
         requests: the products of a layer, or of a part of a stack.
         architecture: the one that the user forces.
-        asked: whether he forces kernels; see `rules.best_architecture`.
+        asked: whether the user forces kernels; see `rules.best_architecture`.
     """
     asked = asked or architecture is not None
     choices = []

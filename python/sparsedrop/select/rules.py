@@ -58,8 +58,8 @@ def why_no_kernel(request: Request) -> str | None:
         return f"no kernels for {request.dtype}"
     if request.dtype is torch.float32 and not request.tf32:
         return (
-            "the kernels multiply float32 as TF32, which torch may not do either: "
-            'torch.set_float32_matmul_precision("high") allows it to both'
+            "the kernels multiply float32 as TF32 only, which torch is not allowed to use: "
+            'torch.set_float32_matmul_precision("high") allows it'
         )
     extents = (request.m, request.n, request.k)
     if min(extents) == 0:
@@ -93,7 +93,8 @@ def why_dense(request: Request, *, asked: bool = False) -> str | None:
 def best_architecture(request: Request, *, asked: bool = False) -> str | None:
     """The first whose kernels multiply in the request's dtype, or None.
 
-    asked: by the user, for kernels. Else only those of TESTED and those that he has measured count.
+    asked: by the user, for kernels. Else only those count that are in TESTED, or of which the user
+    has saved what they cost.
     """
     for name in _with_kernels(request):
         is_saved = request.saved is not None and request.saved.covers(name, request.precision)

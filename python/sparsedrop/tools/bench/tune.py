@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,7 +18,12 @@ from sparsedrop.select import saved
 from sparsedrop.select.architectures import Tile, id_within
 from sparsedrop.select.gpus import CUBLAS, CUBLAS_TILE, HALF, TF32, Cost, Costs
 from sparsedrop.tools import markdown
-from sparsedrop.tools.bench.measure import operand_sets
+from sparsedrop.tools.bench.measure import (
+    TOLERANCES,
+    WrongProductError,
+    operand_sets,
+    relative_error,
+)
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
 from sparsedrop.tools.bench.report import Report
 from sparsedrop.tools.bench.settings import Settings
@@ -28,6 +33,9 @@ from sparsedrop.tools.names import device_name, dtype_name
 
 WAVES = (1, 2, 4)
 K_TILES = (8, 16, 32, 64)
+
+TF32_TOLERANCE = 2e-3
+"""It has the 11 bits of float16, to which one of two products may round and the other cut."""
 
 HEADER = ["tile", "launch µs", "µs per tile", "µs per K tile", "TFLOP/s", "worst residual"]
 
@@ -147,6 +155,7 @@ def run(settings: Settings) -> Report:
     Raises:
         UserError: for an architecture or a dtype without kernels, or a folder that cannot be
             written.
+        WrongProductError: where a tile's product is not cuBLAS's.
     """
     facts = select.gpu_facts(settings.device.index)
     tiles, sms, gpu = facts["tiles"], facts["sms"], device_name(settings.device)
@@ -212,7 +221,7 @@ def _samples(timed: Timed, sms: int, device: torch.device) -> list[Sample]:
     for waves in WAVES:
         for k_tiles in K_TILES:
             extents = well_filled(tile, waves, k_tiles, sms)
-            calls = []
+            calls: list[Callable[[], torch.Tensor]] = []
             for step in operand_sets(extents, dtype, device):
                 a, b = PRODUCTS["forward"].factors(step)
                 if position is None:
@@ -222,9 +231,20 @@ def _samples(timed: Timed, sms: int, device: torch.device) -> list[Sample]:
                     calls.append(functools.partial(sparsedrop.matmul, a, b, a_mask=mask))
             path = None if position is None else "kernel"
             with select.override(path, position, swap=False, split_k=1):
+                if position is not None:
+                    _check(timed, calls[-1](), torch.mm(a, b))
                 candidates[waves, k_tiles] = turns.prepare(calls)
     times = turns.medians_us(candidates)
     return [Sample(waves, k_tiles, us) for (waves, k_tiles), us in times.items()]
+
+
+def _check(timed: Timed, ours: torch.Tensor, dense: torch.Tensor) -> None:
+    """What is measured for the selection to take has to be right."""
+    error = relative_error(ours, dense)
+    allowed = TF32_TOLERANCE if timed.precision == TF32 else TOLERANCES[timed.dtype]
+    if not error <= allowed:
+        name = f"{timed.name} in {dtype_name(timed.dtype)}"
+        raise WrongProductError(f"{name}: differs from the dense product by {error:.1e}")
 
 
 def _all_live(a: torch.Tensor, tile: Tile) -> BlockMask:
