@@ -242,7 +242,7 @@ class C:
     """Stands for the extension."""
 
     DTYPES, ARCHITECTURES = DTYPES, ARCHITECTURES
-    CUDA_ARCHS = "80-real;90a-real;80-virtual"
+    CUDA_ARCHS = "80, 90a-real, 120-real"
     ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "gelu_tanh": 4}  # noqa: RUF012
     MAX_SUM_COLUMNS = 64 * 65535
     POINTWISE = {"activate": 0, "activation_grad": 1, "gate": 2, "gate_grad": 3, "add": 4}  # noqa: RUF012

@@ -48,9 +48,10 @@ def _measured():
 
 
 def test_every_tile_of_a_build_has_costs():
-    built = TILES if _native.C is None else kernels.tiles_on(9, 0)
-    assert built[: len(TILES)] == TILES
+    built = () if _native.C is None else kernels.tiles_on(9, 0)
     assert set(H200) == {*TILES, gpus.CUBLAS}
+    for position in range(len(built)):
+        assert _us(BIG._replace(tiles=built), position) > 0.0
 
 
 @pytest.mark.parametrize("extents", [(5632, 1536), (16896, 4608), (4096, 4096), (1024, 200)])

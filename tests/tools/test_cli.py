@@ -98,7 +98,7 @@ def test_info_names_the_path_of_every_dtype_on_a_gpu(
     a_gpu.setattr(_native, "capability", lambda _: capability)
     a_gpu.setattr(select, "gpu_facts", select.gpu_facts.__wrapped__)  # asked anew, not remembered
     facts = info_lines(capsys)
-    assert facts["CUDA kernels"] == "sm_80, sm_90a, compute_80 (PTX)"
+    assert facts["CUDA kernels"] == "sm_80, compute_80, sm_90a, sm_120"
     tiles = "128x256x64, 128x128x64, 64x128x64"
     assert facts["tiles of sm90"] == f"{tiles}, 128x192x64 (m x n x k)"
     assert facts["tiles of sm80"] == f"{tiles} (m x n x k)"

@@ -51,7 +51,7 @@ class Architecture(NamedTuple):
 
 
 WITHOUT_BUILD = Architecture("sm90", KERNEL_DTYPES, Limits(8, 128, 8192))
-"""What holds for tiles where there is no build to ask: on a machine without a GPU."""
+"""What holds for its tiles where no build can be asked, as on a machine without nvcc."""
 
 
 def architecture(name: str) -> Architecture:
@@ -60,7 +60,7 @@ def architecture(name: str) -> Architecture:
     Raises:
         KeyError: where the build lacks it.
     """
-    if _native.C is None:
+    if name not in built():
         return {WITHOUT_BUILD.name: WITHOUT_BUILD}[name]
     found = {known.name: known for known in _native.C.ARCHITECTURES}[name]
     # A build that is older than this package, which it is compared with, names no dtypes.
@@ -76,8 +76,7 @@ def architecture(name: str) -> Architecture:
 
 def has_kernels(name: str, dtype: torch.dtype) -> bool:
     """Whether this build has kernels of that architecture for operands of that dtype."""
-    known = (WITHOUT_BUILD.name,) if _native.C is None else built()
-    return name in known and dtype in architecture(name).dtypes
+    return name in (WITHOUT_BUILD.name, *built()) and dtype in architecture(name).dtypes
 
 
 def built() -> tuple[str, ...]:

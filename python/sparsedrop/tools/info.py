@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 
 import torch
@@ -36,7 +37,8 @@ def _build_facts() -> Iterator[tuple[str, str]]:
     if _native.C is None:
         yield "CUDA kernels", "none: this is a CPU-only build"
         return
-    yield "CUDA kernels", ", ".join(map(_target, _native.C.CUDA_ARCHS.split(";")))
+    targets = re.findall(r"[^;, ]+", _native.C.CUDA_ARCHS)
+    yield "CUDA kernels", ", ".join(map(_target, targets))
     for family in _native.C.ARCHITECTURES:
         tiles = ", ".join(f"{m}x{n}x{k}" for m, n, k, _ in family.tiles)
         yield f"tiles of {family.name}", f"{tiles} (m x n x k)"
@@ -45,9 +47,10 @@ def _build_facts() -> Iterator[tuple[str, str]]:
 
 
 def _target(arch: str) -> str:
-    """One of CMake's CUDA_ARCHITECTURES, as nvcc calls it."""
+    """One of CMake's CUDA_ARCHITECTURES, as nvcc calls it: machine code, PTX or both."""
     number, _, kind = arch.partition("-")
-    return f"compute_{number} (PTX)" if kind == "virtual" else f"sm_{number}"
+    names = {"real": f"sm_{number}", "virtual": f"compute_{number}"}
+    return names.get(kind, f"sm_{number}, compute_{number}")
 
 
 def _multiplied(dtype: torch.dtype) -> str:
