@@ -1,0 +1,136 @@
+"""A study's rows as Markdown: quality, the best of each method, and time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sparsedrop.tools import markdown
+from sparsedrop.tools.networks import DROPOUT
+from sparsedrop.tools.study import papers
+from sparsedrop.tools.study.report import Row, Spread, best_rows, verdict
+from sparsedrop.tools.study.settings import Settings
+
+
+class _Column(NamedTuple):
+    header: str
+    cells: list[str | None]  # None where a row has none
+
+
+def as_markdown(rows: list[Row], settings: Settings) -> str:
+    """The tables, one below the other, each behind a sentence that says what it shows."""
+    seeds = f"mean ± standard deviation over {settings.preset.seeds} seeds, "
+    parts = [f"Each method and rate: {seeds}each at its step of least validation loss.", ""]
+    parts += [_quality(rows, settings)]
+    best = best_rows(rows)
+    if len(best) > 1:
+        judge = "validation" if rows[0].test_loss is None else "test"
+        parts += ["", _best_sentence(judge), "", _best(best, settings)]
+    if any(row.times is not None for row in rows):
+        parts += ["", _time_sentence(settings), "", _time(rows, settings)]
+    return "\n".join(parts)
+
+
+def _best_sentence(judge: str) -> str:
+    return (
+        f"Each method at its rate of least validation loss, and its {judge} loss against "
+        f"{DROPOUT}'s: lower or higher where the intervals of a standard deviation do not meet."
+    )
+
+
+def _time_sentence(settings: Settings) -> str:
+    graph = "; graph: replayed as a CUDA graph" if settings.device.type == "cuda" else ""
+    return (
+        "Time of a training step, measured behind the training, methods in turns: × is over "
+        f"{DROPOUT} at the same rate{graph}. To best: steps to the least validation loss at that "
+        f"time; to {DROPOUT}'s: to the least validation loss of {DROPOUT} at its best rate, where "
+        "every seed comes to it."
+    )
+
+
+def _quality(rows: list[Row], settings: Settings) -> str:
+    columns = [
+        *_names(rows),
+        _Column("seeds", _seeds(rows, settings)),
+        _Column("val. loss", [row.loss.text(4) for row in rows]),
+        _Column("val. accuracy (%)", [_text(row.accuracy, 2) for row in rows]),
+        _Column("test loss", [_text(row.test_loss, 4) for row in rows]),
+        _Column("test accuracy (%)", [_text(row.test_accuracy, 2) for row in rows]),
+        _Column("best step", [f"{row.step.mean:.0f}" for row in rows]),
+    ]
+    return _table(columns)
+
+
+def _best(rows: list[Row], settings: Settings) -> str:
+    dropout = next((row for row in rows if row.method.word == "dropout"), None)
+    judge = "val." if rows[0].test_loss is None else "test"
+    others = [row if dropout is not None and row is not dropout else None for row in rows]
+    figures = papers.figures(settings)
+    theirs = [figures.get(row.method.word) for row in rows]
+    what = "val. accuracy, loss" if any(f and f.accuracy for f in theirs) else "val. loss"
+    columns = [
+        *_names(rows),
+        _Column("val. loss", [row.loss.text(4) for row in rows]),
+        _Column("test loss", [_text(row.test_loss, 4) for row in rows]),
+        _Column("test accuracy (%)", [_text(row.test_accuracy, 2) for row in rows]),
+        _Column(
+            f"{judge} loss against {DROPOUT}",
+            [None if row is None or dropout is None else verdict(row, dropout) for row in others],
+        ),
+        _Column(
+            f"the paper's {what}", [None if found is None else found.text() for found in theirs]
+        ),
+    ]
+    return _table(columns)
+
+
+def _time(rows: list[Row], settings: Settings) -> str:
+    times = [row.times for row in rows]
+    graph_ms = [None if each is None else each.graph_ms for each in times]
+    columns = [
+        *_names(rows),
+        _Column("step (ms)", [_number(each and each.eager_ms, 3) for each in times]),
+        _Column(f"× {DROPOUT}", [_number(row.speedup, 2) for row in rows]),
+        _Column("graph (ms)", [_number(ms, 3) for ms in graph_ms]),
+        _Column(f"graph × {DROPOUT}", [_number(row.graph_speedup, 2) for row in rows]),
+        _Column("the paper's ×", [papers.speed(settings, row.method) for row in rows]),
+        _Column("to best (s)", [_number(row.seconds(row.step), 2) for row in rows]),
+        _Column(f"to {DROPOUT}'s (s)", [_number(row.seconds(row.dropout_step), 2) for row in rows]),
+        _Column(
+            f"graph to {DROPOUT}'s (s)",
+            [_number(row.seconds(row.dropout_step, graph=True), 2) for row in rows],
+        ),
+    ]
+    return _table(columns)
+
+
+def _names(rows: list[Row]) -> list[_Column]:
+    """Methods and rates, and blocks where they are not all the same."""
+    blocks = [row.method.block_name for row in rows]
+    columns = [
+        _Column("method", [row.method.name for row in rows]),
+        _Column("p", [None if row.method.word == "none" else f"{row.method.p:g}" for row in rows]),
+    ]
+    if len({block for block in blocks if block is not None}) > 1:
+        columns.append(_Column("block", list(blocks)))
+    return columns
+
+
+def _seeds(rows: list[Row], settings: Settings) -> list[str | None]:
+    """How many there are, in a study that was stopped; else none of them say so."""
+    counts = [len(row.runs) for row in rows]
+    return [None if set(counts) == {settings.preset.seeds} else str(count) for count in counts]
+
+
+def _table(columns: list[_Column]) -> str:
+    """Aligned: names to the left, figures to the right; no column without a figure."""
+    columns = [column for column in columns if any(cell is not None for cell in column.cells)]
+    lines = zip(*([cell or "–" for cell in column.cells] for column in columns), strict=True)
+    return markdown.table([column.header for column in columns], [list(line) for line in lines])
+
+
+def _text(spread: Spread | None, digits: int) -> str | None:
+    return None if spread is None else spread.text(digits)
+
+
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
