@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from sparsedrop.tools import cli, study
-from sparsedrop.tools.study import checkpoint, runs, timing, train
+from sparsedrop.tools import cli
+from sparsedrop.tools.study import checkpoint, interruption, runs, timing, train
+from sparsedrop.tools.study.interruption import Interruption
 from sparsedrop.tools.study.tasks import TASKS
 from study_cases import fails_with, resolved, tiny
 
@@ -90,19 +92,74 @@ def test_a_study_loses_one_interval_and_no_more(tmp_path, interrupted, capsys):
     assert "model" not in states["gpt-none-seed0"]
 
 
+def stop_behind(steps):
+    """In the place of Interruption.is_over: of runs that ask it once behind each step."""
+    asked = iter(range(steps))
+    return lambda _: next(asked, None) is None
+
+
 def test_a_study_stops_in_time_and_reports_what_is_finished(tmp_path, capsys, monkeypatch):
     argv = argv_of("gpt", tmp_path)
-    clock = iter(range(1000))
-    monkeypatch.setattr(study.time, "time", lambda: float(next(clock)))
-    assert cli.main(["study", *argv, "--minutes", "0.1"]) == 0
+    monkeypatch.setattr(Interruption, "is_over", stop_behind(9))
+    assert cli.main(["study", *argv, "--minutes", "1"]) == 0
     printed = capsys.readouterr().out
     assert "runs left: the same command with --resume goes on" in printed
     assert "step (ms)" not in printed
     saved = json.loads((tmp_path / "out" / "study.json").read_text())
     assert [len(row["seeds"]) for row in saved["rows"]] == [1]
     monkeypatch.undo()
+    (tmp_path / "whole").mkdir()
     assert cli.main(["study", *argv, "--resume"]) == 0
-    assert len(untimed(tmp_path)) == 6
+    assert cli.main(["study", *argv_of("gpt", tmp_path / "whole")]) == 0
+    assert untimed(tmp_path) == untimed(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+def test_a_signal_lets_a_step_be_finished_and_saved(tmp_path, capsys, monkeypatch, number):
+    before = [signal.getsignal(each) for each in interruption.SIGNALS]
+    left = iter(range(8))
+    next_batch = train.Run._next_batch
+
+    def step(self: train.Run) -> object:
+        if next(left, None) is None:
+            signal.raise_signal(number)
+        return next_batch(self)
+
+    monkeypatch.setattr(train.Run, "_next_batch", step)
+    assert cli.main(["study", *argv_of("gpt", tmp_path)]) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    path = tmp_path / "out" / "runs" / "gpt-dropout-p0.5-seed0.pt"
+    assert torch.load(path, weights_only=True)["run"]["step"] == 3
+    assert [signal.getsignal(each) for each in interruption.SIGNALS] == before
+    monkeypatch.undo()
+    (tmp_path / "whole").mkdir()
+    assert cli.main(["study", *argv_of("gpt", tmp_path), "--resume"]) == 0
+    assert cli.main(["study", *argv_of("gpt", tmp_path / "whole")]) == 0
+    assert untimed(tmp_path) == untimed(tmp_path / "whole")
+
+
+def test_a_second_signal_ends_at_once():
+    told = interruption.Interruption(float("inf"))
+    calls = []
+    told.then(lambda: calls.append(told.is_over()))
+    with told.listening():
+        signal.raise_signal(signal.SIGINT)
+        assert told.is_over()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert calls == [True]
+
+
+@pytest.mark.parametrize(("heavy", "saves"), [(1 << 30, 4), (0, 1)])
+def test_heavy_runs_are_saved_now_and_then(tmp_path, monkeypatch, heavy, saves):
+    """At the four stops of a run; or at its end, where the time between two saves is not over."""
+    monkeypatch.setattr(train, "HEAVY", heavy)
+    saved = []
+    save = checkpoint.Store.save
+    monkeypatch.setattr(checkpoint.Store, "save", lambda *args: saved.append(save(*args)))
+    argv = [*argv_of("gpt", tmp_path), "--methods", "none", "--seeds", "1"]
+    assert cli.main(["study", *argv]) == 0
+    assert len(saved) == saves
 
 
 def test_a_study_without_a_finished_run_has_no_table(tmp_path, capsys):

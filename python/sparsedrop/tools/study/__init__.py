@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import sys
 import time
 from typing import Any
@@ -32,6 +33,7 @@ from sparsedrop.tools.cli import UserError
 from sparsedrop.tools.names import dtype_name
 from sparsedrop.tools.study import options
 from sparsedrop.tools.study.dataset import Dataset
+from sparsedrop.tools.study.interruption import Interruption
 from sparsedrop.tools.study.resolving import resolve
 from sparsedrop.tools.study.settings import Settings
 
@@ -57,14 +59,19 @@ def run(args: argparse.Namespace) -> int:
             f"cannot import {', '.join(missing)}: "
             'install what a study needs with pip install "sparsedrop[study]"'
         )
-    end = time.time() + 60 * (float("inf") if args.minutes is None else args.minutes)
+    minutes = math.inf if args.minutes is None else args.minutes
+    interruption = Interruption(time.time() + 60 * minutes)
     settings, data = resolve(args)
     _make_folder(args)
     facts = machine.facts(settings.device)
     title = _title(data, settings, machine.title(facts))
     print(title, flush=True)
     try:
-        return _study(args, settings, data, title, facts, end)
+        with interruption.listening():
+            _train(args, settings, data, interruption)
+        if interruption.is_told:
+            raise KeyboardInterrupt
+        return _report(args, settings, data, title, facts)
     except KeyboardInterrupt:
         print(
             "sparsedrop study: interrupted; the same command with --resume goes on", file=sys.stderr
@@ -72,17 +79,11 @@ def run(args: argparse.Namespace) -> int:
         return INTERRUPTED
 
 
-def _study(
-    args: argparse.Namespace,
-    settings: Settings,
-    data: Dataset,
-    title: str,
-    facts: dict[str, Any],
-    end: float,
-) -> int:
-    # Only here: these modules import what may be missing.
-    from sparsedrop.tools.plot.study import save_study
-    from sparsedrop.tools.study import jobs, report, results, runs, tables, timing
+def _train(
+    args: argparse.Namespace, settings: Settings, data: Dataset, interruption: Interruption
+) -> None:
+    # Only here: these modules import what may be missing, as those of the report do.
+    from sparsedrop.tools.study import jobs, runs
     from sparsedrop.tools.study.checkpoint import Store
 
     store = Store(args.out / "runs", settings)
@@ -91,10 +92,23 @@ def _study(
     else:
         store.clear()
     if args.jobs > 1:
-        jobs.run_all(args, settings, end)
+        jobs.run_all(args, settings, interruption)
     else:
-        runs.run_all(data, settings, store, lambda: time.time() > end)
-    found = runs.finished(settings, store)
+        runs.run_all(data, settings, store, interruption.is_over)
+
+
+def _report(
+    args: argparse.Namespace,
+    settings: Settings,
+    data: Dataset,
+    title: str,
+    facts: dict[str, Any],
+) -> int:
+    from sparsedrop.tools.plot.study import save_study
+    from sparsedrop.tools.study import report, results, runs, tables, timing
+    from sparsedrop.tools.study.checkpoint import Store
+
+    found = runs.finished(settings, Store(args.out / "runs", settings))
     left = len(settings.methods) * settings.preset.seeds - sum(map(len, found.values()))
     if left:
         print(f"{plural(left, 'run')} left: the same command with --resume goes on")

@@ -14,26 +14,27 @@ import torch
 from tqdm import tqdm
 
 from sparsedrop.tools.study.checkpoint import Store
+from sparsedrop.tools.study.interruption import SIGNALS, Interruption
 from sparsedrop.tools.study.method import Method
 from sparsedrop.tools.study.resolving import resolve
 from sparsedrop.tools.study.runs import train
 from sparsedrop.tools.study.settings import Settings
 
 
-def run_all(args: argparse.Namespace, settings: Settings, end: float) -> None:
-    """Trains as `runs.run_all` does, `args.jobs` runs at a time, until time.time() is `end`.
+def run_all(args: argparse.Namespace, settings: Settings, interruption: Interruption) -> None:
+    """Trains as `runs.run_all` does, `args.jobs` runs at a time.
 
-    Job i has GPU i, modulo their number; jobs on a CPU share its threads. An interruption lets
-    each run come to its next save.
+    Job i has GPU i, modulo their number; jobs on a CPU share its threads.
 
     Raises:
         UserError: for a file that cannot be gone on from.
     """
     context = multiprocessing.get_context("spawn")  # a forked process could use no GPU
     stop, number = context.Event(), context.Value("i", 0)
-    runs = list(settings.runs())
+    interruption.then(stop.set)
+    runs, begin = list(settings.runs()), (args, stop, interruption.end, number)
     with (
-        ProcessPoolExecutor(args.jobs, context, _begin, (args, stop, end, number)) as pool,
+        ProcessPoolExecutor(args.jobs, context, _begin, begin) as pool,
         tqdm(total=len(runs), unit="run") as bar,
     ):
         try:
@@ -64,11 +65,12 @@ _job: list[_Job] = []
 
 def _begin(args: argparse.Namespace, stop: Event, end: float, number: Synchronized[int]) -> None:
     # The first process hears of an interruption, and tells the others by `stop`.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     with number.get_lock():
         place = number.value
         number.value += 1
-    if torch.cuda.is_available():
+    if args.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // args.jobs))

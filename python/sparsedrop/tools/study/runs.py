@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -15,6 +16,9 @@ from sparsedrop.tools.study.train import Run
 
 Results = dict[Method, list[Result]]
 """The finished runs of each method that has any, by seed."""
+
+SAVE_SECONDS = 20.0
+"""Between two saves of a heavy run; others are saved at each stop."""
 
 
 def run_all(data: Dataset, settings: Settings, store: Store, is_over: Callable[[], bool]) -> None:
@@ -55,11 +59,15 @@ def train(
         return
     if state is not None:
         run.load_state(state)
+    saved = time.monotonic()
     for stop in settings.stops():
         if run.step < stop:
-            run.advance(stop, (lambda: None) if bar is None else bar.update)
-            store.save(run)
-            if run.is_done or is_over():
+            run.advance(stop, (lambda: None) if bar is None else bar.update, is_over)
+            is_last = run.is_done or is_over()
+            if is_last or not run.is_heavy or time.monotonic() - saved > SAVE_SECONDS:
+                store.save(run)
+                saved = time.monotonic()
+            if is_last:
                 return
 
 

@@ -15,6 +15,9 @@ from sparsedrop.tools.study.settings import Settings
 from sparsedrop.tools.study.tasks import TASKS
 from sparsedrop.tools.study.trainer import Trainer
 
+HEAVY = 8_000_000
+"""Bytes of a state that take a while to save: a file system writes some 1e9 a second."""
+
 
 class Run:
     """The training of one network. The seed decides its weights, its batches and what it drops.
@@ -45,14 +48,28 @@ class Run:
             return False
         return len(self.records) - 1 - self.records.index(self.result.best) >= patience
 
-    def advance(self, stop: int, done: Callable[[], object]) -> None:
-        """Trains up to that step, calls `done` after each one, and evaluates if it is time to."""
+    @property
+    def is_heavy(self) -> bool:
+        """Whether to save it takes long next to a few steps."""
+        values = sum(p.numel() * p.element_size() for p in self._trainer.model.parameters())
+        return 3 * values > HEAVY  # with two states of the optimiser
+
+    def advance(
+        self, stop: int, done: Callable[[], object], is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Trains up to that step, calls `done` after each one, and evaluates if it is time to.
+
+        Where `is_over` says so, it ends behind a step before.
+        """
         _set_generator_states(self._generators, self._settings.device)
         self._trainer.model.train()
         while self.step < stop:
             self._trainer.step(self._next_batch())
             self.step += 1
             done()
+            if self.step < stop and is_over():
+                self._generators = _generator_states(self._settings.device)
+                return
         self._generators = _generator_states(self._settings.device)
         if self._settings.is_evaluated_at(self.step):
             self._evaluate()
