@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparsedrop.tools.study import cifar, images
+from sparsedrop.tools.study.patches import patches
 from study_cases import fails_with
 
 COUNT = 4
@@ -47,7 +48,7 @@ WRITE = {"cifar-10-batches-bin": write_binary, "cifar-10-batches-py": write_pick
 @pytest.mark.parametrize("is_inner", [False, True])
 def test_images_are_the_files_contents(tmp_path, form, is_inner):
     WRITE[form](tmp_path / form if is_inner else tmp_path)
-    data = images.load("cifar-10", tmp_path, as_patches=False)
+    data = images.load("cifar-10", tmp_path, images.rows)
     given = batches()
     pixels = torch.cat([pixels for pixels, _ in given]).float() / 255
     labels = torch.cat([labels for _, labels in given])
@@ -61,7 +62,7 @@ def test_images_are_the_files_contents(tmp_path, form, is_inner):
 
 def test_a_vision_transformer_reads_patches_of_all_colours(tmp_path):
     write_binary(tmp_path)
-    data = images.load("cifar-10", tmp_path, as_patches=True)
+    data = images.load("cifar-10", tmp_path, patches)
     assert data.train.inputs.shape == (16, 256, 12)
     first = batches()[0][0][0].view(3, 32, 32)[:, :2, :2].flatten().float() / 255
     torch.testing.assert_close(data.train.inputs[0, 0], first, rtol=0, atol=0)

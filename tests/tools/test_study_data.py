@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_digits_are_split_in_stratified_halves():
-    data = images.load("digits", None, as_patches=False)
+    data = images.load("digits", None, images.rows)
     assert data.test is None
     parts = data.train, data.validation
     assert [tuple(part.inputs.shape) for part in parts] == [(898, 64), (899, 64)]
@@ -31,7 +31,7 @@ def test_the_digits_are_split_in_stratified_halves():
 
 def test_idx_images_are_the_files_contents(tmp_path):
     arrays = write_mnist(tmp_path)
-    data = images.load("mnist", tmp_path, as_patches=False)
+    data = images.load("mnist", tmp_path, images.rows)
     pixels = arrays[IDX_FILES[0]].flatten(1) / 255
     labels = arrays[IDX_FILES[1]].long()
     for part, wanted in ((data.train, slice(50)), (data.validation, slice(50, 60))):
@@ -47,16 +47,16 @@ def test_fashion_mnist_is_found_where_the_system_has_it(tmp_path, monkeypatch):
     write_mnist(tmp_path)
     there = idx.SOURCES["fashion-mnist"]._replace(folder=tmp_path)
     monkeypatch.setitem(idx.SOURCES, "fashion-mnist", there)
-    found = images.load("fashion-mnist", None, as_patches=False)
-    assert found.digest == images.load("mnist", tmp_path, as_patches=False).digest
+    found = images.load("fashion-mnist", None, images.rows)
+    assert found.digest == images.load("mnist", tmp_path, images.rows).digest
 
 
 def test_other_data_have_another_digest(tmp_path):
     arrays = write_mnist(tmp_path)
-    before = images.load("mnist", tmp_path, as_patches=False).digest
+    before = images.load("mnist", tmp_path, images.rows).digest
     arrays[IDX_FILES[0]][0, 0, 0] ^= 1
     (tmp_path / IDX_FILES[0]).write_bytes(idx_bytes(arrays[IDX_FILES[0]]))
-    assert images.load("mnist", tmp_path, as_patches=False).digest != before
+    assert images.load("mnist", tmp_path, images.rows).digest != before
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -97,14 +97,14 @@ def test_labels_that_cannot_be_the_images_are_refused(tmp_path, labels):
     path = tmp_path / f"{IDX_FILES[1]}.gz"
     path.write_bytes(idx_bytes(labels.to(torch.uint8)))
     with pytest.raises(ValueError, match=IDX_FILES[1]):
-        images.load("mnist", tmp_path, as_patches=False)
+        images.load("mnist", tmp_path, images.rows)
 
 
 def test_images_that_are_not_square_are_refused(tmp_path):
     write_mnist(tmp_path)
     (tmp_path / IDX_FILES[0]).write_bytes(idx_bytes(torch.zeros(60, 28, 14, dtype=torch.uint8)))
     with pytest.raises(ValueError, match="28x14"):
-        images.load("mnist", tmp_path, as_patches=False)
+        images.load("mnist", tmp_path, images.rows)
 
 
 # Patches

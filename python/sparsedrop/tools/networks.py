@@ -36,6 +36,9 @@ DROP_PATH = "drop path"
 RIVALS = {"drop-path": DROP_PATH}
 """What users have today for transformers alone: it drops residual branches."""
 
+CAPTURABLE = (NONE, DROPOUT, SPARSEDROP, DROP_PATH)
+"""Kinds of which each replay of a CUDA graph drops anew; the host draws what others drop."""
+
 DEFAULT_METHODS = ("none", "dropout", "sparsedrop")
 
 _BY_UNITS = {SLICE_OUT: "sliceout", ROW_PATTERN: "row-pattern"}

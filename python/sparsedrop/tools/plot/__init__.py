@@ -49,11 +49,23 @@ def run(args: argparse.Namespace) -> int:
         if kinds == ["study"]:
             paths = save_study(found[0], out, args.mode)
         else:
-            paths = save_speedups([row for each in found for row in each["rows"]], out)
+            paths = save_speedups(_compared(args.files, found), out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {(error.strerror or str(error)).lower()}") from error
     print("saved " + " and ".join(map(str, paths)))
     return 0
+
+
+def _compared(files: list[Path], found: list[Any]) -> list[dict[str, Any]]:
+    """The rows of all files."""
+    rows = [row for each in found for row in each["rows"]]
+    if not any(row["speedups"] for row in rows):
+        names = ", ".join(map(str, files))
+        raise UserError(
+            f"{names} compares nothing with nn.Dropout: time it too, with --methods dropout "
+            "and another"
+        )
+    return rows
 
 
 def _read(path: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sparsedrop.tools.networks import CAPTURABLE
 from sparsedrop.tools.plot.theme import Theme, dress, legend, save
 
 STYLES = {"graph": "-", "eager": "--", "reduce-overhead": "-.", "compile": ":"}
@@ -25,10 +26,12 @@ TITLES = {"mlp": "MLP", "vit": "ViT", "gpt": "GPT", "lstm": "LSTM", "gpt-12": "G
 def save_speedups(rows: list[dict[str, Any]], path: Path) -> list[Path]:
     """Writes the pictures of rows of `sparsedrop bench --network`; returns their paths.
 
-    One panel a network, one line a method and mode. Rows without nn.Dropout have no speed-up.
+    One panel a network, one line a method and mode. Rows without nn.Dropout have no speed-up (some
+    row must have one), and captured steps none of methods that would drop the same in each replay.
     """
-    rows = [row for row in rows if row["speedups"]]
+    rows = [known for row in rows if (known := _known(row))["speedups"]]
     networks = list(dict.fromkeys(row["network"] for row in rows))
+    found: list[float] = [speedup for row in rows for speedup in row["speedups"].values()]
 
     def draw(figure: Figure, theme: Theme) -> None:
         panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
@@ -36,10 +39,21 @@ def save_speedups(rows: list[dict[str, Any]], path: Path) -> list[Path]:
             _draw(axes, [row for row in rows if row["network"] == network], theme)
             axes.set_title(TITLES.get(network, network))
             dress(axes, theme)
+        panels[0].set_ylim(min(0.8, *found) - 0.05, max(1.2, *found) + 0.05)
         panels[0].set_ylabel("× nn.Dropout")
         legend(figure, theme, panels[0])
 
     return save(draw, (max(4.5, 3.0 * len(networks)), 3.6), path)
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """With the speed-ups that say something."""
+    speedups = {
+        kind: speedup
+        for kind, speedup in row["speedups"].items()
+        if row["mode"] != "graph" or kind in CAPTURABLE
+    }
+    return {**row, "speedups": speedups}
 
 
 def _draw(axes: Axes, rows: list[dict[str, Any]], theme: Theme) -> None:
@@ -52,6 +66,8 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], theme: Theme) -> None:
                 for row in rows
                 if row["mode"] == mode and kind in row["speedups"]
             )
+            if not own:
+                continue
             axes.plot(
                 [p for p, _ in own],
                 [speedup for _, speedup in own],
@@ -63,4 +79,3 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], theme: Theme) -> None:
                 label=f"{kind}, {NAMES[mode]}",
             )
     axes.set_xlabel("p")
-    axes.set_ylim(bottom=0)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sparsedrop.tools.study import cifar, digits, idx
 from sparsedrop.tools.study.dataset import Dataset, Split, digest
-from sparsedrop.tools.study.patches import patches
 from sparsedrop.tools.study.pictures import CLASSES, Parts
 
 IN_FILES = (*idx.SOURCES, "cifar-10")
@@ -18,8 +17,12 @@ IN_FILES = (*idx.SOURCES, "cifar-10")
 NAMES = ("digits", *IN_FILES)
 
 
-def load(name: str, folder: Path | None, *, as_patches: bool) -> Dataset:
-    """The images of that name, as rows of pixels [n, values] or of patches [n, tokens, values].
+Shape = Callable[[Tensor], Tensor]
+"""From images [n, channels, side, side] to what a network reads of them [n, ...]."""
+
+
+def load(name: str, folder: Path | None, shape: Shape) -> Dataset:
+    """The images of that name, in that shape.
 
     The files are in `folder`, or where the system's package has them; the digits have none.
 
@@ -28,9 +31,8 @@ def load(name: str, folder: Path | None, *, as_patches: bool) -> Dataset:
             not what its name says.
     """
     parts = _parts(name, folder)
-    shaped: Callable[[Tensor], Tensor] = patches if as_patches else _rows
     given = [images for images in parts if images is not None]
-    train, validation, *test = (Split(shaped(images.pixels), images.labels) for images in given)
+    train, validation, *test = (Split(shape(images.pixels), images.labels) for images in given)
     counts = [f"{len(train.targets)} training", f"{len(validation.targets)} validation"]
     counts += [f"{len(part.targets)} test" for part in test]
     return Dataset(
@@ -51,5 +53,6 @@ def _parts(name: str, folder: Path | None) -> Parts:
     return cifar.load(folder) if name == "cifar-10" else digits.load()
 
 
-def _rows(pixels: Tensor) -> Tensor:
+def rows(pixels: Tensor) -> Tensor:
+    """Images as rows of values [n, channels * side²]."""
     return pixels.flatten(1).contiguous()

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparsedrop.tools.networks import (
-    DROP_PATH,
-    DROPOUT,
-    METHODS,
-    NONE,
-    RIVALS,
-    SPARSEDROP,
-    Drop,
-)
+from sparsedrop.tools.networks import CAPTURABLE, METHODS, RIVALS, Drop
 
 NAMES = {**METHODS, **RIVALS}
 """Of all methods, by the words for them."""
@@ -52,8 +44,8 @@ class Method(NamedTuple):
 
     @property
     def is_capturable(self) -> bool:
-        """Whether each replay of a CUDA graph drops anew, as nothing does that the host draws."""
-        return self.name in (NONE, DROPOUT, SPARSEDROP, DROP_PATH)
+        """Whether each replay of a CUDA graph drops anew."""
+        return self.name in CAPTURABLE
 
     def drop(self, sampler: str) -> Drop:
         """As networks take it."""

@@ -26,7 +26,8 @@ class Figure(NamedTuple):
 
     def text(self) -> str:
         accuracy = "" if self.accuracy is None else f"{self.accuracy:.2f} %, "
-        return f"{accuracy}{self.loss:.3f} (p = {self.p:g})"
+        rate = f" (p = {self.p:g})" if self.p else ""
+        return f"{accuracy}{self.loss:.3f}{rate}"
 
 
 # Lo 2024 (arXiv:2411.01238), by task and data.

@@ -117,8 +117,7 @@ def _load(args: argparse.Namespace, task: Task, preset: Preset, device: torch.de
     try:
         if task.reads == IMAGES:
             name = _data_name(args, task)
-            data = images.load(name, args.data_dir, as_patches=args.task == "vit")
-            return data.to(device)
+            return images.load(name, args.data_dir, task.shape).to(device)
         assert preset.context is not None
         if task.reads == CHARACTERS:
             return characters.load(args.data_file, preset.context, device)

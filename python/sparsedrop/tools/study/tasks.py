@@ -11,6 +11,8 @@ from torch import nn
 
 from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp
 from sparsedrop.tools.study.dataset import Dataset
+from sparsedrop.tools.study.images import Shape, rows
+from sparsedrop.tools.study.patches import patches
 from sparsedrop.tools.study.preset import Preset
 
 OF_LAYERS = ("none", "dropout", "sparsedrop", "sliceout", "row-pattern", "tile-pattern")
@@ -29,6 +31,7 @@ class Task:
     methods: tuple[str, ...]  # that it has a place for
     small: Preset  # for the digits, and for a text on a CPU
     paper: Preset  # for real images, and for a text on a GPU
+    shape: Shape = rows  # of images
     options: dict[str, Any] = field(default_factory=dict)  # of the optimiser
     default_methods: tuple[str, ...] = ("none", "dropout", "sparsedrop")
     is_captured: bool = True  # whether a step is timed as a CUDA graph, too
@@ -113,6 +116,7 @@ VIT = Task(
     optimizer=torch.optim.Adam,
     build=_vit,
     reads=IMAGES,
+    shape=patches,
     methods=OF_TRANSFORMERS,
     small=Preset(
         width=64,
