@@ -72,7 +72,7 @@ def test_steps_to_dropouts_best_loss_are_those_of_its_best_rate_where_all_seeds_
     }
     rows = report.summarize(results, {SPARSEDROP: Times(20.0, 10.0, 40.0, 15.0)})
     steps = [None if row.dropout_step is None else row.dropout_step.mean for row in rows]
-    assert steps == [None, None, None, 15]
+    assert steps == [None, None, 25, 15], "its own are its best steps"
     row = rows[-1]
     assert (row.speedup, row.graph_speedup) == (2.0, 1.5)
     assert row.seconds(row.dropout_step) == pytest.approx(0.3)
@@ -123,6 +123,32 @@ def test_figures_of_another_size_or_data_are_not_compared():
     assert papers.speed(SETTINGS, SPARSEDROP._replace(p=0.3)) is None
     lstm = replace(SETTINGS, task="lstm", preset=LSTM.paper)
     assert papers.speed(lstm, Method("row-pattern", 0.7)) == "1.24–1.85"
+
+
+def test_times_to_dropouts_best_loss_are_compared_with_its_own():
+    results = {
+        NONE: [result(0.5, 0.5)],
+        DROPOUT: [result(0.5, 0.3, 0.4)],
+        SPARSEDROP: [result(0.5, 0.4, 0.3)],
+    }
+    times = {
+        NONE: Times(10.0, 4.0, None, None),
+        DROPOUT: Times(20.0, 8.0, 20.0, 8.0),
+        SPARSEDROP: Times(10.0, 6.0, 20.0, 8.0),
+    }
+    found = columns(tables.as_markdown(report.summarize(results, times), SETTINGS), 2)
+    wanted = {
+        "step (ms)": ["10.000", "20.000", "10.000"],
+        "× nn.Dropout": ["–", "1.00", "2.00"],
+        "graph × nn.Dropout": ["–", "1.00", "1.33"],
+        "the paper's ×": ["–", "–", "1.39"],
+        "to best (s)": ["0.10", "0.40", "0.30"],
+        "to nn.Dropout's (s)": ["–", "0.40", "0.30"],
+        "of its time": ["–", "1.00", "0.75"],
+        "graph to nn.Dropout's (s)": ["–", "0.16", "0.18"],
+        "graph of its time": ["–", "1.00", "1.12"],
+    }
+    assert {name: [row[name] for row in found] for name in wanted} == wanted
 
 
 def test_blocks_are_a_column_where_they_differ():

@@ -43,7 +43,7 @@ class Row(NamedTuple):
     step: Spread
     dropout_step: Spread | None
     """The first evaluated step with a validation loss that is no more than nn.Dropout's at its best
-    rate; None unless every seed has one."""
+    rate, whose own are its best steps; None unless every seed has one."""
     times: Times | None
 
     @property
@@ -77,13 +77,13 @@ class Row(NamedTuple):
 
 def summarize(results: Results, times: dict[Method, Times]) -> list[Row]:
     """One row per method, in the order of `results`."""
-    dropouts = [
-        Spread.of(run.best.loss for run in runs)
+    losses = {
+        method: Spread.of(run.best.loss for run in runs).mean
         for method, runs in results.items()
         if method.word == "dropout"
-    ]
-    losses = [spread.mean for spread in dropouts if math.isfinite(spread.mean)]
-    target = min(losses, default=None)
+    }
+    known = {method: loss for method, loss in losses.items() if math.isfinite(loss)}
+    target = min(known.items(), key=lambda each: each[1], default=None)
     return [_row(method, runs, target, times.get(method)) for method, runs in results.items()]
 
 
@@ -116,9 +116,15 @@ def verdict(row: Row, dropout: Row) -> str | None:
     return "within the spread"
 
 
-def _row(method: Method, runs: list[Result], target: float | None, times: Times | None) -> Row:
+def _row(
+    method: Method, runs: list[Result], target: tuple[Method, float] | None, times: Times | None
+) -> Row:
+    """target: nn.Dropout at its best rate, and its loss there."""
     best = [run.best for run in runs]
-    reached = [] if target is None else [run.first_below(target) for run in runs]
+    reached: list[int | None] = []
+    if target is not None:
+        is_target = method == target[0]
+        reached = [run.best.step if is_target else run.first_below(target[1]) for run in runs]
     steps = [step for step in reached if step is not None]
     return Row(
         method=method,

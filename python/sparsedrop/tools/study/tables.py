@@ -43,7 +43,7 @@ def _time_sentence(settings: Settings) -> str:
         "Time of a training step, measured behind the training, methods in turns: × is over "
         f"{DROPOUT} at the same rate{graph}. To best: steps to the least validation loss at that "
         f"time; to {DROPOUT}'s: to the least validation loss of {DROPOUT} at its best rate, where "
-        "every seed comes to it."
+        "every seed comes to it, and what share that is of the time that it took itself."
     )
 
 
@@ -94,13 +94,22 @@ def _time(rows: list[Row], settings: Settings) -> str:
         _Column(f"graph × {DROPOUT}", [_number(row.graph_speedup, 2) for row in rows]),
         _Column("the paper's ×", [papers.speed(settings, row.method) for row in rows]),
         _Column("to best (s)", [_number(row.seconds(row.step), 2) for row in rows]),
-        _Column(f"to {DROPOUT}'s (s)", [_number(row.seconds(row.dropout_step), 2) for row in rows]),
-        _Column(
-            f"graph to {DROPOUT}'s (s)",
-            [_number(row.seconds(row.dropout_step, graph=True), 2) for row in rows],
-        ),
+        *_to_dropouts(rows, "", is_graph=False),
+        *_to_dropouts(rows, "graph ", is_graph=True),
     ]
     return _table(columns)
+
+
+def _to_dropouts(rows: list[Row], mode: str, *, is_graph: bool) -> list[_Column]:
+    """Seconds to the least validation loss of nn.Dropout, and what share of its own they are."""
+    seconds = [row.seconds(row.dropout_step, graph=is_graph) for row in rows]
+    dropouts = [row for row in best_rows(rows) if row.method.word == "dropout"]
+    base = dropouts[0].seconds(dropouts[0].dropout_step, graph=is_graph) if dropouts else None
+    shares = [None if x is None or base is None else x / base for x in seconds]
+    return [
+        _Column(f"{mode}to {DROPOUT}'s (s)", [_number(x, 2) for x in seconds]),
+        _Column(f"{mode}of its time", [_number(share, 2) for share in shares]),
+    ]
 
 
 def _names(rows: list[Row]) -> list[_Column]:
