@@ -16,7 +16,7 @@ from sparsedrop.tools.plot.theme import Theme, dress, legend, save
 SIZE = 9.0, 4.2
 
 Row = dict[str, Any]
-"""Of a study's JSON."""
+"""A row of a study's JSON."""
 
 
 def save_study(found: dict[str, Any], path: Path, mode: str = "eager") -> list[Path]:
@@ -39,7 +39,7 @@ def save_study(found: dict[str, Any], path: Path, mode: str = "eager") -> list[P
 
 
 def best_rows(rows: list[Row]) -> list[Row]:
-    """Of each method the row of least mean validation loss."""
+    """The row of least mean validation loss of each method."""
     best: dict[str, Row] = {}
     for row in rows:
         known = best.get(row["method"])

@@ -20,7 +20,7 @@ class Theme(NamedTuple):
     colors: tuple[str, ...]  # of the methods, in order
 
     def color(self, method: str) -> str:
-        """Of the method with that name; a new one has the ink."""
+        """The colour of the method with that name; a new one has the ink."""
         names = [*METHODS.values(), *RIVALS.values()]
         place = names.index(method) if method in names else len(self.colors)
         return self.colors[place] if place < len(self.colors) else self.ink

@@ -11,10 +11,10 @@ from sparsedrop.tools.study.dataset import Dataset, Split
 from sparsedrop.tools.study.trainer import Trainer
 
 ROWS = 1 << 16
-"""Of a linear layer's input, at once."""
+"""The most rows of a linear layer's input that are evaluated at once."""
 
 LOGITS = 1 << 26
-"""Likewise: some 256 MB of them."""
+"""The most logits that are made at once: some 256 MB."""
 
 
 class Record(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sparsedrop.tools.networks import CAPTURABLE, METHODS, RIVALS, Drop
 
 NAMES = {**METHODS, **RIVALS}
-"""Of all methods, by the words for them."""
+"""The names of all methods, by the words for them."""
 
 PATTERNED = ("row-pattern", "tile-pattern")
 MOST_OF_PATTERNS = 7 / 8
@@ -19,7 +19,7 @@ Block = tuple[int, int]
 class Method(NamedTuple):
     word: str  # a key of NAMES
     p: float
-    block: Block | None = None  # of sparsedrop, [rows, columns]
+    block: Block | None = None  # rows and columns that sparsedrop drops at once
 
     @property
     def name(self) -> str:

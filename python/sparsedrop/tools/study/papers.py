@@ -18,7 +18,7 @@ class Speed(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """Of a method at its best rate, on validation data."""
+    """What a method reached at its best rate, on validation data."""
 
     p: float
     accuracy: float | None  # percent

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 CLASSES = 10
-"""Of every set that a study reads."""
+"""Every set that a study reads has so many."""
 
 
 class Images(NamedTuple):

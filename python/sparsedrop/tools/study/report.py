@@ -53,14 +53,14 @@ class Row(NamedTuple):
 
     @property
     def speedup(self) -> float | None:
-        """Of a step in eager mode over nn.Dropout's at the same rate."""
+        """nn.Dropout's time of a step at the same rate over this one's, in eager mode."""
         if self.times is None or self.times.dropout_eager_ms is None:
             return None
         return self.times.dropout_eager_ms / self.times.eager_ms
 
     @property
     def graph_speedup(self) -> float | None:
-        """Likewise in CUDA graphs."""
+        """The same in CUDA graphs."""
         if self.times is None or None in (self.times.graph_ms, self.times.dropout_graph_ms):
             return None
         assert self.times.dropout_graph_ms is not None

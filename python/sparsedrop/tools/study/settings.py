@@ -34,7 +34,7 @@ class Settings:
         return -(-self.steps // self.epoch_steps)
 
     def run_name(self, method: Method, seed: int) -> str:
-        """Of a run's file."""
+        """The name of a run's file, without its ending."""
         return f"{self.task}-{method.file_name}-seed{seed}"
 
     def runs(self) -> Iterator[tuple[Method, int]]:

@@ -18,8 +18,9 @@ class _Column(NamedTuple):
 
 def as_markdown(rows: list[Row], settings: Settings) -> str:
     """The tables, one below the other, each behind a sentence that says what it shows."""
-    seeds = f"mean ± standard deviation over {settings.preset.seeds} seeds, "
-    parts = [f"Each method and rate: {seeds}each at its step of least validation loss.", ""]
+    seeds = settings.preset.seeds
+    what = f"mean ± standard deviation over {seeds} seeds, each" if seeds > 1 else "one seed,"
+    parts = [f"Each method and rate: {what} at its step of least validation loss.", ""]
     parts += [_quality(rows, settings)]
     best = best_rows(rows)
     if len(best) > 1:

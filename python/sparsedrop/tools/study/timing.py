@@ -22,13 +22,13 @@ from sparsedrop.tools.study.trainer import Trainer
 
 WARM_UP = 3
 STEPS = 10
-"""Of a lap, between two waits for the GPU: patterns differ in what they cost."""
+"""Steps of a lap, between two waits for the GPU: patterns differ in what they cost."""
 
 LAPS = 5, 15
-"""At least, and at most."""
+"""The least and the largest number of laps."""
 
 BUDGET_MS = 4000.0
-"""Of all laps of the methods that take turns."""
+"""What all laps of the methods that take turns should take together."""
 
 
 class Times(NamedTuple):
@@ -47,7 +47,7 @@ class Times(NamedTuple):
 def measure(
     data: Dataset, settings: Settings, show: Callable[[str], object]
 ) -> dict[Method, Times]:
-    """Of all methods; those of one rate take turns, and no dropout with the first rate's."""
+    """The times of all methods. Those of one rate take turns; no dropout joins the first rate."""
     size = settings.preset.batch_size
     batch = Split(*(tensor[:size].contiguous() for tensor in data.train))
     found: dict[Method, Times] = {}

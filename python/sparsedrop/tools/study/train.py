@@ -121,7 +121,7 @@ class Run:
 
 
 def _generator_states(device: torch.device) -> list[Tensor]:
-    """Of torch's default generators: the CPU's, and that of a GPU in use."""
+    """The states of torch's default generators: the CPU's, and that of a GPU in use."""
     gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *gpu]
 

@@ -33,7 +33,7 @@ PENN_TREEBANK = Source(
 BIBLE = ("bible", "-f", "gen1:1-rev22:21")
 
 STRETCHES = 200
-"""Into which a text without parts of its own is cut; of each twenty two are held out."""
+"""A text without parts of its own is cut into so many; two of each twenty are held out."""
 
 _WORD = re.compile(r"<unk>|\w+(?:['’]\w+)*|[^\w\s]")
 
