@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sparsedrop.nn import SparseDropLinear, SparseDropMLP
-from sparsedrop.tools.study import evaluation, train
+from sparsedrop.tools.study import evaluation, resolving, train
 from sparsedrop.tools.study.checkpoint import Store
-from sparsedrop.tools.study.dataset import Split
+from sparsedrop.tools.study.dataset import Dataset, Split
 from sparsedrop.tools.study.evaluation import Result
 from sparsedrop.tools.study.method import Method
 from sparsedrop.tools.study.runs import finished, run_all
@@ -179,6 +179,15 @@ def test_layers_have_the_methods_blocks_and_rate(tmp_path):
     assert {(layer.p, layer.block_shape, layer.sampler) for layer in layers} == {
         (0.5, (16, 8), "balanced")
     }
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_on_a_gpu_all_but_the_lstm_train_in_bfloat16(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(resolving, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(Dataset, "to", lambda data, _: data)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, _: tensor)
+    settings, _ = resolved(tiny(task, tmp_path, "--device", "auto"))
+    assert settings.dtype == (torch.float32 if task == "lstm" else torch.bfloat16)
 
 
 def test_each_block_shape_is_a_method_of_its_own(tmp_path):

@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--rates", type=rate, nargs="+", default=rates, metavar="P", help="default: 0.1 0.3 0.5")
     _add_data(parser)
     add("--device", choices=DEVICES, default="auto", help="default: auto")
-    dtype_help = "bfloat16 is by autocast; default: that on a GPU, float32 on a CPU"
+    dtype_help = "bfloat16 is by autocast; default: that on a GPU but for lstm, else float32"
     add("--dtype", choices=("auto", *DTYPES), default="auto", help=dtype_help)
     out = Path("study-results")
     add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")

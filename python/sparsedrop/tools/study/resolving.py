@@ -52,6 +52,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Dataset]:
             f"a batch of {preset.batch_size} is more than all {len(data.train.targets)} training "
             f"{noun} of {name}: give a smaller --batch-size"
         )
+    is_mixed = device.type == "cuda" and task.is_mixed
     epoch_steps = max(1, data.epoch // preset.batch_size)
     settings = Settings(
         task=args.task,
@@ -62,7 +63,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Dataset]:
         epoch_steps=epoch_steps,
         eval_every=preset.eval_every or epoch_steps,
         device=device,
-        dtype=DTYPES.get(args.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32),
+        dtype=DTYPES.get(args.dtype, torch.bfloat16 if is_mixed else torch.float32),
         methods=tuple(_at_rates(methods, args.rates, preset)),
     )
     return settings, data

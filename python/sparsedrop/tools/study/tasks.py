@@ -35,6 +35,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)  # of the optimiser
     default_methods: tuple[str, ...] = ("none", "dropout", "sparsedrop")
     is_captured: bool = True  # whether a step is timed as a CUDA graph, too
+    is_mixed: bool = True  # whether it trains in bfloat16 on a GPU, by autocast, unless told else
 
     @property
     def reads_text(self) -> bool:
@@ -172,7 +173,8 @@ GPT = Task(
     ),
 )
 
-# Of Approximate Random Dropout's paper. Each window begins with states of zero.
+# Of Approximate Random Dropout's paper. Each window begins with states of zero. Under autocast
+# cuDNN runs an LSTM in float16, in which small gradients vanish.
 LSTM = Task(
     optimizer=torch.optim.Adam,
     build=_lstm,
@@ -180,6 +182,7 @@ LSTM = Task(
     methods=OF_LSTMS,
     default_methods=("none", "dropout", "row-pattern"),
     is_captured=False,
+    is_mixed=False,
     small=Preset(
         width=128,
         layers=2,
