@@ -151,12 +151,14 @@ def test_times_to_dropouts_best_loss_are_compared_with_its_own():
     assert {name: [row[name] for row in found] for name in wanted} == wanted
 
 
-def test_blocks_are_a_column_where_they_differ():
+def test_blocks_are_a_column_where_there_are_several():
     other = SPARSEDROP._replace(block=(64, 128))
-    results = {method: [result(1.0)] for method in (NONE, SPARSEDROP, other)}
+    results = {NONE: [result(1.0)], SPARSEDROP: [result(1.0)], other: [result(0.5)]}
     rows = report.summarize(results, {})
-    found = columns(tables.as_markdown(rows, SETTINGS))
-    assert [row["block"] for row in found] == ["–", "128x128", "64x128"]
+    preset = replace(GPT.paper, block_shapes=((128, 128), (64, 128)))
+    text = tables.as_markdown(rows, replace(SETTINGS, preset=preset))
+    assert [row["block"] for row in columns(text)] == ["–", "128x128", "64x128"]
+    assert [row["block"] for row in columns(text, 1)] == ["–", "64x128"]
     assert "block" not in columns(tables.as_markdown(rows[:2], SETTINGS))[0]
 
 

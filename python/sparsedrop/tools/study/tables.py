@@ -50,7 +50,7 @@ def _time_sentence(settings: Settings) -> str:
 
 def _quality(rows: list[Row], settings: Settings) -> str:
     columns = [
-        *_names(rows),
+        *_names(rows, settings),
         _Column("seeds", _seeds(rows, settings)),
         _Column("val. loss", [row.loss.text(4) for row in rows]),
         _Column("val. accuracy (%)", [_text(row.accuracy, 2) for row in rows]),
@@ -69,7 +69,7 @@ def _best(rows: list[Row], settings: Settings) -> str:
     theirs = [figures.get(row.method.word) for row in rows]
     what = "val. accuracy, loss" if any(f and f.accuracy for f in theirs) else "val. loss"
     columns = [
-        *_names(rows),
+        *_names(rows, settings),
         _Column("val. loss", [row.loss.text(4) for row in rows]),
         _Column("test loss", [_text(row.test_loss, 4) for row in rows]),
         _Column("test accuracy (%)", [_text(row.test_accuracy, 2) for row in rows]),
@@ -88,7 +88,7 @@ def _time(rows: list[Row], settings: Settings) -> str:
     times = [row.times for row in rows]
     graph_ms = [None if each is None else each.graph_ms for each in times]
     columns = [
-        *_names(rows),
+        *_names(rows, settings),
         _Column("step (ms)", [_number(each and each.eager_ms, 3) for each in times]),
         _Column(f"× {DROPOUT}", [_number(row.speedup, 2) for row in rows]),
         _Column("graph (ms)", [_number(ms, 3) for ms in graph_ms]),
@@ -113,15 +113,14 @@ def _to_dropouts(rows: list[Row], mode: str, *, is_graph: bool) -> list[_Column]
     ]
 
 
-def _names(rows: list[Row]) -> list[_Column]:
-    """Methods and rates, and blocks where they are not all the same."""
-    blocks = [row.method.block_name for row in rows]
+def _names(rows: list[Row], settings: Settings) -> list[_Column]:
+    """Methods and rates, and blocks where the study has several."""
     columns = [
         _Column("method", [row.method.name for row in rows]),
         _Column("p", [None if row.method.word == "none" else f"{row.method.p:g}" for row in rows]),
     ]
-    if len({block for block in blocks if block is not None}) > 1:
-        columns.append(_Column("block", list(blocks)))
+    if len(settings.preset.block_shapes) > 1:
+        columns.append(_Column("block", [row.method.block_name for row in rows]))
     return columns
 
 
