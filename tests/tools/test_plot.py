@@ -118,6 +118,14 @@ def test_without_times_there_are_steps(tmp_path, drawn):
     assert right.get_ylabel() == "validation loss"
 
 
+def test_blocks_are_named_where_there_are_several(tmp_path, drawn):
+    rows = [{**row("sparsedrop", 0.3, 0.9), "block": block} for block in ("64x64", "128x128")]
+    plot(tmp_path, {"rows": rows})
+    plot(tmp_path, {"rows": rows[:1]})
+    names = [[text.get_text() for text in figure.axes[1].texts] for figure in drawn]
+    assert names == [["64x64", "128x128"]] * 2 + [[]] * 2
+
+
 def test_speedups_are_a_panel_a_network_and_a_line_a_method_and_mode(tmp_path, drawn):
     plot(tmp_path, NETWORKS)
     panels = drawn[0].axes

@@ -89,6 +89,7 @@ def _courses(axes: Axes, rows: list[Row], mode: str, theme: Theme) -> None:
 def _reached(axes: Axes, rows: list[Row], mode: str, theme: Theme) -> None:
     """What is reached by which time: a point a rate, the larger the higher, with its deviation."""
     judge = "loss" if any(row["test_loss"] is None for row in rows) else "test_loss"
+    blocks = {row["block"] for row in rows} - {None}
     for name, block in dict.fromkeys((row["method"], row["block"]) for row in rows):
         own = [
             row
@@ -101,6 +102,15 @@ def _reached(axes: Axes, rows: list[Row], mode: str, theme: Theme) -> None:
         color = theme.color(name)
         axes.errorbar(xs, ys, errors, color=color, linewidth=1.0, elinewidth=0.8, alpha=0.6)
         axes.scatter(xs, ys, [18 + 90 * row["p"] for row in own], color=color, zorder=3)
+        if block is not None and len(blocks) > 1 and own:
+            axes.annotate(
+                block,
+                (xs[-1], ys[-1]),
+                xytext=(5, 5),
+                textcoords="offset points",
+                color=color,
+                fontsize=8,
+            )
     axes.set_title("reached at its best, larger dots: larger p")
     axes.set_xlabel(_time_label(rows, mode))
     axes.set_ylabel("validation loss" if judge == "loss" else "test loss")
