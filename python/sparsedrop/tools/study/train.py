@@ -96,7 +96,8 @@ class Run:
         if not state["is_done"]:
             self._trainer.model.load_state_dict(state["model"])
             self._trainer.optimizer.load_state_dict(state["optimizer"])
-            self._generators, self._order = state["generators"], state["order"]
+            self._generators = state["generators"]
+            self._order = state["order"].to(self._settings.device)
 
     def _next_batch(self) -> Split:
         """Whole batches in random order. The rest of an epoch is left out, others each time."""
@@ -107,8 +108,10 @@ class Run:
             torch.manual_seed(self.seed * settings.epochs + self.step // settings.epoch_steps + 1)
             size = settings.preset.batch_size
             order = torch.randperm(len(self._data.train.targets))
-            self._order = order[: settings.epoch_steps * size].view(-1, size).clone()
-        batch = self._order[place].to(settings.device)
+            batches = order[: settings.epoch_steps * size].view(-1, size).clone()
+            # Once an epoch: a copy from the host waits for the GPU.
+            self._order = batches.to(settings.device)
+        batch = self._order[place]
         return Split(*(tensor[batch] for tensor in self._data.train))
 
     def _evaluate(self) -> None:
