@@ -6,10 +6,13 @@ import json
 import math
 
 import pytest
+import torch
 
 from sparsedrop.tools import cli
 from sparsedrop.tools.study import timing
+from sparsedrop.tools.study.method import Method
 from sparsedrop.tools.study.tasks import TASKS
+from sparsedrop.tools.study.train import Run
 from study_cases import resolved, tiny
 
 pytestmark = pytest.mark.gpu
@@ -42,3 +45,28 @@ def test_runs_side_by_side_are_finished_and_reported(task, tmp_path, monkeypatch
         assert [seed["seed"] for seed in row["seeds"]] == [0, 1]
         assert math.isfinite(row["loss"]["mean"])
         assert row["times"]["eager_ms"] > 0
+
+
+WITHOUT_A_HOST = [
+    (task, method)
+    for task in ("mlp", "vit", "gpt")
+    for method in ("none", "dropout", "sparsedrop", "drop-path")
+    if method in TASKS[task].methods
+]
+
+
+@pytest.mark.parametrize(("task", "method"), WITHOUT_A_HOST)
+def test_the_host_does_not_wait_for_steps(task, method, tmp_path):
+    options = *SIZE, "--block-shapes", "64x64", "--steps", "90", "--eval-every", "90"
+    settings, data = resolved(tiny(task, tmp_path, *options))
+    block = (64, 64) if method == "sparsedrop" else None
+    run = Run(Method(method, 0.3, block), data, settings, 0)
+    run.advance(3, lambda: None)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run._trainer.model.train()
+        for _ in range(3):
+            run._trainer.step(run._next_batch())
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
