@@ -162,6 +162,26 @@ def test_blocks_are_a_column_where_there_are_several():
     assert "block" not in columns(tables.as_markdown(rows[:2], SETTINGS))[0]
 
 
+@pytest.mark.parametrize(("graph_ms", "mode"), [(None, "eager mode"), (5.0, "CUDA graphs")])
+def test_blocks_have_a_table_a_rate_of_quality_and_speed(graph_ms, mode):
+    losses = {(128, 128): 0.5, (64, 128): 0.25, (64, 64): 0.75}
+    results, times = {}, {}
+    for p in (0.3, 0.5):
+        for block, loss in losses.items():
+            method = Method("sparsedrop", p, block)
+            results[method] = [result(loss + p, test=loss)]
+            times[method] = Times(10.0, graph_ms, 20.0, None if graph_ms is None else 20.0)
+    preset = replace(GPT.paper, block_shapes=tuple(losses))
+    text = tables.as_markdown(report.summarize(results, times), replace(SETTINGS, preset=preset))
+    assert f"sparsedrop at p = 0.5, by its blocks: test loss, and × nn.Dropout in {mode}." in text
+    speed = "4.00 ×" if graph_ms else "2.00 ×"
+    wanted = [
+        {"rows": "64", "64 columns": f"0.7500, {speed}", "128 columns": f"0.2500, {speed}"},
+        {"rows": "128", "64 columns": "–", "128 columns": f"0.5000, {speed}"},
+    ]
+    assert columns(text, 2) == columns(text, 3) == wanted
+
+
 def test_a_table_of_a_stopped_study_counts_seeds():
     results = {NONE: [result(1.0)] * 2, DROPOUT: [result(1.0)]}
     found = columns(tables.as_markdown(report.summarize(results, {}), SETTINGS))

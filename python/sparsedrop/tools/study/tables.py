@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sparsedrop.tools import markdown
 from sparsedrop.tools.networks import DROPOUT
-from sparsedrop.tools.study import papers
+from sparsedrop.tools.study import block_table, papers
 from sparsedrop.tools.study.report import Row, Spread, best_rows, verdict
 from sparsedrop.tools.study.settings import Settings
 
@@ -28,6 +28,8 @@ def as_markdown(rows: list[Row], settings: Settings) -> str:
         parts += ["", _best_sentence(judge), "", _best(best, settings)]
     if any(row.times is not None for row in rows):
         parts += ["", _time_sentence(settings), "", _time(rows, settings)]
+    if len(settings.preset.block_shapes) > 1 and any(row.method.block for row in rows):
+        parts += ["", block_table.as_markdown(rows)]
     return "\n".join(parts)
 
 
