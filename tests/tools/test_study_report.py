@@ -96,7 +96,7 @@ def test_a_verdict_is_by_the_test_loss_and_needs_a_spread(ours, theirs, wanted):
         SPARSEDROP: [result(9.0, test=test) for test in ours],
     }
     dropout, sparsedrop = report.summarize(results, {})
-    assert report.verdict(sparsedrop, dropout) == wanted
+    assert report.verdict(sparsedrop.judged, dropout.judged) == wanted
 
 
 def test_the_best_of_each_method_stands_beside_the_papers_figures():
@@ -112,6 +112,17 @@ def test_the_best_of_each_method_stands_beside_the_papers_figures():
     assert [row["test loss against nn.Dropout"] for row in best] == ["higher", "–", "lower"]
     theirs = [row["the paper's val. loss"] for row in best]
     assert theirs == ["1.643", "1.448 (p = 0.6)", "1.430 (p = 0.5)"]
+
+
+def test_accuracies_are_compared_too():
+    results = {
+        DROPOUT: [result(1.0, test=1.0, accuracy=x) for x in (0.8, 0.82)],
+        SPARSEDROP: [result(1.0, test=1.0, accuracy=x) for x in (0.9, 0.92)],
+    }
+    _, ours = columns(tables.as_markdown(report.summarize(results, {}), SETTINGS), 1)
+    assert ours["test accuracy (%)"] == "91.00 ± 1.41"
+    assert ours["test accuracy against nn.Dropout"] == "higher"
+    assert ours["test loss against nn.Dropout"] == "within the spread"
 
 
 def test_figures_of_another_size_or_data_are_not_compared():

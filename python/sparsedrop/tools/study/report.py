@@ -52,6 +52,11 @@ class Row(NamedTuple):
         return self.loss if self.test_loss is None else self.test_loss
 
     @property
+    def judged_accuracy(self) -> Spread | None:
+        """The accuracy there, in percent; None for a text."""
+        return self.accuracy if self.test_accuracy is None else self.test_accuracy
+
+    @property
     def speedup(self) -> float | None:
         """nn.Dropout's time of a step at the same rate over this one's, in eager mode."""
         if self.times is None or self.times.dropout_eager_ms is None:
@@ -101,13 +106,12 @@ def _rank(row: Row) -> tuple[bool, float]:
     return math.isnan(row.loss.mean), row.loss.mean
 
 
-def verdict(row: Row, dropout: Row) -> str | None:
-    """How its loss stands to nn.Dropout's, by intervals of a standard deviation to either side.
+def verdict(ours: Spread | None, theirs: Spread | None) -> str | None:
+    """How one stands to another, by intervals of a standard deviation to either side.
 
     None where one of them has a single seed, or diverged.
     """
-    ours, theirs = row.judged, dropout.judged
-    if ours.std is None or theirs.std is None:
+    if ours is None or theirs is None or ours.std is None or theirs.std is None:
         return None
     if ours.mean + ours.std < theirs.mean - theirs.std:
         return "lower"

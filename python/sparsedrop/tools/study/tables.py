@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sparsedrop.tools import markdown
@@ -35,7 +36,7 @@ def as_markdown(rows: list[Row], settings: Settings) -> str:
 
 def _best_sentence(judge: str) -> str:
     return (
-        f"Each method at its rate of least validation loss, and its {judge} loss against "
+        f"Each method at its rate of least validation loss, and its {judge} results against "
         f"{DROPOUT}'s: lower or higher where the intervals of a standard deviation do not meet."
     )
 
@@ -64,9 +65,7 @@ def _quality(rows: list[Row], settings: Settings) -> str:
 
 
 def _best(rows: list[Row], settings: Settings) -> str:
-    dropout = next((row for row in rows if row.method.word == "dropout"), None)
     judge = "val." if rows[0].test_loss is None else "test"
-    others = [row if dropout is not None and row is not dropout else None for row in rows]
     figures = papers.figures(settings)
     theirs = [figures.get(row.method.word) for row in rows]
     what = "val. accuracy, loss" if any(f and f.accuracy for f in theirs) else "val. loss"
@@ -75,15 +74,24 @@ def _best(rows: list[Row], settings: Settings) -> str:
         _Column("val. loss", [row.loss.text(4) for row in rows]),
         _Column("test loss", [_text(row.test_loss, 4) for row in rows]),
         _Column("test accuracy (%)", [_text(row.test_accuracy, 2) for row in rows]),
+        _Column(f"{judge} loss against {DROPOUT}", _verdicts(rows, lambda row: row.judged)),
         _Column(
-            f"{judge} loss against {DROPOUT}",
-            [None if row is None or dropout is None else verdict(row, dropout) for row in others],
+            f"{judge} accuracy against {DROPOUT}", _verdicts(rows, lambda row: row.judged_accuracy)
         ),
         _Column(
             f"the paper's {what}", [None if found is None else found.text() for found in theirs]
         ),
     ]
     return _table(columns)
+
+
+def _verdicts(rows: list[Row], value: Callable[[Row], Spread | None]) -> list[str | None]:
+    """How each row's value stands to nn.Dropout's; None for that itself, and without it."""
+    dropout = next((row for row in rows if row.method.word == "dropout"), None)
+    return [
+        None if dropout is None or row is dropout else verdict(value(row), value(dropout))
+        for row in rows
+    ]
 
 
 def _time(rows: list[Row], settings: Settings) -> str:
