@@ -12,7 +12,8 @@ import torch
 
 from sparsedrop.tools import cli, study
 from sparsedrop.tools.study.dataset import Dataset
-from sparsedrop.tools.study.settings import Settings, resolve
+from sparsedrop.tools.study.resolving import resolve
+from sparsedrop.tools.study.settings import Settings
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -22,20 +23,27 @@ IDX_FILES = (
 )
 
 # A few steps of each task, in seconds; transformers of one block.
-TINY_TRANSFORMER = "--width 16 --layers 1 --heads 2 --batch-size 8 --block-shape 16 8"
+TINY_TRANSFORMER = "--width 16 --layers 1 --heads 2 --batch-size 8 --block-shapes 16x8"
 TINY = {
-    "mlp": "--width 32 --batch-size 128 --block-shape 32 16 --steps 14",
+    "mlp": "--width 32 --batch-size 128 --block-shapes 32x16 --steps 14",
     "vit": f"{TINY_TRANSFORMER} --steps 4 --eval-every 2",
     "gpt": f"{TINY_TRANSFORMER} --context 16 --steps 4 --eval-every 2",
+    "ard-mlp": "--width 32 --batch-size 128 --steps 14",
+    "lstm": "--width 16 --layers 2 --batch-size 8 --context 8 --steps 4 --eval-every 2",
+}
+
+TEXTS = {
+    "gpt": "".join(chr(97 + i * i % 23) for i in range(1000)),
+    "lstm": "\n".join(f"line {i * i % 23} of {i % 7}, and no more." for i in range(400)),
 }
 
 
 def tiny(task: str, folder: Path, *options: str) -> list[str]:
     """The arguments of a tiny study; a text is written to the folder."""
     argv = ["--task", task, *TINY[task].split(), "--device", "cpu", "--out", str(folder / "out")]
-    if task == "gpt":
+    if task in TEXTS:
         text = folder / "text.txt"
-        text.write_text("".join(chr(97 + i * i % 23) for i in range(1000)))
+        text.write_text(TEXTS[task])
         argv += ["--data-file", str(text)]
     return [*argv, *options]
 

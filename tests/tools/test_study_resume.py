@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from sparsedrop.tools import cli
-from sparsedrop.tools.study import checkpoint, runs, train
+from sparsedrop.tools.study import checkpoint, interruption, runs, timing, train
+from sparsedrop.tools.study.interruption import Interruption
 from sparsedrop.tools.study.tasks import TASKS
 from study_cases import fails_with, resolved, tiny
+
+
+@pytest.fixture(autouse=True)
+def _(monkeypatch):
+    """Steps are timed in a few laps."""
+    monkeypatch.setattr(timing, "LAPS", (1, 1))
+    monkeypatch.setattr(timing, "STEPS", 1)
+
 
 RUNS = ("--seeds", "2", "--rates", "0.5", "--steps", "6", "--eval-every", "2")
 
 
 def argv_of(task: str, folder: Path, *options: str) -> list[str]:
     # An epoch of three steps, which ends between evaluations.
-    batch_size = "16" if task == "gpt" else "256"
+    batch_size = {"gpt": "16", "lstm": "96"}.get(task, "256")
     return tiny(task, folder, *RUNS, "--batch-size", batch_size, *options)
 
 
@@ -67,21 +77,95 @@ def test_a_resumed_study_has_the_record_of_one_that_never_stopped(
     assert untimed(tmp_path) == untimed(tmp_path / "whole")
 
 
-def test_a_study_loses_one_interval_and_no_more(tmp_path, interrupted, monkeypatch, capsys):
-    """3 runs of 6 steps; 2, 1 and 1 until the first two stops. The eighth step is a second turn."""
+def test_a_study_loses_one_interval_and_no_more(tmp_path, interrupted, capsys):
+    """The second run of 6 steps is interrupted in its fifth, behind the stop at the fourth."""
     settings, _ = resolved(argv_of("gpt", tmp_path))
     assert list(settings.stops()) == [2, 3, 4, 6]
-    interrupted(8)
+    interrupted(11)
     assert cli.main(["study", *argv_of("gpt", tmp_path)]) == 130
     states = {
-        path.stem: torch.load(path, weights_only=True)["run"]["step"]
+        path.stem: torch.load(path, weights_only=True)["run"]
         for path in (tmp_path / "out" / "runs").iterdir()
     }
-    assert states == {
-        "gpt-none-seed0": 3,
-        "gpt-dropout-p0.5-seed0": 3,
-        "gpt-sparsedrop-p0.5-seed0": 2,
-    }
+    steps = {name: (state["step"], state["is_done"]) for name, state in states.items()}
+    assert steps == {"gpt-none-seed0": (6, True), "gpt-dropout-p0.5-seed0": (4, False)}
+    assert "model" not in states["gpt-none-seed0"]
+
+
+def stop_behind(steps):
+    """In the place of Interruption.is_over: of runs that ask it once behind each step."""
+    asked = iter(range(steps))
+    return lambda _: next(asked, None) is None
+
+
+def test_a_study_stops_in_time_and_reports_what_is_finished(tmp_path, capsys, monkeypatch):
+    argv = argv_of("gpt", tmp_path)
+    monkeypatch.setattr(Interruption, "is_over", stop_behind(9))
+    assert cli.main(["study", *argv, "--minutes", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "runs left: the same command with --resume goes on" in printed
+    assert "step (ms)" not in printed
+    saved = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert [len(row["seeds"]) for row in saved["rows"]] == [1]
+    monkeypatch.undo()
+    (tmp_path / "whole").mkdir()
+    assert cli.main(["study", *argv, "--resume"]) == 0
+    assert cli.main(["study", *argv_of("gpt", tmp_path / "whole")]) == 0
+    assert untimed(tmp_path) == untimed(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+def test_a_signal_lets_a_step_be_finished_and_saved(tmp_path, capsys, monkeypatch, number):
+    before = [signal.getsignal(each) for each in interruption.SIGNALS]
+    left = iter(range(8))
+    next_batch = train.Run._next_batch
+
+    def step(self: train.Run) -> object:
+        if next(left, None) is None:
+            signal.raise_signal(number)
+        return next_batch(self)
+
+    monkeypatch.setattr(train.Run, "_next_batch", step)
+    assert cli.main(["study", *argv_of("gpt", tmp_path)]) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    path = tmp_path / "out" / "runs" / "gpt-dropout-p0.5-seed0.pt"
+    assert torch.load(path, weights_only=True)["run"]["step"] == 3
+    assert [signal.getsignal(each) for each in interruption.SIGNALS] == before
+    monkeypatch.undo()
+    (tmp_path / "whole").mkdir()
+    assert cli.main(["study", *argv_of("gpt", tmp_path), "--resume"]) == 0
+    assert cli.main(["study", *argv_of("gpt", tmp_path / "whole")]) == 0
+    assert untimed(tmp_path) == untimed(tmp_path / "whole")
+
+
+def test_a_second_signal_ends_at_once():
+    told = interruption.Interruption(float("inf"))
+    calls = []
+    told.then(lambda: calls.append(told.is_over()))
+    with told.listening():
+        signal.raise_signal(signal.SIGINT)
+        assert told.is_over()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert calls == [True]
+
+
+@pytest.mark.parametrize(("heavy", "saves"), [(1 << 30, 4), (0, 1)])
+def test_heavy_runs_are_saved_now_and_then(tmp_path, monkeypatch, heavy, saves):
+    """At the four stops of a run; or at its end, where the time between two saves is not over."""
+    monkeypatch.setattr(train, "HEAVY", heavy)
+    saved = []
+    save = checkpoint.Store.save
+    monkeypatch.setattr(checkpoint.Store, "save", lambda *args: saved.append(save(*args)))
+    argv = [*argv_of("gpt", tmp_path), "--methods", "none", "--seeds", "1"]
+    assert cli.main(["study", *argv]) == 0
+    assert len(saved) == saves
+
+
+def test_a_study_without_a_finished_run_has_no_table(tmp_path, capsys):
+    assert cli.main(["study", *argv_of("gpt", tmp_path), "--minutes", "0"]) == 0
+    assert capsys.readouterr().out.endswith("6 runs left: the same command with --resume goes on\n")
+    assert not (tmp_path / "out" / "study.json").exists()
 
 
 def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -106,9 +190,12 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch, capsys):
 def test_without_resume_all_is_trained_anew(tmp_path, monkeypatch):
     assert cli.main(["study", *argv_of("gpt", tmp_path)]) == 0
     before = untimed(tmp_path)
-    monkeypatch.setattr(checkpoint.Store, "load", lambda *_: 1 / 0)
+    trained = []
+    advance = train.Run.advance
+    monkeypatch.setattr(train.Run, "advance", lambda *args: trained.append(advance(*args)))
     assert cli.main(["study", *argv_of("gpt", tmp_path)]) == 0
     assert untimed(tmp_path) == before
+    assert len(trained) == 6 * 4
 
 
 @pytest.mark.parametrize(
@@ -116,7 +203,7 @@ def test_without_resume_all_is_trained_anew(tmp_path, monkeypatch):
     [
         (["--width", "32"], "width is 16 there and 32 here"),
         (["--steps", "8"], "steps is 6 there and 8 here"),
-        (["--block-shape", "8", "8"], "block_shape is [16, 8] there and [8, 8] here"),
+        (["--patience", "1"], "patience is None there and 1 here"),
         (["--lr", "0.1"], "lr is 0.003 there and 0.1 here"),
     ],
 )
@@ -143,7 +230,7 @@ def test_a_checkpoint_of_another_text_is_refused(tmp_path, capsys):
 def test_a_checkpoint_that_is_cut_off_is_one_sentence(tmp_path, capsys, share):
     argv = argv_of("gpt", tmp_path)
     assert cli.main(["study", *argv]) == 0
-    path = tmp_path / "out" / "runs" / "gpt-sparsedrop-p0.5-seed1.pt"
+    path = tmp_path / "out" / "runs" / "gpt-sparsedrop-p0.5-16x8-seed1.pt"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     capsys.readouterr()
@@ -192,3 +279,18 @@ def test_progress_goes_on_where_it_was_and_is_not_counted_as_speed(tmp_path, mon
     for options, initial in (([], 0), (["--resume"], 36)):
         assert cli.main(["study", *argv_of("gpt", tmp_path), *options]) == 0
         assert (bars[-1].initial, bars[-1].n, bars[-1].total) == (initial, 36, 36)
+
+
+def test_runs_in_processes_are_the_runs_of_one(tmp_path):
+    (tmp_path / "one").mkdir()
+    assert cli.main(["study", *argv_of("gpt", tmp_path / "one"), "--no-times"]) == 0
+    assert cli.main(["study", *argv_of("gpt", tmp_path), "--jobs", "2", "--no-times"]) == 0
+    assert untimed(tmp_path) == untimed(tmp_path / "one")
+    # What one of them has finished is not trained again.
+    path = tmp_path / "out" / "runs" / "gpt-none-seed1.pt"
+    before = path.stat().st_mtime_ns
+    (tmp_path / "out" / "runs" / "gpt-none-seed0.pt").unlink()
+    argv = [*argv_of("gpt", tmp_path), "--jobs", "2", "--no-times", "--resume"]
+    assert cli.main(["study", *argv]) == 0
+    assert untimed(tmp_path) == untimed(tmp_path / "one")
+    assert path.stat().st_mtime_ns == before

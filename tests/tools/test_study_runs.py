@@ -8,22 +8,20 @@ import pytest
 import torch
 
 from sparsedrop.nn import SparseDropLinear, SparseDropMLP
-from sparsedrop.tools.study import plot, report, train
+from sparsedrop.tools.study import evaluation, resolving, train
 from sparsedrop.tools.study.checkpoint import Store
-from sparsedrop.tools.study.runs import run_all
-from sparsedrop.tools.study.settings import Method
+from sparsedrop.tools.study.dataset import Dataset, Split
+from sparsedrop.tools.study.evaluation import Result
+from sparsedrop.tools.study.method import Method
+from sparsedrop.tools.study.runs import finished, run_all
 from sparsedrop.tools.study.tasks import TASKS
 from study_cases import resolved, tiny, write_mnist
 
 NONE = Method("none", 0.0)
-SPARSEDROP = Method("sparsedrop", 0.5)
+SPARSEDROP = Method("sparsedrop", 0.5, (16, 8))
 
 
-def untimed(result: train.Result) -> list[train.Record]:
-    return [record._replace(seconds=0.0, step_ms=0.0) for record in result.records]
-
-
-def train_alone(method: Method, argv: list[str], seed: int = 0) -> train.Result:
+def train_alone(method: Method, argv: list[str], seed: int = 0) -> Result:
     settings, data = resolved(argv)
     run = train.Run(method, data, settings, seed)
     for stop in settings.stops():
@@ -35,15 +33,17 @@ def train_alone(method: Method, argv: list[str], seed: int = 0) -> train.Result:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_runs_that_take_turns_do_not_change_each_other(task, tmp_path):
+def test_runs_behind_each_other_do_not_change_each_other(task, tmp_path):
     argv = tiny(task, tmp_path, "--seeds", "2", "--rates", "0.5")
     settings, data = resolved(argv)
-    in_turn = run_all(data, settings, Store(tmp_path, settings), resume=False)
-    assert [method.word for method in in_turn] == ["none", "dropout", "sparsedrop"]
-    for method, results in in_turn.items():
+    store = Store(tmp_path, settings)
+    run_all(data, settings, store, lambda: False)
+    found = finished(settings, store)
+    assert list(found) == list(settings.methods)
+    for method, results in found.items():
         alone = [train_alone(method, argv, seed) for seed in (0, 1)]
-        assert list(map(untimed, results)) == list(map(untimed, alone))
-        assert untimed(results[0]) != untimed(results[1])
+        assert results == alone
+        assert results[0].records != results[1].records
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -87,10 +87,12 @@ def test_an_epoch_reads_every_image_at_most_once_in_an_order_of_its_own(tmp_path
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "method", [NONE, Method("dropout", 0.3), Method("sparsedrop", 0.3)], ids=lambda m: m.word
+    "method",
+    [NONE, Method("dropout", 0.3), Method("sparsedrop", 0.3, (32, 128))],
+    ids=lambda m: m.word,
 )
 def test_every_method_learns_the_digits(method, dtype):
-    argv = f"--epochs 8 --sampler bernoulli --block-shape 32 128 --device cpu --dtype {dtype}"
+    argv = f"--epochs 8 --sampler bernoulli --block-shapes 32x128 --device cpu --dtype {dtype}"
     best = train_alone(method, argv.split()).best
     assert best.accuracy > 0.9
     assert best.loss < 0.4
@@ -101,7 +103,7 @@ def test_transformers_learn(task, loss, tmp_path):
     """From ln 10 and ln 12, the losses of mere guesses, in a few steps."""
     argv = tiny(task, tmp_path, "--steps", "120", "--eval-every", "60", "--lr", "0.01")
     argv += ["--batch-size", "32"]
-    first, last = train_alone(Method("sparsedrop", 0.1), argv).records
+    first, last = train_alone(Method("sparsedrop", 0.1, (16, 8)), argv).records
     assert last.loss < min(first.loss, loss)
 
 
@@ -116,7 +118,7 @@ def test_evaluations_are_at_multiples_and_at_the_end_and_ends_of_epochs_are_save
 
 def test_a_run_reports_its_step_of_least_validation_loss(monkeypatch, tmp_path):
     losses = iter([(0.5, 0.1), (0.2, 0.7), (float("nan"), 0.9), (0.2, 0.8)])
-    monkeypatch.setattr(train, "evaluate", lambda *_: next(losses))
+    monkeypatch.setattr(train, "evaluate", lambda *_, **__: next(losses))
     best = train_alone(NONE, tiny("vit", tmp_path, "--eval-every", "1")).best
     assert (best.step, best.loss, best.accuracy) == (2, 0.2, 0.7)
 
@@ -128,7 +130,7 @@ def test_the_test_part_is_only_asked_at_a_new_best(monkeypatch, tmp_path):
     _, data = resolved(argv)
     losses = iter([0.5, 0.2, 0.3, 0.2])
 
-    def evaluate(_, __, split, ___):
+    def evaluate(_, __, split, *, is_text):
         return (9.0, 0.5) if len(split.targets) == len(data.test.targets) else (next(losses), 0.1)
 
     monkeypatch.setattr(train, "evaluate", evaluate)
@@ -136,23 +138,41 @@ def test_the_test_part_is_only_asked_at_a_new_best(monkeypatch, tmp_path):
     assert [record.test_loss for record in records] == [9.0, 9.0, None, None]
 
 
+def test_a_run_ends_where_its_loss_has_not_become_lower_for_a_while(monkeypatch, tmp_path):
+    losses = iter([0.5, 0.3, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(train, "evaluate", lambda *_, **__: (next(losses), 0.5))
+    options = "--steps 9 --eval-every 1 --patience 2 --methods none --seeds 1"
+    settings, data = resolved(tiny("vit", tmp_path, *options.split()))
+    store = Store(tmp_path, settings)
+    run_all(data, settings, store, lambda: False)
+    state = store.load(NONE, 0)
+    assert (state["step"], state["is_done"]) == (4, True)
+    assert [record[1] for record in state["records"]] == [0.5, 0.3, 0.4, 0.3]
+
+
 def test_evaluation_drops_nothing_and_is_the_mean_over_all_chunks(device, tmp_path, monkeypatch):
     options = ("--device", device.type, "--dtype", "float32")
     settings, data = resolved(tiny("vit", tmp_path, *options))
-    run = train.Run(SPARSEDROP, data, settings, 0)
-    whole = train.evaluate(run._model, data, data.validation, settings)
-    monkeypatch.setattr(train, "EVALUATED_ROWS", 16 * 100)
-    loss, accuracy = train.evaluate(run._model, data, data.validation, settings)
+    trainer = train.Run(SPARSEDROP, data, settings, 0)._trainer
+
+    def evaluated():
+        return evaluation.evaluate(trainer, data, data.validation, is_text=False)
+
+    whole = evaluated()
+    monkeypatch.setattr(evaluation, "ROWS", 16 * 100)
+    loss, accuracy = evaluated()
     assert loss == pytest.approx(whole[0], rel=1e-5)
     assert accuracy == whole[1]
-    logits = run._model.eval()(data.validation.inputs)
+    monkeypatch.setattr(evaluation, "LOGITS", 16 * 10 * 33)
+    assert evaluated()[0] == pytest.approx(whole[0], rel=1e-5)
+    logits = trainer.model.eval()(data.validation.inputs)
     wanted = torch.nn.functional.cross_entropy(logits, data.validation.targets)
     assert loss == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def test_layers_have_the_settings_blocks_and_rate(tmp_path):
+def test_layers_have_the_methods_blocks_and_rate(tmp_path):
     settings, data = resolved(tiny("gpt", tmp_path, "--sampler", "balanced"))
-    model = train.Run(SPARSEDROP, data, settings, 0)._model
+    model = train.Run(SPARSEDROP, data, settings, 0)._trainer.model
     kinds = SparseDropLinear, SparseDropMLP
     layers = [module for module in model.modules() if isinstance(module, kinds)]
     assert tuple(map(type, layers)) == kinds
@@ -161,56 +181,37 @@ def test_layers_have_the_settings_blocks_and_rate(tmp_path):
     }
 
 
-# Report
+@pytest.mark.parametrize("task", TASKS)
+def test_on_a_gpu_all_but_the_lstm_train_in_bfloat16(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(resolving, "pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(Dataset, "to", lambda data, _: data)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, _: tensor)
+    settings, _ = resolved(tiny(task, tmp_path, "--device", "auto"))
+    assert settings.dtype == (torch.float32 if task == "lstm" else torch.bfloat16)
 
 
-def result(*step_ms: float, loss: float = 0.2, accuracy: float | None = 0.9) -> train.Result:
-    times = enumerate(step_ms, 1)
-    records = [train.Record(10 * i, i, ms, loss, accuracy, None, None) for i, ms in times]
-    return train.Result(0, records)
-
-
-def test_rows_have_means_and_spreads_over_seeds():
-    runs = [result(1.0), result(1.0, accuracy=0.92, loss=0.4)]
-    several, single = (report.summarize({NONE: seeds})[0] for seeds in (runs, runs[:1]))
-    assert several.accuracy.mean == pytest.approx(91)
-    assert several.accuracy.std == pytest.approx(2**0.5)
-    assert several.loss.text(2) == "0.30 ± 0.14"
-    assert single.loss.text(2) == "0.20"
-
-
-def test_times_are_compared_evaluation_by_evaluation():
-    # The machine halves its speed on the way; the first evaluation is the warm-up.
-    rows = report.summarize(
-        {
-            NONE: [result(9.0, 2.0, 2.0, 2.0, 4.0, 4.0)],
-            Method("dropout", 0.5): [result(9.0, 3.0, 3.0, 3.0, 6.0, 6.0)],
-            SPARSEDROP: [result(1.0, 1.0, 1.0, 2.0, 2.0, 2.0)],
-        }
+def test_each_block_shape_is_a_method_of_its_own(tmp_path):
+    options = "--block-shapes", "16x8", "8x16", "--rates", "0.3", "--methods", "none", "sparsedrop"
+    settings, _ = resolved(tiny("gpt", tmp_path, *options))
+    assert settings.methods == (
+        NONE,
+        Method("sparsedrop", 0.3, (16, 8)),
+        Method("sparsedrop", 0.3, (8, 16)),
     )
-    assert [row.step_ms for row in rows] == [2.0, 3.0, 1.0]
-    assert [row.speedup for row in rows] == [None, 1.0, 3.0]
+    names = {settings.run_name(method, 1) for method in settings.methods}
+    assert names == {
+        "gpt-none-seed1", "gpt-sparsedrop-p0.3-16x8-seed1", "gpt-sparsedrop-p0.3-8x16-seed1"
+    }  # fmt: skip
 
 
-def test_a_single_evaluation_is_timed():
-    assert report.summarize({NONE: [result(2.0)]})[0].step_ms == 2.0
-
-
-def test_without_nn_dropout_there_is_no_comparison_with_it():
-    rows = report.summarize({SPARSEDROP: [result(2.0, 3.0)]})
-    assert rows[0].speedup is None
-    assert "nn.Dropout" not in report.as_markdown(rows)
-
-
-def test_a_method_is_drawn_at_its_best_rate():
-    losses = {0.1: 0.3, 0.3: 0.2, 0.5: 0.4}
-    results = {
-        Method(word, p): [result(1.0, loss=loss + (word == "dropout") * (p == 0.3))]
-        for word in ("dropout", "sparsedrop")
-        for p, loss in losses.items()
-    }
-    rows = plot.best_rates(report.summarize(results))
-    assert [row.method.label for row in rows] == ["nn.Dropout, p = 0.1", "sparsedrop, p = 0.3"]
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_gradients_are_clipped_to_a_norm(tmp_path, clip):
+    options = () if clip is None else ("--clip", str(clip))
+    settings, data = resolved(tiny("gpt", tmp_path, *options))
+    trainer = train.Run(NONE, data, settings, 0)._trainer
+    trainer.step(Split(data.train.inputs[:8], data.train.targets[:8]))
+    norm = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
+    assert norm == pytest.approx(clip, rel=1e-3) if clip else norm > 0.1
 
 
 def test_settings_say_all_that_a_run_depends_on(tmp_path):

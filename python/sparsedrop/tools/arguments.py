@@ -37,6 +37,14 @@ def rate(text: str) -> float:
     return number
 
 
+def block(text: str) -> tuple[int, int]:
+    """An argument such as 128x128."""
+    words = text.split("x")
+    if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"is two extents such as 128x128, not {text!r}")
+    return int(words[0]), int(words[1])
+
+
 def pick_device(name: str) -> torch.device:
     """The device of that name in DEVICES; "auto" is a GPU where this build can use one.
 

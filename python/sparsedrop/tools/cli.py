@@ -26,8 +26,9 @@ COMMANDS = {
         "sparsedrop.tools.bench", "time products and training steps beside dense ones"
     ),
     "study": Command(
-        "sparsedrop.tools.study", "train with no dropout, nn.Dropout and SparseDropLinear"
+        "sparsedrop.tools.study", "train with no dropout, nn.Dropout and methods of this library"
     ),
+    "plot": Command("sparsedrop.tools.plot", "draw the results of a study or of networks"),
 }
 
 

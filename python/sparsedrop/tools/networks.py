@@ -21,6 +21,7 @@ from sparsedrop.nn import (
     SparseDropStack,
     TilePatternLinear,
 )
+from sparsedrop.tools.drop_path import DropPath, Residual
 
 NONE, DROPOUT, SPARSEDROP = "no dropout", "nn.Dropout", "sparsedrop"
 SLICE_OUT, ROW_PATTERN, TILE_PATTERN = "SliceOut", "row pattern", "tile pattern"
@@ -30,6 +31,13 @@ METHODS = {
     "sliceout": SLICE_OUT, "row-pattern": ROW_PATTERN, "tile-pattern": TILE_PATTERN,
 }  # fmt: skip
 """The kinds of dropout, by the words for them."""
+
+DROP_PATH = "drop path"
+RIVALS = {"drop-path": DROP_PATH}
+"""What users have today for transformers alone: it drops residual branches."""
+
+CAPTURABLE = (NONE, DROPOUT, SPARSEDROP, DROP_PATH)
+"""Kinds of which each replay of a CUDA graph drops anew; the host draws what others drop."""
 
 DEFAULT_METHODS = ("none", "dropout", "sparsedrop")
 
@@ -43,7 +51,7 @@ _CONVERTED = {SPARSEDROP: "sparsedrop", **_BY_UNITS}
 class Drop(NamedTuple):
     """Which dropout a network has; every kind draws the same weights."""
 
-    kind: str  # a value of METHODS
+    kind: str  # a value of METHODS or RIVALS
     p: float
     block_shape: tuple[int, int] = (128, 128)
     sampler: str = "bernoulli"
@@ -78,6 +86,10 @@ class Drop(NamedTuple):
         if self.kind == TILE_PATTERN:
             block.down = TilePatternLinear.from_linear(block.down, p=self.p)
         return block
+
+    def residual(self) -> Residual:
+        """What adds a transformer's branches."""
+        return DropPath(self.p) if self.kind == DROP_PATH else Residual()
 
     def lstm(self, width: int, layers: int) -> nn.LSTM:
         """An LSTM of as many features throughout, that dropout of what each layer but the first
@@ -154,15 +166,21 @@ class Block(nn.Module):
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), drop.linear(width, width)
         self.feed_forward = drop.feed_forward(width, 4 * width)
+        self.add = drop.residual()
 
     def forward(self, x: Tensor) -> Tensor:
         """x [batch, tokens, width] -> the same."""
+        return self.add(self.add(x, self._attention), self._fed_forward)
+
+    def _attention(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, tokens, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [batch, heads, tokens, width / heads]
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        x = x + self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        return self.feed_forward(self.feed_forward_norm(x))
 
 
 def _blocks(size: Size, causal: bool, drop: Drop) -> nn.Sequential:

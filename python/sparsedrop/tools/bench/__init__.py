@@ -31,7 +31,7 @@ import torch
 
 from sparsedrop.masks import SAMPLERS
 from sparsedrop.tools import compact, machine
-from sparsedrop.tools.arguments import DEVICES, count, pick_device, rate
+from sparsedrop.tools.arguments import DEVICES, block, count, pick_device, rate
 from sparsedrop.tools.bench import against, network, step, sweep, tune
 from sparsedrop.tools.bench.measure import WrongProductError
 from sparsedrop.tools.bench.networks import NETWORKS, PRECISIONS
@@ -173,11 +173,3 @@ def extents(text: str) -> Extents:
         return Extents.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def block(text: str) -> tuple[int, int]:
-    """An argument such as 128x128."""
-    words = text.split("x")
-    if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
-        raise argparse.ArgumentTypeError(f"is two extents such as 128x128, not {text!r}")
-    return int(words[0]), int(words[1])

@@ -21,6 +21,7 @@ from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.bench.report import Report
 from sparsedrop.tools.bench.settings import CAPTURED_MODES, Settings
+from sparsedrop.tools.capture import captured
 from sparsedrop.tools.clock import wait_for, wall_ms
 from sparsedrop.tools.networks import DROPOUT, METHODS, NONE, Drop, loss_of
 
@@ -88,7 +89,7 @@ class Training:
             self._forward = torch.compile(self.model, dynamic=False, mode=how)
         for _ in range(WARM_UP):
             self._step()
-        self.step = self._captured(device) if mode == "graph" else self._step
+        self.step = captured(self._step, device) if mode == "graph" else self._step
 
     def _step(self) -> None:
         if self._marks_steps:
@@ -103,17 +104,6 @@ class Training:
             loss_of(output, self.targets).backward()
         if self._optimizer is not None:
             self._optimizer.step()
-
-    def _captured(self, device: torch.device) -> Callable[[], None]:
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            self._step()
-        torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph.replay
 
 
 def _floats_to(dtype: torch.dtype, x: Tensor) -> Tensor:

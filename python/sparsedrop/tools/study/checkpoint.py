@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sparsedrop.tools.cli import UserError
-from sparsedrop.tools.study.settings import Method, Settings
+from sparsedrop.tools.study.method import Method
+from sparsedrop.tools.study.settings import Settings
 from sparsedrop.tools.study.train import Run
 
 KEYS = {"settings", "run"}
@@ -20,6 +21,7 @@ class Store:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self._folder, self._names = folder, settings.run_name
+        self._runs = list(settings.runs())
         # Another release of torch may draw other numbers from the same generators.
         self._settings = {**settings.as_json(), "torch": str(torch.__version__)}
 
@@ -75,6 +77,31 @@ class Store:
                 "choose another --out, or leave out --resume to train anew"
             )
         return content["run"]
+
+    def clear(self) -> None:
+        """Deletes the files of the study's runs.
+
+        Raises:
+            UserError: if that cannot be done.
+        """
+        for method, seed in self._runs:
+            path = self._path(method, seed)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"cannot delete {path}: {(error.strerror or str(error)).lower()}: choose "
+                    "another folder with --out"
+                ) from error
+
+    def check(self) -> None:
+        """Reads the files of all runs.
+
+        Raises:
+            UserError: as `load` does.
+        """
+        for method, seed in self._runs:
+            self.load(method, seed)
 
     def _path(self, method: Method, seed: int) -> Path:
         return self._folder / f"{self._names(method, seed)}.pt"

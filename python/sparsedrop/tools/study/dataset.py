@@ -32,6 +32,14 @@ class Dataset(NamedTuple):
     summary: str  # of its parts, in words
     digest: str  # equal for equal data
 
+    def to(self, device: torch.device) -> Dataset:
+        """With its samples on that device."""
+        return self._replace(
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=None if self.test is None else self.test.to(device),
+        )
+
 
 def digest(tensors: Sequence[Tensor]) -> str:
     """Of the values of contiguous CPU tensors."""

@@ -9,19 +9,22 @@ PATCH = 2
 """Pixels on a side."""
 
 
-def patches(pixels: Tensor) -> Tensor:
-    """Square images [n, side²] -> patches [n, tokens, 4] in z-order.
+def patches(images: Tensor) -> Tensor:
+    """Square images [n, channels, side, side] -> patches [n, tokens, channels * 4] in z-order.
 
     Zeros around it make the side a power of two, of 28 pixels 32. A run of 4^k patches that starts
     at a multiple of 4^k is a square of 2^k by 2^k patches, and so is a block of so many rows.
     """
-    side = round(pixels.shape[1] ** 0.5)
+    side = images.shape[-1]
     padded = max(PATCH, 1 << (side - 1).bit_length())
     before = (padded - side) // 2
     after = padded - side - before
-    images = nn.functional.pad(pixels.view(-1, side, side), (before, after, before, after))
-    grid = images.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH)  # [n, rows, columns, 2, 2]
-    return grid.flatten(3).flatten(1, 2)[:, z_order(padded // PATCH)]
+    whole = nn.functional.pad(images, (before, after, before, after))
+    grid = whole.unfold(2, PATCH, PATCH).unfold(
+        3, PATCH, PATCH
+    )  # [n, channels, rows, columns, 2, 2]
+    rows = grid.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+    return rows[:, z_order(padded // PATCH)]
 
 
 def z_order(side: int) -> Tensor:

@@ -1,16 +1,16 @@
-"""What a study found: rows of a table, as Markdown and as JSON."""
+"""What a study found: one row a method and rate, over its seeds."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sparsedrop.tools import markdown
-from sparsedrop.tools.networks import DROPOUT, NONE
-from sparsedrop.tools.study.settings import Method, Settings
-from sparsedrop.tools.study.train import Result
+from sparsedrop.tools.study.evaluation import Result
+from sparsedrop.tools.study.method import Method
+from sparsedrop.tools.study.runs import Results
+from sparsedrop.tools.study.timing import Times
 
 
 class Spread(NamedTuple):
@@ -35,134 +35,114 @@ class Row(NamedTuple):
     """One method at one rate, over its seeds, each at its step of least validation loss."""
 
     method: Method
+    runs: list[Result]
     loss: Spread
     accuracy: Spread | None  # percent; None for a text
     test_loss: Spread | None  # None where the data have no test part
     test_accuracy: Spread | None
     step: Spread
-    seconds: Spread  # of training up to that step, at step_ms a step
-    step_ms: float
-    speedup: float | None  # over nn.Dropout at the same rate; None where there is no such run
-    runs: list[Result]
+    dropout_step: Spread | None
+    """The first evaluated step with a validation loss that is no more than nn.Dropout's at its best
+    rate, whose own are its best steps; None unless every seed has one."""
+    times: Times | None
+
+    @property
+    def judged(self) -> Spread:
+        """The loss that no choice has seen, where there is one."""
+        return self.loss if self.test_loss is None else self.test_loss
+
+    @property
+    def judged_accuracy(self) -> Spread | None:
+        """The accuracy there, in percent; None for a text."""
+        return self.accuracy if self.test_accuracy is None else self.test_accuracy
+
+    @property
+    def speedup(self) -> float | None:
+        """nn.Dropout's time of a step at the same rate over this one's, in eager mode."""
+        if self.times is None or self.times.dropout_eager_ms is None:
+            return None
+        return self.times.dropout_eager_ms / self.times.eager_ms
+
+    @property
+    def graph_speedup(self) -> float | None:
+        """The same in CUDA graphs."""
+        if self.times is None or None in (self.times.graph_ms, self.times.dropout_graph_ms):
+            return None
+        assert self.times.dropout_graph_ms is not None
+        assert self.times.graph_ms is not None
+        return self.times.dropout_graph_ms / self.times.graph_ms
+
+    def seconds(self, step: Spread | None, *, graph: bool = False) -> float | None:
+        """What so many steps take on average, in eager mode or in CUDA graphs."""
+        if step is None or self.times is None:
+            return None
+        ms = self.times.graph_ms if graph else self.times.eager_ms
+        return None if ms is None else step.mean * ms / 1e3
 
 
-def summarize(results: dict[Method, list[Result]]) -> list[Row]:
+def summarize(results: Results, times: dict[Method, Times]) -> list[Row]:
     """One row per method, in the order of `results`."""
-    step_ms = _step_times(results)
-    return [_row(method, runs, step_ms) for method, runs in results.items()]
+    losses = {
+        method: Spread.of(run.best.loss for run in runs).mean
+        for method, runs in results.items()
+        if method.word == "dropout"
+    }
+    known = {method: loss for method, loss in losses.items() if math.isfinite(loss)}
+    target = min(known.items(), key=lambda each: each[1], default=None)
+    return [_row(method, runs, target, times.get(method)) for method, runs in results.items()]
 
 
-def _row(method: Method, runs: list[Result], step_ms: dict[Method, float]) -> Row:
+def best_rows(rows: list[Row]) -> list[Row]:
+    """The row of each method whose mean validation loss is least, in the order of `rows`."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        name = row.method.name
+        if name not in best or _rank(row) < _rank(best[name]):
+            best[name] = row
+    return list(best.values())
+
+
+def _rank(row: Row) -> tuple[bool, float]:
+    return math.isnan(row.loss.mean), row.loss.mean
+
+
+def verdict(ours: Spread | None, theirs: Spread | None) -> str | None:
+    """How one stands to another, by intervals of a standard deviation to either side.
+
+    None where one of them has a single seed, or diverged.
+    """
+    if ours is None or theirs is None or ours.std is None or theirs.std is None:
+        return None
+    if ours.mean + ours.std < theirs.mean - theirs.std:
+        return "lower"
+    if ours.mean - ours.std > theirs.mean + theirs.std:
+        return "higher"
+    return "within the spread"
+
+
+def _row(
+    method: Method, runs: list[Result], target: tuple[Method, float] | None, times: Times | None
+) -> Row:
+    """target: nn.Dropout at its best rate, and its loss there."""
     best = [run.best for run in runs]
-    dropout_ms = None if method.name == NONE else step_ms.get(Method("dropout", method.p))
+    reached: list[int | None] = []
+    if target is not None:
+        is_target = method == target[0]
+        reached = [run.best.step if is_target else run.first_below(target[1]) for run in runs]
+    steps = [step for step in reached if step is not None]
     return Row(
         method=method,
+        runs=runs,
         loss=Spread.of(record.loss for record in best),
         accuracy=_spread([record.accuracy for record in best], 100),
         test_loss=_spread([record.test_loss for record in best]),
         test_accuracy=_spread([record.test_accuracy for record in best], 100),
         step=Spread.of(record.step for record in best),
-        seconds=Spread.of(record.step * step_ms[method] / 1e3 for record in best),
-        step_ms=step_ms[method],
-        speedup=None if dropout_ms is None else dropout_ms / step_ms[method],
-        runs=runs,
+        dropout_step=Spread.of(steps) if steps and len(steps) == len(runs) else None,
+        times=times,
     )
 
 
 def _spread(values: list[float | None], unit: float = 1) -> Spread | None:
     known = [unit * value for value in values if value is not None]
     return Spread.of(known) if known else None
-
-
-def _step_times(results: dict[Method, list[Result]]) -> dict[Method, float]:
-    """Each method's time of a step in ms, each run's first evaluation left out as the warm-up.
-
-    It is the median, over evaluations, of the ratio to the first method's time at the same one,
-    times the median of the latter. Medians of the times alone would catch two methods in a slow and
-    in a fast minute of the machine, although they took turns.
-    """
-    times = {
-        method: [record.step_ms for run in runs for record in run.records[1:] or run.records]
-        for method, runs in results.items()
-    }
-    base = next(iter(times.values()))
-    return {
-        method: statistics.median(ms / other for ms, other in zip(own, base, strict=True))
-        * statistics.median(base)
-        for method, own in times.items()
-    }
-
-
-class _Column(NamedTuple):
-    header: str
-    cells: list[str | None]  # None where a row has none
-
-
-def as_markdown(rows: list[Row]) -> str:
-    """The table, aligned: names to the left, figures to the right; no column without a figure."""
-    columns = [
-        _Column("method", [row.method.name for row in rows]),
-        _Column("p", [None if row.method.name == NONE else f"{row.method.p:g}" for row in rows]),
-        _Column("val. loss", [row.loss.text(4) for row in rows]),
-        _Column("val. accuracy (%)", [_text(row.accuracy, 2) for row in rows]),
-        _Column("test loss", [_text(row.test_loss, 4) for row in rows]),
-        _Column("test accuracy (%)", [_text(row.test_accuracy, 2) for row in rows]),
-        _Column("best step", [f"{row.step.mean:.0f}" for row in rows]),
-        _Column("time per step (ms)", [f"{row.step_ms:.2f}" for row in rows]),
-        _Column("time to best (s)", [f"{row.seconds.mean:.2f}" for row in rows]),
-        _Column(f"× {DROPOUT}", [_ratio(row.speedup) for row in rows]),
-    ]
-    columns = [column for column in columns if any(cell is not None for cell in column.cells)]
-    lines = zip(*([cell or "–" for cell in column.cells] for column in columns), strict=True)
-    return markdown.table([column.header for column in columns], [list(line) for line in lines])
-
-
-def _ratio(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f}"
-
-
-def _text(spread: Spread | None, digits: int) -> str | None:
-    return None if spread is None else spread.text(digits)
-
-
-def as_json(rows: list[Row], settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
-    """All it takes to repeat the study on that machine, and every evaluation; JSON values."""
-    return {
-        "machine": facts,
-        "arguments": {
-            **settings.as_json(),
-            "methods": list(dict.fromkeys(method.word for method in settings.methods)),
-            "rates": list(dict.fromkeys(m.p for m in settings.methods if m.word != "none")),
-            "seeds": settings.preset.seeds,
-        },
-        "rows": [
-            {
-                "method": row.method.name,
-                "p": row.method.p,
-                "loss": _json(row.loss),
-                "accuracy_percent": _json(row.accuracy),
-                "test_loss": _json(row.test_loss),
-                "test_accuracy_percent": _json(row.test_accuracy),
-                "step": _json(row.step),
-                "seconds": _json(row.seconds),
-                "step_ms": row.step_ms,
-                "speedup_over_dropout": row.speedup,
-                "seeds": [_seed(run) for run in row.runs],
-            }
-            for row in rows
-        ],
-    }
-
-
-def _json(spread: Spread | None) -> dict[str, float | None] | None:
-    return None if spread is None else _finite(spread._asdict())
-
-
-def _finite(values: dict[str, float | None]) -> dict[str, float | None]:
-    """With None for what JSON has no number for."""
-    return {key: v if v is None or math.isfinite(v) else None for key, v in values.items()}
-
-
-def _seed(run: Result) -> dict[str, Any]:
-    records = [_finite(record._asdict()) for record in run.records]
-    return {"seed": run.seed, "best_step": run.best.step, "records": records}

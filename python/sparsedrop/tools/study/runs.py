@@ -1,50 +1,82 @@
-"""The loop over all runs of a study."""
+"""The runs of a study, one after the other."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
 from sparsedrop.tools.study.checkpoint import Store
 from sparsedrop.tools.study.dataset import Dataset
-from sparsedrop.tools.study.settings import Method, Settings
-from sparsedrop.tools.study.train import Result, Run
+from sparsedrop.tools.study.evaluation import Record, Result
+from sparsedrop.tools.study.method import Method
+from sparsedrop.tools.study.settings import Settings
+from sparsedrop.tools.study.train import Run
+
+Results = dict[Method, list[Result]]
+"""The finished runs of each method that has any, by seed."""
+
+SAVE_SECONDS = 20.0
+"""Between two saves of a heavy run; others are saved at each stop."""
 
 
-def run_all(
-    data: Dataset, settings: Settings, store: Store, *, resume: bool
-) -> dict[Method, list[Result]]:
+def run_all(data: Dataset, settings: Settings, store: Store, is_over: Callable[[], bool]) -> None:
     """Trains every method once per seed, with a progress bar, and saves each run as it goes.
 
-    The methods take turns, so that times of the same steps can be compared: a machine's speed
-    changes within minutes, by half on virtual ones. With `resume` runs go on from their files.
-
-    Raises:
-        UserError: for a file that cannot be gone on from, before anything is trained.
+    Runs go on from their files. As soon as `is_over` says so, the rest is left.
     """
-    seeds = range(settings.preset.seeds)
-    done = 0
-    if resume:
-        states = [store.load(method, seed) for seed in seeds for method in settings.methods]
-        done = sum(state["step"] for state in states if state is not None)
-    results: dict[Method, list[Result]] = {method: [] for method in settings.methods}
-    total = len(seeds) * len(settings.methods) * settings.steps
-    with tqdm(total=total, initial=done, unit="step") as bar:
-        for seed in seeds:
-            runs = [Run(method, data, settings, seed) for method in settings.methods]
-            for run in runs:
-                state = store.load(run.method, seed) if resume else None
-                if state is not None:
-                    run.load_state(state)
-            _take_turns(runs, settings, store, bar)
-            for run in runs:
-                results[run.method].append(run.result)
-    return results
+    runs = list(settings.runs())
+    with tqdm(total=len(runs) * settings.steps, unit="step") as bar:
+        for i, (method, seed) in enumerate(runs):
+            if is_over():
+                return
+            bar.set_description(f"seed {seed}, {method.label}", refresh=False)
+            train(method, seed, data, settings, store, is_over, bar)
+            if not is_over():  # a run may have ended early
+                bar.update((i + 1) * settings.steps - bar.n)
 
 
-def _take_turns(runs: list[Run], settings: Settings, store: Store, bar: tqdm) -> None:
+def train(
+    method: Method,
+    seed: int,
+    data: Dataset,
+    settings: Settings,
+    store: Store,
+    is_over: Callable[[], bool],
+    bar: tqdm | None = None,
+) -> None:
+    """Trains one run from its file to its end, or until `is_over` says so after it was saved."""
+    state = store.load(method, seed)
+    run = None
+    if state is None or not state["is_done"]:
+        run = Run(method, data, settings, seed)
+    if bar is not None and state is not None:
+        known = settings.steps if state["is_done"] else state["step"]
+        bar.initial += known  # these steps are no measure of speed
+        bar.update(known)
+    if run is None:
+        return
+    if state is not None:
+        run.load_state(state)
+    saved = time.monotonic()
     for stop in settings.stops():
-        for run in runs:
-            if run.step < stop:
-                bar.set_description(f"seed {run.seed}, {run.method.label}", refresh=False)
-                run.advance(stop, bar.update)
+        if run.step < stop:
+            run.advance(stop, (lambda: None) if bar is None else bar.update, is_over)
+            is_last = run.is_done or is_over()
+            if is_last or not run.is_heavy or time.monotonic() - saved > SAVE_SECONDS:
                 store.save(run)
+                saved = time.monotonic()
+            if is_last:
+                return
+
+
+def finished(settings: Settings, store: Store) -> Results:
+    """What the files of finished runs hold."""
+    results: Results = {}
+    for method, seed in settings.runs():
+        state = store.load(method, seed)
+        if state is not None and state["is_done"]:
+            records = [Record(*values) for values in state["records"]]
+            results.setdefault(method, []).append(Result(seed, records))
+    return {method: results[method] for method in settings.methods if method in results}

@@ -1,46 +1,45 @@
-"""The three tasks of a study, as data: the paper's networks, and how each one is trained."""
+"""The tasks of a study, as data: the papers' networks, and how each one is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
-from sparsedrop.tools.networks import Drop, Gpt, Size, Vit, mlp
+from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp
 from sparsedrop.tools.study.dataset import Dataset
+from sparsedrop.tools.study.images import Shape, rows
+from sparsedrop.tools.study.patches import patches
+from sparsedrop.tools.study.preset import Preset
 
+OF_LAYERS = ("none", "dropout", "sparsedrop", "sliceout", "row-pattern", "tile-pattern")
+OF_TRANSFORMERS = (*OF_LAYERS, "drop-path")
+# Between an LSTM and what reads it there are no hidden units that a slice could keep.
+OF_LSTMS = ("none", "dropout", "sparsedrop", "row-pattern", "tile-pattern")
 
-@dataclass(frozen=True)
-class Preset:
-    """How a network is made and trained unless the user says otherwise.
-
-    None where a task has no such thing, as an MLP has no heads.
-    """
-
-    width: int
-    layers: int
-    batch_size: int
-    lr: float
-    block_shape: tuple[int, int]
-    sampler: str
-    seeds: int
-    heads: int | None = None
-    context: int | None = None  # characters of a window
-    weight_decay: float = 0.0
-    epochs: int | None = None
-    steps: int | None = None  # where there are no epochs
-    eval_every: int | None = None  # steps; None is an epoch
+IMAGES, CHARACTERS, WORDS = "images", "characters", "words"
 
 
 @dataclass(frozen=True)
 class Task:
     optimizer: type[torch.optim.Optimizer]
     build: Callable[[Dataset, Preset, Drop], nn.Module]
-    reads_text: bool  # else images
+    reads: str  # IMAGES, CHARACTERS or WORDS
+    methods: tuple[str, ...]  # that it has a place for
     small: Preset  # for the digits, and for a text on a CPU
     paper: Preset  # for real images, and for a text on a GPU
+    shape: Shape = rows  # of images
+    options: dict[str, Any] = field(default_factory=dict)  # of the optimiser
+    default_methods: tuple[str, ...] = ("none", "dropout", "sparsedrop")
+    is_captured: bool = True  # whether a step is timed as a CUDA graph, too
+    is_mixed: bool = True  # whether it trains in bfloat16 on a GPU, by autocast, unless told else
+
+    @property
+    def reads_text(self) -> bool:
+        return self.reads != IMAGES
 
     def preset(self, data: str, device: torch.device) -> Preset:
         """The one for images of that name, or for a text."""
@@ -61,6 +60,10 @@ def _gpt(data: Dataset, preset: Preset, drop: Drop) -> nn.Module:
     return Gpt(data.classes, data.rows, _size(preset), drop)
 
 
+def _lstm(data: Dataset, preset: Preset, drop: Drop) -> nn.Module:
+    return Lstm(data.classes, preset.width, preset.layers, drop)
+
+
 def _size(preset: Preset) -> Size:
     assert preset.heads is not None
     return Size(preset.width, preset.layers, preset.heads)
@@ -74,27 +77,38 @@ def _size(preset: Preset) -> Size:
 MLP = Task(
     optimizer=torch.optim.Adam,
     build=_mlp,
-    reads_text=False,
+    reads=IMAGES,
+    methods=OF_LAYERS,
     small=Preset(
         width=1024,
         layers=2,
         batch_size=128,
         lr=1e-3,
-        block_shape=(128, 32),
+        block_shapes=((128, 32),),
         sampler="balanced",
-        seeds=3,
         epochs=50,
     ),
-    paper=Preset(
-        width=1024,
+    paper=Preset(width=1024, layers=2, batch_size=1024, lr=1e-3, epochs=100, patience=10),
+)
+
+# Of Approximate Random Dropout's paper.
+ARD_MLP = Task(
+    optimizer=torch.optim.SGD,
+    options={"momentum": 0.9},
+    build=_mlp,
+    reads=IMAGES,
+    methods=OF_LAYERS,
+    default_methods=("none", "dropout", "row-pattern", "tile-pattern"),
+    small=Preset(
+        width=2048,
         layers=2,
-        batch_size=1024,
-        lr=1e-3,
-        block_shape=(128, 128),
-        sampler="bernoulli",
-        seeds=3,
-        epochs=20,
+        batch_size=128,
+        lr=1e-2,
+        block_shapes=((128, 32),),
+        sampler="balanced",
+        epochs=50,
     ),
+    paper=Preset(width=2048, layers=2, batch_size=128, lr=1e-2, epochs=60, patience=8),
 )
 
 # A digit is 16 patches: a block of 64 rows is four images. There a width of 128 with half the
@@ -102,15 +116,15 @@ MLP = Task(
 VIT = Task(
     optimizer=torch.optim.Adam,
     build=_vit,
-    reads_text=False,
+    reads=IMAGES,
+    shape=patches,
+    methods=OF_TRANSFORMERS,
     small=Preset(
         width=64,
         layers=2,
         batch_size=64,
         lr=3e-3,
-        block_shape=(64, 32),
-        sampler="bernoulli",
-        seeds=3,
+        block_shapes=((64, 32),),
         heads=8,
         epochs=40,
     ),
@@ -119,11 +133,10 @@ VIT = Task(
         layers=2,
         batch_size=64,
         lr=1e-4,
-        block_shape=(128, 128),
-        sampler="bernoulli",
-        seeds=3,
         heads=8,
         epochs=20,
+        eval_every=390,
+        patience=6,
     ),
 )
 
@@ -131,14 +144,14 @@ VIT = Task(
 GPT = Task(
     optimizer=torch.optim.AdamW,
     build=_gpt,
-    reads_text=True,
+    reads=CHARACTERS,
+    methods=OF_TRANSFORMERS,
     small=Preset(
         width=128,
         layers=2,
         batch_size=16,
         lr=3e-3,
-        block_shape=(64, 32),
-        sampler="bernoulli",
+        block_shapes=((64, 32),),
         seeds=1,
         heads=4,
         context=64,
@@ -151,15 +164,47 @@ GPT = Task(
         layers=4,
         batch_size=64,
         lr=3e-4,
-        block_shape=(128, 128),
-        sampler="bernoulli",
-        seeds=3,
         heads=8,
         context=128,
         weight_decay=0.1,
         steps=5000,
-        eval_every=250,
+        eval_every=125,
+        patience=6,
     ),
 )
 
-TASKS = {"mlp": MLP, "vit": VIT, "gpt": GPT}
+# Of Approximate Random Dropout's paper. Each window begins with states of zero. Under autocast
+# cuDNN runs an LSTM in float16, in which small gradients vanish.
+LSTM = Task(
+    optimizer=torch.optim.Adam,
+    build=_lstm,
+    reads=WORDS,
+    methods=OF_LSTMS,
+    default_methods=("none", "dropout", "row-pattern"),
+    is_captured=False,
+    is_mixed=False,
+    small=Preset(
+        width=128,
+        layers=2,
+        batch_size=16,
+        lr=3e-3,
+        block_shapes=((64, 32),),
+        seeds=1,
+        context=16,
+        clip=1.0,
+        steps=500,
+        eval_every=50,
+    ),
+    paper=Preset(
+        width=1500,
+        layers=2,
+        batch_size=64,
+        lr=1e-3,
+        context=35,
+        clip=1.0,
+        epochs=30,
+        patience=3,
+    ),
+)
+
+TASKS = {"mlp": MLP, "ard-mlp": ARD_MLP, "vit": VIT, "gpt": GPT, "lstm": LSTM}

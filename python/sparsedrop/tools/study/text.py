@@ -1,4 +1,4 @@
-"""The characters of a text, split by position, as windows that a network reads."""
+"""A text, read and cut into the windows that a network reads."""
 
 from __future__ import annotations
 
@@ -11,37 +11,6 @@ from sparsedrop.tools.study.dataset import Dataset, Split, digest
 
 OWN_TEXT = "Python's language reference"
 """What stands in for a file: the topics of `help()`, which the standard library has as text."""
-
-
-def load(path: Path | None, context: int, device: torch.device) -> Dataset:
-    """A text's first nine tenths to train on, and the last one to validate on.
-
-    Training windows of `context` characters begin anywhere; those of the validation do not overlap.
-
-    Raises:
-        ValueError: naming a file that cannot be read, or a text that is too short.
-    """
-    name = OWN_TEXT if path is None else str(path)
-    codes = encode(own_text() if path is None else read(path))
-    cut = len(codes) * 9 // 10
-    parts = codes[:cut], codes[cut:]
-    if min(map(len, parts)) <= context:
-        raise ValueError(
-            f"{name} has {len(codes)} characters, {len(parts[1])} of them to validate on, which is "
-            f"too few for windows of {context} and the next one: give a longer text with "
-            "--data-file, or a smaller --context"
-        )
-    train, validation = (_windows(part.to(device), context) for part in parts)
-    return Dataset(
-        train=train,
-        validation=Split(*(tensor[::context] for tensor in validation)),
-        test=None,
-        classes=int(codes.max()) + 1,
-        rows=context,
-        epoch=len(parts[0]) // context,
-        summary=f"{len(parts[0])} training and {len(parts[1])} validation characters",
-        digest=digest([codes]),
-    )
 
 
 def read(path: Path) -> str:
@@ -77,14 +46,42 @@ def own_text() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def encode(text: str) -> Tensor:
-    """The place of each character among those that occur, by code point: int64 [characters]."""
-    if not text:
-        return torch.empty(0, dtype=torch.int64)
-    points = torch.frombuffer(bytearray(text.encode("utf-32-le")), dtype=torch.int32)
-    return points.unique(return_inverse=True)[1]
+def as_dataset(
+    name: str, parts: tuple[Tensor, Tensor, Tensor], context: int, unit: str, device: torch.device
+) -> Dataset:
+    """Codes int64 [n] to train on, to validate and to test, as windows of `context` of them.
+
+    Training windows begin anywhere; the others do not overlap, and each code of them is predicted
+    once.
+
+    Raises:
+        ValueError: for parts that are too short.
+    """
+    if min(map(len, parts)) <= context:
+        count = sum(map(len, parts))
+        raise ValueError(
+            f"{name} has {count} {unit}, {min(map(len, parts[1:]))} of them to validate on or to "
+            f"test, which is too few for windows of {context} and the next one: give a longer text "
+            "with --data-file, or a smaller --context"
+        )
+    train, *others = (_windows(part.to(device), context) for part in parts)
+    validation, test = (Split(*(tensor[::context] for tensor in split)) for split in others)
+    counts = [f"{len(part)} {what}" for part, what in zip(parts, _PARTS, strict=True)]
+    return Dataset(
+        train=train,
+        validation=validation,
+        test=test,
+        classes=1 + max(int(part.max()) for part in parts),
+        rows=context,
+        epoch=len(parts[0]) // context,
+        summary=f"{', '.join(counts[:-1])} and {counts[-1]} {unit}",
+        digest=digest(parts),
+    )
+
+
+_PARTS = ("training", "validation", "test")
 
 
 def _windows(codes: Tensor, context: int) -> Split:
-    """Every window, and the characters that are each one later: views [n, context]."""
+    """Every window, and the codes that are each one later: views [n, context]."""
     return Split(codes[:-1].unfold(0, context, 1), codes[1:].unfold(0, context, 1))

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparsedrop.tools.clock import Clock
-from sparsedrop.tools.networks import loss_of
 from sparsedrop.tools.study.dataset import Dataset, Split
-from sparsedrop.tools.study.settings import Method, Settings
+from sparsedrop.tools.study.evaluation import Record, Result, evaluate
+from sparsedrop.tools.study.method import Method
+from sparsedrop.tools.study.settings import Settings
 from sparsedrop.tools.study.tasks import TASKS
+from sparsedrop.tools.study.trainer import Trainer
 
-EVALUATED_ROWS = 1 << 16
-"""Of a linear layer's input, at once."""
-
-
-class Record(NamedTuple):
-    """One evaluation. Accuracies are None for a text; so is the test where nothing is best yet."""
-
-    step: int
-    seconds: float  # of training, up to here
-    step_ms: float  # median since the last evaluation
-    loss: float
-    accuracy: float | None
-    test_loss: float | None
-    test_accuracy: float | None
-
-
-class Result(NamedTuple):
-    """One run, with the evaluations of it."""
-
-    seed: int
-    records: list[Record]
-
-    @property
-    def best(self) -> Record:
-        """The record of least validation loss, the first of equal ones; NaN is more than any."""
-        return min(self.records, key=lambda record: (record.loss != record.loss, record.loss))
+HEAVY = 8_000_000
+"""Bytes of a state that take a while to save: a file system writes some 1e9 a second."""
 
 
 class Run:
@@ -54,63 +30,74 @@ class Run:
         self.records: list[Record] = []
         self._data, self._settings = data, settings
         torch.manual_seed(seed)
-        task, preset = TASKS[settings.task], settings.preset
-        self._model = task.build(data, preset, settings.drop(method)).to(settings.device)
-        # Fused, so that a step's time is the network's rather than the optimiser's.
-        kinds = {"lr": preset.lr, "weight_decay": preset.weight_decay, "fused": True}
-        optimizer: Any = task.optimizer
-        self._optimizer: torch.optim.Optimizer = optimizer(self._model.parameters(), **kinds)
+        self._trainer = Trainer(method, data, settings)
         self._order = torch.empty(0, 0, dtype=torch.int64)  # [epoch_steps, batch_size]
-        self._seconds, self._laps = 0.0, list[float]()
         self._generators = _generator_states(settings.device)
 
     @property
     def result(self) -> Result:
         return Result(self.seed, self.records)
 
-    def advance(self, stop: int, done: Callable[[], object]) -> None:
-        """Trains up to that step, calls `done` after each one, and evaluates if it is time to."""
+    @property
+    def is_done(self) -> bool:
+        """At the last step, or when no evaluation of the last `patience` ones was the best."""
+        if self.step >= self._settings.steps:
+            return True
+        patience = self._settings.preset.patience
+        if patience is None or not self.records:
+            return False
+        return len(self.records) - 1 - self.records.index(self.result.best) >= patience
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether to save it takes long next to a few steps."""
+        values = sum(p.numel() * p.element_size() for p in self._trainer.model.parameters())
+        return 3 * values > HEAVY  # with two states of the optimiser
+
+    def advance(
+        self, stop: int, done: Callable[[], object], is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Trains up to that step, calls `done` after each one, and evaluates if it is time to.
+
+        Where `is_over` says so, it ends behind a step before.
+        """
         _set_generator_states(self._generators, self._settings.device)
-        self._model.train()
-        clock = Clock(self._settings.device)
+        self._trainer.model.train()
         while self.step < stop:
-            batch = self._next_batch()
-            with clock:
-                self._optimizer.zero_grad()
-                logits = _logits(self._model, batch.inputs, self._settings)
-                loss_of(logits, batch.targets).backward()
-                self._optimizer.step()
+            self._trainer.step(self._next_batch())
             self.step += 1
             done()
+            if self.step < stop and is_over():
+                self._generators = _generator_states(self._settings.device)
+                return
         self._generators = _generator_states(self._settings.device)
-        laps = clock.laps_ms()
-        self._seconds += sum(laps) / 1e3
-        self._laps += laps
         if self._settings.is_evaluated_at(self.step):
             self._evaluate()
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs to go on from here; of a finished run only its records."""
-        state: dict[str, Any] = {"step": self.step, "records": [list(r) for r in self.records]}
-        if self.step < self._settings.steps:
+        state: dict[str, Any] = {
+            "step": self.step,
+            "is_done": self.is_done,
+            "records": [list(r) for r in self.records],
+        }
+        if not self.is_done:
             state |= {
-                "model": self._model.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
+                "model": self._trainer.model.state_dict(),
+                "optimizer": self._trainer.optimizer.state_dict(),
                 "generators": self._generators,
                 "order": self._order,
-                "seconds": self._seconds,
-                "laps": self._laps,
             }
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on where the run was that has this state."""
         self.step, self.records = state["step"], [Record(*values) for values in state["records"]]
-        if self.step < self._settings.steps:
-            self._model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._generators, self._order = state["generators"], state["order"]
-            self._seconds, self._laps = state["seconds"], state["laps"]
+        if not state["is_done"]:
+            self._trainer.model.load_state_dict(state["model"])
+            self._trainer.optimizer.load_state_dict(state["optimizer"])
+            self._generators = state["generators"]
+            self._order = state["order"].to(self._settings.device)
 
     def _next_batch(self) -> Split:
         """Whole batches in random order. The rest of an epoch is left out, others each time."""
@@ -121,47 +108,23 @@ class Run:
             torch.manual_seed(self.seed * settings.epochs + self.step // settings.epoch_steps + 1)
             size = settings.preset.batch_size
             order = torch.randperm(len(self._data.train.targets))
-            self._order = order[: settings.epoch_steps * size].view(-1, size).clone()
-        batch = self._order[place].to(settings.device)
+            batches = order[: settings.epoch_steps * size].view(-1, size).clone()
+            # Once an epoch: a copy from the host waits for the GPU.
+            self._order = batches.to(settings.device)
+        batch = self._order[place]
         return Split(*(tensor[batch] for tensor in self._data.train))
 
     def _evaluate(self) -> None:
-        loss, accuracy = evaluate(self._model, self._data, self._data.validation, self._settings)
-        test = self._data.test
+        data, is_text = self._data, TASKS[self._settings.task].reads_text
+        loss, accuracy = evaluate(self._trainer, data, data.validation, is_text=is_text)
         test_loss = test_accuracy = None
-        if test is not None and not any(record.loss <= loss for record in self.records):
-            test_loss, test_accuracy = evaluate(self._model, self._data, test, self._settings)
-        step_ms = statistics.median(self._laps)
-        self.records.append(
-            Record(self.step, self._seconds, step_ms, loss, accuracy, test_loss, test_accuracy)
-        )
-        self._laps = []
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, data: Dataset, split: Split, settings: Settings
-) -> tuple[float, float | None]:
-    """Mean loss and, of images, accuracy in evaluation mode: nothing is dropped."""
-    model.eval()
-    loss, correct = 0.0, 0
-    size = max(1, EVALUATED_ROWS // data.rows)
-    for inputs, targets in zip(split.inputs.split(size), split.targets.split(size), strict=True):
-        logits = _logits(model, inputs, settings)
-        loss += loss_of(logits, targets).item() * len(targets)
-        correct += int((logits.argmax(-1) == targets).sum())
-    count = len(split.targets)
-    return loss / count, None if TASKS[settings.task].reads_text else correct / count
-
-
-def _logits(model: nn.Module, inputs: Tensor, settings: Settings) -> Tensor:
-    device, dtype = settings.device.type, settings.dtype
-    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        return model(inputs)
+        if data.test is not None and not any(record.loss <= loss for record in self.records):
+            test_loss, test_accuracy = evaluate(self._trainer, data, data.test, is_text=is_text)
+        self.records.append(Record(self.step, loss, accuracy, test_loss, test_accuracy))
 
 
 def _generator_states(device: torch.device) -> list[Tensor]:
-    """Of torch's default generators: the CPU's, and that of a GPU in use."""
+    """The states of torch's default generators: the CPU's, and that of a GPU in use."""
     gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *gpu]
 

@@ -1,0 +1,46 @@
+"""Residual branches, whole or for a part of the batch: what users of transformers have today."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Branch = Callable[[Tensor], Tensor]
+
+
+class Residual(nn.Module):
+    """x + branch(x)."""
+
+    def forward(self, x: Tensor, branch: Branch) -> Tensor:
+        """x [batch, ...] -> the same."""
+        return x + branch(x)
+
+
+class DropPath(Residual):
+    """Drops the branch of samples: stochastic depth (Huang et al., arXiv:1603.09382) by subsets.
+
+    A step draws round((1 - p) * batch) samples, at least one; the branch runs on those alone, and
+    what it gives is added to them, scaled by the batch over their number. In evaluation the branch
+    runs on all of them.
+
+    Args:
+        p: the share of the samples that is dropped, below 1.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor, branch: Branch) -> Tensor:
+        """x [batch, ...] -> the same."""
+        if not self.training or self.p == 0.0:
+            return x + branch(x)
+        batch = len(x)
+        count = max(1, int((1.0 - self.p) * batch + 0.5))
+        kept = torch.rand(batch, device=x.device).argsort()[:count]
+        return x.index_add(0, kept, branch(x[kept]).to(x.dtype), alpha=batch / count)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
