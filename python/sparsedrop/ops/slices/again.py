@@ -19,6 +19,3 @@ def gradients_again(
         next(made) if needed and t is not None else None
         for t, needed in zip(inputs, needs, strict=True)
     ]
-
-
-NO_SECOND = 'gradients="lazy" has no second derivatives: use gradients="dense"'

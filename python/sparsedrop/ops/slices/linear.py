@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly
 from sparsedrop.ops.slices import products
-from sparsedrop.ops.slices.again import NO_SECOND, gradients_again
+from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.gradients import keep_compact
 from sparsedrop.ops.slices.products import Cut, flat, unflat
 from sparsedrop.ops.slices.views import linear_by_views
+from sparsedrop.ops.units.facts import NO_SECOND
 
 
 def linear(
