@@ -23,8 +23,8 @@ class Case(NamedTuple):
     kwargs: dict
     drawn: tuple
 
-    def mask(self) -> torch.Tensor:
-        return self.draws()[1].mask()
+    def mask(self, device="cpu") -> torch.Tensor:
+        return self.draws()[1].mask(device)
 
     def draws(self):
         """What makes every draw give this one, and it."""
@@ -57,12 +57,13 @@ CASES = {
 }
 
 
-def block_of(case, dtype, **more):
+def block_of(case, dtype, device="cpu", **more):
+    """With NaN in all that is dropped."""
     kwargs = {"d_model": 24, "d_hidden": case.units, "d_out": 40, "p": 0.5, **case.kwargs, **more}
     if case.kind is SliceOutMLP:
         kwargs.setdefault("align", 8)
-    block = case.kind(**kwargs).to(dtype)
-    dropped = ~case.mask()
+    block = case.kind(**kwargs).to(device, dtype)
+    dropped = ~case.mask(device)
     with torch.no_grad():
         for layer in (block.up, block.gate):
             if layer is not None:
@@ -80,7 +81,8 @@ def run(case, block, x, autocast=None):
 
 
 def truth_of(case, block, x, dtype):
-    """The reference's result of operands that were rounded first, and the leaves."""
+    """The reference's result of operands that were rounded first, and the leaves in the order of
+    `leaves_of`."""
 
     def leaf(t):
         if t is None:
@@ -95,7 +97,7 @@ def truth_of(case, block, x, dtype):
     of_gate = [] if gate is None else [gate, gate_bias]
     leaves = [x, up, up_bias, *of_gate, down, down_bias]
     scale = case.scale(block)
-    out = reference.feed_forward(x, layers, case.mask(), scale)
+    out = reference.feed_forward(x, layers, case.mask(x.device), scale)
     return out, [t for t in leaves if t is not None]
 
 

@@ -11,7 +11,7 @@ from sparsedrop.masks import samplers
 from sparsedrop.ops.layer import kernels as layer_kernels
 from sparsedrop.ops.layer import node
 from sparsedrop.ops.stack import kernels as stack_kernels
-from sparsedrop.ops.units import block
+from sparsedrop.ops.units import block, linear
 from sparsedrop.select import kernels
 
 
@@ -37,7 +37,8 @@ def stub_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
     caches = (
-        node.layer_for, layer_kernels.kernel_layer_for, stack_kernels.stack_for, block.block_for
+        node.layer_for, layer_kernels.kernel_layer_for, stack_kernels.stack_for, block.block_for,
+        linear.call_for,
     )  # fmt: skip
     for cache in caches:
         cache.cache_clear()

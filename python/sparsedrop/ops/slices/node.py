@@ -13,7 +13,7 @@ from sparsedrop._torch import apply_eagerly
 from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.feed_forward import Layers, Live, backward, by_views, forward
 from sparsedrop.ops.slices.gradients import keep_compact
-from sparsedrop.ops.slices.products import Pieces, flat, unflat
+from sparsedrop.ops.slices.products import Pieces, flat, unflat, units_of
 from sparsedrop.ops.stack.facts import Layer, parameters_of
 from sparsedrop.ops.units import Drawn
 from sparsedrop.ops.units.facts import NO_SECOND
@@ -35,9 +35,8 @@ def feed_forward(x: Tensor, layers: Layers, live: Live, lazy: bool) -> Tensor:
 
 def drawn_units(live: Live, lazy: bool) -> Drawn:
     """The same slice for a block that runs in one call; all live units have one factor."""
-    first, second = live.pieces[0], live.pieces[1] if len(live.pieces) > 1 else (0, 0)
     return Drawn(
-        (1, first[0], first[1] - first[0], second[0]),
+        units_of(live.pieces),
         live.alpha,
         lambda x, layers: by_views(x, layers, live),
         functools.partial(_keep, pieces=live.pieces) if lazy else None,

@@ -17,7 +17,7 @@ Layers = tuple[Layer, Layer]
 VECTOR = 8
 """Elements of 16 bytes. Rows of compact matrices are whole vectors: what a GPU reads fast."""
 
-_COUNTED = 2**31
+COUNTED = 2**31
 """What kernels count elements of a matrix to."""
 
 
@@ -131,7 +131,7 @@ class Facts(NamedTuple):
         features = max(self.d_model, self.units, self.d_out)
         elements = max(self.x_shape.numel(), self.d_model * self.units, self.d_out * self.units)
         extent = min(select.MAX_EXTENT, _native.C.MAX_SUM_COLUMNS)
-        return max(self.rows, features) <= extent and elements < _COUNTED
+        return max(self.rows, features) <= extent and elements < COUNTED
 
     def _fit(self) -> bool:
         """Whether each layer takes what the one before it makes."""
