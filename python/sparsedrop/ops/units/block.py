@@ -50,7 +50,9 @@ class Block:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         rows, kept = facts.rows, facts.kept
-        self.remakes_x = facts.rounds_x
+        # Asked for in each call.
+        self.remakes_x, self._rounds = facts.rounds_x, facts.rounds_parameters
+        self.branches, self._keeps_input = facts.branches, facts.keeps_input
         self._allocate = _native.allocator(facts.device)
         self._out = Space.of((*facts.x_shape[:-1], facts.d_out), facts.dtype)
         self._x = Space.of(tuple(facts.x_shape), facts.dtype)
@@ -83,21 +85,21 @@ class Block:
         self, x: Tensor, parameters: Sequence[Tensor | None], drawn: Drawn
     ) -> tuple[Tensor, Saved]:
         """The result, and what `backward` needs. Parameters are in the order of the facts."""
-        facts, allocate = self.facts, self._allocate
-        stream, out = _native.current_stream(facts.device), allocate(*self._out)
-        used_x = allocate(*self._x) if facts.rounds_x else x
+        allocate, branches = self._allocate, self.branches
+        stream, out = _native.current_stream(self.facts.device), allocate(*self._out)
+        used_x = allocate(*self._x) if self.remakes_x else x
         kept, used = list[Tensor](), list[Tensor]()
         places = list[int]()
         for i, space in enumerate(self._gathered):
             weight, bias = parameters[2 * i], parameters[2 * i + 1]
             assert weight is not None
-            used.append(allocate(*space) if facts.rounds_parameters else weight)
+            used.append(allocate(*space) if self._rounds else weight)
             made = 0
-            if i < facts.branches:
+            if i < branches:
                 kept.append(allocate(*self._hidden))
                 made = kept[-1].data_ptr()
             places += (weight.data_ptr(), used[-1].data_ptr(), address(bias), made)
-        hidden = allocate(*self._hidden) if facts.keeps_input else kept[0]
+        hidden = allocate(*self._hidden) if self._keeps_input else kept[0]
         self._forward.run(
             (
                 x.data_ptr(), used_x.data_ptr(), out.data_ptr(), hidden.data_ptr(),
@@ -108,7 +110,7 @@ class Block:
         )  # fmt: skip
         if self._fuses_bias:
             self._multiply_down(hidden, (used[-1], parameters[-1]), drawn, out)
-        biases = tuple(parameters[1:-2:2]) if facts.keeps_input else (None,) * facts.branches
+        biases = tuple(parameters[1:-2:2]) if self._keeps_input else (None,) * branches
         return out, Saved(used_x, tuple(used), biases, tuple(kept))
 
     def _multiply_down(
@@ -139,19 +141,19 @@ class Block:
     ) -> list[Tensor | None]:
         """The gradients that are needed, of x and of the parameters; `grad` is contiguous, aligned
         and of the dtype of the products. With `drawn.keep` they are compact."""
-        facts, allocate = self.facts, self._allocate
+        allocate, branches = self._allocate, self.branches
         lazy = drawn.keep is not None
         grads: list[Tensor | None] = [allocate(*self._grad_x) if needs[0] else None]
         for space, needed in zip(self._grads[lazy], needs[1:], strict=True):
             grads.append(allocate(*space) if needed else None)
         goes_back = any(needs[:-2])
         room = allocate(*self._hidden) if goes_back or needs[-2] else None
-        hidden = room if facts.keeps_input else saved.kept[0]
+        hidden = room if self._keeps_input else saved.kept[0]
         places, rooms = list[int](), list[Tensor | None]()
         for i, weight in enumerate(saved.weights):
             of_weight, of_bias = grads[2 * i + 1], grads[2 * i + 2]
             bias = kept = back = sums = None
-            if i < facts.branches:
+            if i < branches:
                 bias, kept = saved.biases[i], saved.kept[i]
                 back = room if i == 0 else (allocate(*self._hidden) if goes_back else None)
                 if of_bias is not None and not lazy:
@@ -167,7 +169,7 @@ class Block:
                 address(grads[0]), *self._settings(drawn), *places,
             ),
             (drawn.alpha,),
-            _native.current_stream(facts.device),
+            _native.current_stream(self.facts.device),
         )  # fmt: skip
         return grads
 

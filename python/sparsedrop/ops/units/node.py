@@ -47,16 +47,15 @@ def block_of(
             return None
         if tensor is not down and not tensor.is_contiguous():
             return None
-    is_turned = down.dim() == 2 and down.t().is_contiguous()
-    lies_by_rows = down.is_contiguous()
-    if not is_turned and (by_rows or not lies_by_rows):
+    is_turned = by_rows or not down.is_contiguous()
+    if is_turned and not (down.dim() == 2 and down.t().is_contiguous()):
         return None
     dtype = x.dtype
     casts = torch.is_autocast_enabled("cuda") and dtype is not torch.float64
     if casts:
         dtype = torch.get_autocast_dtype("cuda")
-    activation, turned = layers[0].activation, is_turned and (by_rows or not lies_by_rows)
-    return block_for(facts_of(x, (dtype, casts), activation, kept, turned, parameters))
+    activation = layers[0].activation
+    return block_for(facts_of(x, (dtype, casts), activation, kept, is_turned, parameters))
 
 
 def run_block(x: Tensor, layers: Layers, drawn: Drawn, block: Block) -> Tensor:
@@ -95,7 +94,7 @@ class _Block(torch.autograd.Function):
         ctx: Any, grad: Tensor | None, grad_of_kept: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
         block, drawn, needs = ctx.block, ctx.drawn, ctx.needs_input_grad[3:]
-        saved = Saved.of(ctx.saved_tensors, block.facts.branches)
+        saved = Saved.of(ctx.saved_tensors, block.branches)
         if grad is None or grad_of_kept is not None or torch.is_grad_enabled():
             grads = _gradients_again(ctx, saved, grad, grad_of_kept)
         elif is_watched(grad):
