@@ -74,7 +74,7 @@ def revert(model: nn.Module) -> int:
     found = _with_what_they_share(model)
     for module in found:
         _go_back(module)
-    return sum(not issubclass(type(module), nn.Dropout) for module in found)
+    return sum(not isinstance(module, (nn.Dropout, nn.Sequential)) for module in found)
 
 
 def _with_what_they_share(model: nn.Module) -> list[nn.Module]:

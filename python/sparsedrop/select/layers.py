@@ -6,15 +6,19 @@ They share what comes before them: the kernels read a mask, dense products a mas
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
-from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us
+from sparsedrop.select import constants
+from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us, weighed
 from sparsedrop.select.overriding import Override, forced_way
 from sparsedrop.select.request import Choice, Request, describe_blocks
-from sparsedrop.select.rules import refusal, why_dense
+from sparsedrop.select.rules import best_architecture, refusal, why_dense
 
 PADDED = "operands have to be padded, each product's for itself"
 UNMASKED = "nothing is dropped on either side of a layer"
+EACH_FORCED = "each is forced"
 
 
 class LayerChoice(NamedTuple):
@@ -34,10 +38,16 @@ def decide_layer(requests: tuple[Request, ...]) -> LayerChoice:
     if forced.path == "dense":
         return LayerChoice("dense", reason="forced")
     # What else is forced holds for the products of a pass, by what is forced when that pass runs.
-    choices = best_kernels(requests) if forced == Override("kernel") else "each is forced"
+    choices = _forced_kernels(requests, forced) if _forces_layers(forced) else EACH_FORCED
     if isinstance(choices, str):
         return LayerChoice("products", reason=choices)
     return LayerChoice("kernel", choices, "forced")
+
+
+def _forces_layers(forced: Override) -> bool:
+    """Whether only the kernels are forced, or those of an architecture: a layer can obey that."""
+    alone = Override(forced.path, architecture=forced.architecture)
+    return forced.path in (None, "kernel") and forced == alone
 
 
 @functools.lru_cache(maxsize=4096)
@@ -48,20 +58,44 @@ def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
         return LayerChoice("products" if choices == PADDED else "dense", reason=choices)
     ours = sum(map(expected_us, requests, choices))
     dense = sum(map(product_us, requests)) + 2 * _masking_us(requests[0])
-    reason = f"{ours:.0f} us expected, dense {dense:.0f}"
-    if ours < dense:
+    gain, reason = _weigh(ours, dense, requests, choices)
+    if gain * ours < dense:
         return LayerChoice("kernel", choices, reason)
     return LayerChoice("dense", reason=reason)
 
 
-def best_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:
-    """The kernels that take the least time, whatever dense products take; or why there are none."""
+def _weigh(
+    ours: float, dense: float, requests: tuple[Request, ...], choices: tuple[Choice, ...]
+) -> tuple[float, str]:
+    """By how much the kernels' time has to be shorter, and the figures in a sentence."""
+    gain = max(map(constants.needed_gain, requests, choices))
+    sources = dict.fromkeys(map(constants.source_of, requests, choices))
+    return gain, f"{weighed(ours, dense, gain)}, by costs {' and '.join(sources)}"
+
+
+def _forced_kernels(requests: tuple[Request, ...], forced: Override) -> tuple[Choice, ...] | str:
+    return best_kernels(requests, architecture=forced.architecture, asked=True)
+
+
+def best_kernels(
+    requests: tuple[Request, ...], *, architecture: str | None = None, asked: bool = False
+) -> tuple[Choice, ...] | str:
+    """The kernels that take the least time, whatever dense products take; or why there are none.
+
+    Args:
+        requests: the products of a layer, or of a part of a stack.
+        architecture: the one that the user forces.
+        asked: whether the user forces kernels; see `rules.best_architecture`.
+    """
+    asked = asked or architecture is not None
     choices = []
     for request in requests:
-        why = why_dense(request)
+        why = why_dense(request, asked=asked)
         if why is not None:
             return why
-        legal = [c for c in candidates(request) if refusal(request, c) is None]
+        name = architecture or best_architecture(request, asked=asked)
+        ways = candidates(request, architecture=name)
+        legal = [c for c in ways if refusal(request, c) is None]
         if not legal:
             return "no tile divides the blocks: " + describe_blocks(request)
         choices.append(best(request, legal))
@@ -78,10 +112,10 @@ def _masking_us(forward: Request) -> float:
 
 
 class StackChoice(NamedTuple):
-    """path: as that of a layer."""
+    """path: as that of a layer; "kernel" where those run one layer at least."""
 
     path: str
-    # Of the kernels, layer by layer, as a layer's.
+    # Of the kernels, for each product with weights as a layer's; empty: a dense product.
     layers: tuple[tuple[Choice, ...], ...] = ()
     reason: str = ""
 
@@ -93,12 +127,11 @@ def decide_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
         return choose_stack(layers, dropped)
     if forced.path == "dense":
         return StackChoice("dense", reason="forced")
-    if forced != Override("kernel"):
-        return StackChoice("products", reason="each is forced")
-    found = tuple(map(_masked_kernels, layers))
-    choices = tuple(choice for choice in found if not isinstance(choice, str))
-    if len(choices) < len(found):
-        return StackChoice("products", reason=next(c for c in found if isinstance(c, str)))
+    if not _forces_layers(forced):
+        return StackChoice("products", reason=EACH_FORCED)
+    choices = best_stack(layers, architecture=forced.architecture, asked=True)
+    if isinstance(choices, str):
+        return StackChoice("products", reason=choices)
     return StackChoice("kernel", choices, "forced")
 
 
@@ -111,22 +144,67 @@ def choose_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
         dropped: the features of each matrix that is dropped: before dense products it is masked,
             once in each direction.
     """
-    choices, ours, dense = [], 0.0, 0.0
-    for requests in layers:
-        found = _masked_kernels(requests)
-        if isinstance(found, str):
-            apart = found in (PADDED, UNMASKED)
-            return StackChoice("products" if apart else "dense", reason=found)
-        choices.append(found)
-        ours += sum(map(expected_us, requests, found))
-        dense += sum(map(product_us, requests))
+    choices = best_stack(layers)
+    if isinstance(choices, str):
+        return StackChoice("products" if choices in (PADDED, UNMASKED) else "dense", reason=choices)
+    dense = [sum(map(product_us, requests)) for requests in layers]
+    ours = sum(
+        sum(map(expected_us, requests, found)) if found else otherwise
+        for requests, found, otherwise in zip(layers, choices, dense, strict=True)
+    )
     forward = layers[0][0]
-    dense += sum(2 * copy_us(forward.m * features, forward) for features in dropped)
-    reason = f"{ours:.0f} us expected, dense {dense:.0f}"
-    return StackChoice("kernel" if ours < dense else "dense", tuple(choices), reason)
+    all_dense = sum(dense) + sum(2 * copy_us(forward.m * features, forward) for features in dropped)
+    by_kernels = [requests for requests, found in zip(layers, choices, strict=True) if found]
+    gain, reason = _weigh(ours, all_dense, tuple(chain(*by_kernels)), tuple(chain(*choices)))
+    return StackChoice("kernel" if gain * ours < all_dense else "dense", choices, reason)
 
 
-def _masked_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:
+def best_stack(
+    layers: tuple[tuple[Request, ...], ...],
+    *,
+    architecture: str | None = None,
+    asked: bool = False,
+) -> tuple[tuple[Choice, ...], ...] | str:
+    """The kernels that take the least time, whatever dense products take, and none for a product
+    that has to be dense; or why the stack cannot run so. The arguments are `best_kernels`'s."""
+    found = [
+        best_kernels(requests, architecture=architecture, asked=asked)
+        if _is_masked(requests)
+        else UNMASKED
+        for requests in layers
+    ]
+    masked = [
+        (r[0].a_block is not None, r[0].out_block is not None, isinstance(f, str))
+        for r, f in zip(layers, found, strict=True)
+    ]
+    if not can_be_mixed(masked):
+        return next(why for why in found if isinstance(why, str))
+    return tuple(() if isinstance(choices, str) else choices for choices in found)
+
+
+def can_be_mixed(layers: Sequence[tuple[bool, bool, bool]]) -> bool:
+    """Whether products may run one behind the other where some of them are dense.
+
+    A dense product reads a dropped value where a kernel has written zeros, and leaves one to a
+    kernel, which does not read what is dropped: so of any two around a dropped value one is a
+    kernel. Dense products of nothing that is dropped are torch's affair.
+
+    Args:
+        layers: of each, whether its input and its result are dropped, and whether it is dense.
+    """
+    last = len(layers) - 1
+    for i, (reads, makes, is_dense) in enumerate(layers):
+        if not is_dense:
+            continue
+        if not (reads or makes):
+            return False
+        if reads and (i == 0 or layers[i - 1][2]):
+            return False
+        if makes and (i == last or layers[i + 1][2]):
+            return False
+    return True
+
+
+def _is_masked(requests: tuple[Request, ...]) -> bool:
     forward = requests[0]
-    is_masked = forward.a_block is not None or forward.out_block is not None
-    return best_kernels(requests) if is_masked else UNMASKED
+    return forward.a_block is not None or forward.out_block is not None

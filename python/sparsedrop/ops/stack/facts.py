@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsedrop import _native
 from sparsedrop.masks import scale
+from sparsedrop.ops.program import BIAS_FIRST_BYTES
 
 Blocks = tuple[int, int]
 
@@ -81,6 +83,17 @@ def kind_of(layer: Layer) -> Kind:
     return Kind(layer.weight.shape[0], layer.activation, layer.bias is not None, gate)
 
 
+VECTOR = 8
+"""Elements of 16 bits that an activation takes at once."""
+
+
+def is_dense_layer(kind: Kind, column_bytes: int) -> bool:
+    """Whether a stack's call may multiply densely for a layer of so many bytes in a column."""
+    activates = kind.activation is not None
+    fills = kind.has_bias and column_bytes * kind.outputs > BIAS_FIRST_BYTES
+    return not kind.is_gated and not fills and not (activates and kind.outputs % VECTOR)
+
+
 class Facts(NamedTuple):
     """A stack's operands without their data: contiguous, 16-byte aligned, on one GPU."""
 
@@ -96,6 +109,8 @@ class Facts(NamedTuple):
     # Live shares in percent; None: no mask.
     keeps: tuple[int | None, ...]
     block_shape: Blocks
+    # Whether products in float32 may be TF32.
+    tf32: bool = False
 
     @property
     def rows(self) -> int:
@@ -130,7 +145,8 @@ def facts_of(
     dtypes: of x, of the parameters and of the products.
     """
     keeps = tuple(round(100 * (1.0 - p)) if p > 0.0 else None for p in dropped.rates)
-    return x.get_device(), x.shape, *dtypes, kinds, keeps, dropped.block_shape
+    tf32 = _native.multiplies_as_tf32(dtypes[2])
+    return x.get_device(), x.shape, *dtypes, kinds, keeps, dropped.block_shape, tf32
 
 
 def parameters_of(layers: tuple[Layer, ...]) -> tuple[Tensor | None, ...]:

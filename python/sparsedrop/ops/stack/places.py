@@ -26,7 +26,7 @@ class Pack:
             is_scaled = branch.layer == last and facts.keeps[-1] is not None
             if branch.has_bias and (facts.rounds_parameters or is_scaled):
                 self._bias_at[branch] = size
-                size = _aligned(size + 2 * facts.kinds[branch.layer].outputs)
+                size = _aligned(size + facts.dtype.itemsize * facts.kinds[branch.layer].outputs)
         self.size = size
 
     def mask(self, index: int, number: int) -> MaskPlace:
@@ -73,7 +73,8 @@ class Forward:
             if keep is not None:
                 self.seeds[i] = count
                 count += 2
-        self.count = count
+        self.handle = count
+        """Of dense products: cuBLAS's handle, and whether sums may be added in 16 bits."""
 
 
 class Backward:
@@ -101,7 +102,8 @@ class Backward:
             self.grads.append(count)
             self.again.append(count + 2)
             count += 3
-        self.count = count
+        self.handle = count
+        """As in the forward pass."""
 
 
 def kept_of(facts: Facts, layer: int) -> int:

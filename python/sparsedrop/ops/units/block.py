@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.ops.program import Space, address
+from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address
 from sparsedrop.ops.units import programs
 from sparsedrop.ops.units.facts import Drawn, Facts
-
-BIAS_FIRST_BYTES = 32e6
-"""A result up to that size is filled with the bias, and the product added to it, within the call. A
-larger one would keep the GPU busy for longer than the host takes for torch's product, which adds a
-bias as it stores."""
 
 
 class Saved(NamedTuple):

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
-from sparsedrop.ops.program import Space, address
-from sparsedrop.ops.units.block import BIAS_FIRST_BYTES
+from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address
 from sparsedrop.ops.units.facts import COUNTED, VECTOR, Operand
 from sparsedrop.ops.units.programs import ONE_BLOCK
 
