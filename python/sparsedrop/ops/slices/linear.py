@@ -81,8 +81,9 @@ class _Linear(torch.autograd.Function):
             if lazy:
                 raise RuntimeError(NO_SECOND)
             made = gradients_again(
-                lambda: linear_by_views(x, weight, bias, cut, alpha), [x, weight, bias], grad, needs
-            )
+                lambda x, weight, bias: linear_by_views(x, weight, bias, cut, alpha),
+                [x, weight, bias], grad, needs,
+            )  # fmt: skip
             return None, None, None, *made
         if ctx.call is not None and not is_watched(grad):
             return None, None, None, *_in_one_call(ctx, x, weight, grad)

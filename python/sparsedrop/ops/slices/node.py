@@ -62,8 +62,11 @@ class _FeedForward(torch.autograd.Function):
         if torch.is_grad_enabled():
             if lazy:
                 raise RuntimeError(NO_SECOND)
-            inputs = [x, *parameters]
-            made = gradients_again(lambda: by_views(x, layers, live), inputs, grad, needs)
+
+            def run(x: Tensor, *parameters: Tensor | None) -> Tensor:
+                return by_views(x, layers_like(layers, parameters), live)
+
+            made = gradients_again(run, [x, *parameters], grad, needs)
             return None, None, None, *made
         flat_x, flat_grad = flat(x), flat(grad)
         grads = backward(flat_grad, flat_x, layers, live, kept, needs, lazy)
