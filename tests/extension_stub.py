@@ -14,6 +14,7 @@ from architecture_stub import ARCHITECTURES
 from sparsedrop.masks import layout
 from sparsedrop.masks.block_mask import expand_live
 from sparsedrop.masks.samplers import balanced_live
+from unit_steps import ALONG, UnitSteps
 
 DTYPES = {"bfloat16": 0, "float16": 1, "float32": 2, "float64": 3}
 _DTYPES = [getattr(torch, name) for name in DTYPES]
@@ -74,12 +75,14 @@ def _slope(act, x: Tensor) -> Tensor:
         return torch.autograd.grad(act(x).sum(), x)[0]
 
 
-class Program:
+class Program(UnitSteps):
     """Runs the steps one after the other. `C.grids` are those of the masks that steps have drawn.
 
     Where a step's words lie is remembered with the grid that lies beside them, since the stub reads
     that and not the words.
     """
+
+    dtypes = _DTYPES
 
     def __init__(self, device: int) -> None:
         self.steps, self.grids = [], {}
@@ -170,19 +173,6 @@ class Program:
 
         self.steps.append(step)
 
-    def dense_product(self, *, m, n, k, a, a_turned=False, b, b_turned=False, out, dtype, out_dtype,
-                      alpha=None, accumulates=False, handle):  # fmt: skip
-        def step(call: Call) -> None:
-            if not call.address(out):
-                return
-            assert call.places[handle + 1] in (0, 1)
-            left = call.at(a, _DTYPES[dtype], *((k, m) if a_turned else (m, k))).double()
-            right = call.at(b, _DTYPES[dtype], *((n, k) if b_turned else (k, n))).double()
-            left, right = left.t() if a_turned else left, right.t() if b_turned else right
-            call.store(call.number(alpha) * left @ right, out, _DTYPES[out_dtype], accumulates)
-
-        self.steps.append(step)
-
     def column_sums(self, *, dtype, matrix, rows, cols, block=None, words=None, out, out_dtype,
                     accumulates=False, factor=None):  # fmt: skip
         def step(call: Call) -> None:
@@ -195,7 +185,8 @@ class Program:
         self.steps.append(step)
 
     def pointwise(self, *, kind, activation, dtype, rows, cols, block, a, b=None, grad=None, out,
-                  out_b=None, live=None):  # fmt: skip
+                  out_b=None, live=None, bias_a=None, bias_b=None, bias_dtype=2, units=None,
+                  count=0):  # fmt: skip
         assert _DTYPES[dtype].itemsize == 2
         name = next(name for name, code in C.POINTWISE.items() if code == kind)
         act = ACTIVATIONS[next(n for n, code in C.ACTIVATIONS.items() if code == activation)]
@@ -208,6 +199,9 @@ class Program:
                 call.at(place, _DTYPES[dtype], rows, cols).double() if call.address(place) else None
                 for place in (a, b, grad)
             )
+            one = one + self._biases(call, bias_a, bias_dtype, units, count, cols)
+            if two is not None:
+                two = two + self._biases(call, bias_b, bias_dtype, units, count, cols)
             results = {
                 "activate": lambda: (act(one),),
                 "activation_grad": lambda: (g * _slope(act, one),),
@@ -247,6 +241,7 @@ class C:
     MAX_SUM_COLUMNS = 64 * 65535
     POINTWISE = {"activate": 0, "activation_grad": 1, "gate": 2, "gate_grad": 3, "add": 4}  # noqa: RUF012
     MAX_ROUNDINGS = 8
+    UNITS_ALONG = ALONG
     Launch, Program = Launch, Program
     grids: list[Tensor] = []  # noqa: RUF012 - of the masks that were drawn, in turn
 

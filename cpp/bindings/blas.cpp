@@ -79,7 +79,7 @@ int call(DenseProduct const& p, void* handle) {
   return blas().gemm(handle, p.b.is_transposed ? kTransposed : kNormal,
                      p.a.is_transposed ? kTransposed : kNormal, int(p.n), int(p.m), int(p.k), alpha,
                      p.b.data, type, int(p.b.ld), p.a.data, type, int(p.a.ld), beta, p.out,
-                     cuda_type(p.out_dtype), int(p.n), is_double ? kCompute64f : kCompute32f,
+                     cuda_type(p.out_dtype), int(p.out_ld), is_double ? kCompute64f : kCompute32f,
                      kDefaultAlgorithm);
 }
 

@@ -19,7 +19,7 @@ struct Factor {
   bool is_transposed;
 };
 
-// out [m, n] = alpha · a [m, k] b [k, n] + beta · out, all row-major.
+// out [m, n] = alpha · a [m, k] b [k, n] + beta · out, row-major.
 struct DenseProduct {
   int64_t m;
   int64_t n;
@@ -27,7 +27,8 @@ struct DenseProduct {
   Factor a;
   Factor b;
   DataType dtype;  // of a and b
-  void* out;       // [m, n], contiguous
+  void* out;
+  int64_t out_ld;
   DataType out_dtype;
   double alpha;
   double beta;

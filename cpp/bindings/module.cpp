@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bindings/bind.hpp"
-#include "sparsedrop/sparsedrop.h"
+#include "sparsedrop/live_units.h"
 
 namespace py = pybind11;
 
@@ -68,6 +68,9 @@ PYBIND11_MODULE(_C, module) {
                                  {"gate_grad", int(PointwiseKind::gate_grad)},
                                  {"add", int(PointwiseKind::add)}};
   module.attr("MAX_ROUNDINGS") = kMaxRoundings;
+  module.attr("UNITS_ALONG") = std::map<std::string, int>{{"neither", int(UnitsAlong::neither)},
+                                                          {"rows", int(UnitsAlong::rows)},
+                                                          {"cols", int(UnitsAlong::cols)}};
   py::class_<BoundArchitecture>(module, "Architecture")
       .def_property_readonly("name", &BoundArchitecture::name)
       .def_property_readonly("tiles", &BoundArchitecture::tiles)

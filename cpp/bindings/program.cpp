@@ -33,6 +33,10 @@ struct Program::Call {
     }
     return {address<uint32_t const>(of->first), address<uint32_t const>(of->second)};
   }
+  LiveUnits units(UnitsPlace const& of) const {
+    auto const at = [&](int i) { return int64_t(places.at(size_t(of.number + i))); };
+    return {of.count, at(0), at(1), at(2), at(3)};
+  }
 };
 
 void Program::draw(Blocking const& blocking, Place live, WordPlaces words, int keep, int seed) {
@@ -116,18 +120,77 @@ void Program::dense_product(Dense const& of) {
     if (out == nullptr) {
       return;
     }
-    multiply(
-        {of.m,
-         of.n,
-         of.k,
-         {call.address<void const>(of.a), of.a_turned ? of.m : of.k, of.a_turned},
-         {call.address<void const>(of.b), of.b_turned ? of.k : of.n, of.b_turned},
-         of.dtype,
-         out,
-         of.out_dtype,
-         call.number(of.alpha),
-         of.accumulates ? 1.0 : 0.0},
-        {at<void>(call.places.at(size_t(of.handle))), call.places.at(size_t(of.handle) + 1) != 0});
+    Shape const& shape = of.shape;
+    DenseProduct whole{};
+    whole.a.data = call.address<void const>(of.a);
+    whole.b.data = call.address<void const>(of.b);
+    whole.dtype = of.dtype;
+    whole.out = out;
+    whole.out_dtype = of.out_dtype;
+    whole.alpha = call.number(of.alpha);
+    whole.beta = of.accumulates ? 1.0 : 0.0;
+    BlasSettings const settings{at<void>(call.places.at(size_t(of.handle))),
+                                call.places.at(size_t(of.handle) + 1) != 0};
+    int64_t const extents[] = {shape.m, shape.n, shape.k};
+    LiveUnits const units =
+        of.units ? call.units({*of.units, extents[int(shape.live)]}) : LiveUnits{};
+    for (DenseProduct const& part : parts_of(shape, units, whole)) {
+      multiply(part, settings);
+    }
+  });
+}
+
+void Program::gather(DataType dtype, UnitsPlace const& units, std::vector<Gathered> arrays) {
+  if (arrays.size() > size_t(kMaxGatherings)) {
+    throw std::invalid_argument(std::to_string(arrays.size()) + " matrices are more than " +
+                                std::to_string(kMaxGatherings) + ", which one launch gathers");
+  }
+  steps_.emplace_back([=](Call const& call) {
+    Gathering found[kMaxGatherings] = {};
+    int count = 0;
+    for (Gathered const& of : arrays) {
+      auto* const to = call.address<void>(of.to);
+      if (to != nullptr) {
+        found[count++] = {call.address<void const>(of.from),
+                          of.from_dtype,
+                          of.from_ld,
+                          to,
+                          of.to_ld,
+                          of.rows,
+                          of.cols,
+                          of.along};
+      }
+    }
+    if (count > 0) {
+      check(gather_units(dtype, call.units(units), found, count, call.stream), [&] {
+        return "sparsedrop.gather_units of " + std::to_string(units.count) + " units from " +
+               std::to_string(count) + " matrices";
+      });
+    }
+  });
+}
+
+void Program::fill_dropped(UnitsPlace const& units, std::vector<Filled> arrays) {
+  if (arrays.size() > size_t(kMaxFillings)) {
+    throw std::invalid_argument(std::to_string(arrays.size()) + " matrices are more than " +
+                                std::to_string(kMaxFillings) + ", which one launch fills");
+  }
+  steps_.emplace_back([=](Call const& call) {
+    Filling found[kMaxFillings] = {};
+    int count = 0;
+    for (Filled const& of : arrays) {
+      auto* const to = call.address<void>(of.to);
+      if (to != nullptr) {
+        found[count++] = {to,      of.dtype, of.rows,
+                          of.cols, of.along, call.address<float const>(of.live)};
+      }
+    }
+    if (count > 0) {
+      check(sparsedrop::fill_dropped(call.units(units), found, count, call.stream), [&] {
+        return "sparsedrop.fill_dropped around " + std::to_string(units.count) + " units of " +
+               std::to_string(count) + " matrices";
+      });
+    }
   });
 }
 
@@ -154,11 +217,16 @@ void Program::pointwise(Between const& of) {
     if (out == nullptr) {
       return;
     }
+    UnitBiases biases;
+    if (of.units) {
+      biases = {call.address<void const>(of.bias_a), call.address<void const>(of.bias_b),
+                of.bias_dtype, call.units(*of.units)};
+    }
     check(sparsedrop::pointwise(
               {of.kind, of.activation, of.dtype, call.address<void const>(of.a),
                call.address<void const>(of.b), call.address<void const>(of.grad), out,
                call.address<void>(of.out_b), of.blocking, call.address<uint8_t const>(of.live)},
-              call.stream),
+              biases, call.stream),
           [&] { return describe("pointwise", of.blocking); });
   });
 }

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "bindings/launch.hpp"
+#include "bindings/live_product.hpp"
+#include "sparsedrop/live_units.h"
 
 namespace sparsedrop {
 
@@ -20,6 +22,13 @@ using Place = std::optional<std::pair<int, int64_t>>;
 
 // A factor: that of this number among the call's. None: 1.
 using Number = std::optional<int>;
+
+// The live units of a call: from that number on stand `step`, `first`, `first_count` and `second`
+// of LiveUnits.
+struct UnitsPlace {
+  int number;
+  int64_t count;
+};
 
 // The words of a mask, of its block rows and its block columns.
 using WordPlaces = std::optional<std::pair<Place, Place>>;
@@ -70,21 +79,41 @@ class Program {
   void masked_copy(Copy const& of);
 
   struct Dense {
-    int64_t m;
-    int64_t n;
-    int64_t k;
+    Shape shape;
     Place a;
-    bool a_turned;
     Place b;
-    bool b_turned;
     Place out;
     DataType dtype;
     DataType out_dtype;
     Number alpha;
     bool accumulates;
     int handle;  // and in the place behind it, whether parts of sums may be added in 16 bits
+    std::optional<int> units;  // of one extent, where the shape says of which
   };
+  // cuBLAS's: once for each part of the units.
   void dense_product(Dense const& of);
+
+  struct Gathered {
+    Place from;
+    DataType from_dtype;
+    int64_t from_ld;
+    Place to;
+    int64_t to_ld;
+    int64_t rows;
+    int64_t cols;
+    UnitsAlong along;
+  };
+  void gather(DataType dtype, UnitsPlace const& units, std::vector<Gathered> arrays);
+
+  struct Filled {
+    Place to;
+    DataType dtype;
+    int64_t rows;
+    int64_t cols;
+    UnitsAlong along;
+    Place live;
+  };
+  void fill_dropped(UnitsPlace const& units, std::vector<Filled> arrays);
 
   struct ColumnSums {
     DataType dtype;
@@ -109,6 +138,11 @@ class Program {
     Place out_b;
     Blocking blocking;
     Place live;
+    // Of units: all null, or what is added to a and b.
+    Place bias_a;
+    Place bias_b;
+    DataType bias_dtype;
+    std::optional<UnitsPlace> units;
   };
   void pointwise(Between const& of);
 

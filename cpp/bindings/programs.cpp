@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <string>
 #include <tuple>
 #include <variant>
 
@@ -20,6 +21,9 @@ using At = std::optional<std::variant<int, std::pair<int, int64_t>>>;
 using WordsAt = std::optional<std::pair<At, At>>;
 using Block = std::pair<int32_t, int32_t>;
 using Array = std::tuple<At, int, At, int64_t, Number>;
+using Ld = std::optional<int64_t>;
+using Gathering = std::tuple<At, int, int64_t, At, int64_t, int64_t, int64_t, int>;
+using Filling = std::tuple<At, int, int64_t, int64_t, int, At>;
 
 Place place(At const& at) {
   if (!at) {
@@ -69,11 +73,48 @@ void add_masked_copy(Program& program, int in_dtype, At in, int64_t in_ld, int o
                        blocking(rows, cols, block), place(live), factor});
 }
 
-void add_dense_product(Program& program, int64_t m, int64_t n, int64_t k, At a, bool a_turned, At b,
-                       bool b_turned, At out, int dtype, int out_dtype, Number alpha,
-                       bool accumulates, int handle) {
-  program.dense_product({m, n, k, place(a), a_turned, place(b), b_turned, place(out),
-                         DataType(dtype), DataType(out_dtype), alpha, accumulates, handle});
+// One of "m", "n" and "k", or empty.
+Extent extent(std::string const& name) {
+  return name.empty() ? Extent::none : Extent(std::string("mnk").find(name));
+}
+
+void add_dense_product(Program& program, int64_t m, int64_t n, int64_t k, At a, Ld a_ld,
+                       bool a_turned, At b, Ld b_ld, bool b_turned, At out, Ld out_ld, int dtype,
+                       int out_dtype, Number alpha, bool accumulates, int handle,
+                       std::optional<int> units, std::string const& live,
+                       std::string const& whole) {
+  auto const is_whole = [&](char matrix) { return whole.find(matrix) != std::string::npos; };
+  Shape const shape{m,
+                    n,
+                    k,
+                    {a_ld.value_or(a_turned ? m : k), a_turned, is_whole('a')},
+                    {b_ld.value_or(b_turned ? k : n), b_turned, is_whole('b')},
+                    {out_ld.value_or(n), false, is_whole('o')},
+                    extent(live)};
+  if (units.has_value() != (shape.live != Extent::none)) {
+    throw std::invalid_argument("units are of the live extent: give both, or neither");
+  }
+  program.dense_product({shape, place(a), place(b), place(out), DataType(dtype),
+                         DataType(out_dtype), alpha, accumulates, handle, units});
+}
+
+void add_gather(Program& program, int dtype, int units, int64_t count,
+                std::vector<Gathering> const& arrays) {
+  std::vector<Program::Gathered> all;
+  for (auto const& [from, from_dtype, from_ld, to, to_ld, rows, cols, along] : arrays) {
+    all.push_back({place(from), DataType(from_dtype), from_ld, place(to), to_ld, rows, cols,
+                   UnitsAlong(along)});
+  }
+  program.gather(DataType(dtype), {units, count}, all);
+}
+
+void add_fill_dropped(Program& program, int units, int64_t count,
+                      std::vector<Filling> const& arrays) {
+  std::vector<Program::Filled> all;
+  for (auto const& [to, dtype, rows, cols, along, live] : arrays) {
+    all.push_back({place(to), DataType(dtype), rows, cols, UnitsAlong(along), place(live)});
+  }
+  program.fill_dropped({units, count}, all);
 }
 
 void add_column_sums(Program& program, int dtype, At matrix, int64_t rows, int64_t cols,
@@ -84,10 +125,15 @@ void add_column_sums(Program& program, int dtype, At matrix, int64_t rows, int64
 }
 
 void add_pointwise(Program& program, int kind, int activation, int dtype, int64_t rows,
-                   int64_t cols, Block block, At a, At b, At grad, At out, At out_b, At live) {
+                   int64_t cols, Block block, At a, At b, At grad, At out, At out_b, At live,
+                   At bias_a, At bias_b, int bias_dtype, std::optional<int> units, int64_t count) {
+  std::optional<UnitsPlace> of_units;
+  if (units) {
+    of_units = UnitsPlace{*units, count};
+  }
   program.pointwise({PointwiseKind(kind), Activation(activation), DataType(dtype), place(a),
                      place(b), place(grad), place(out), place(out_b), blocking(rows, cols, block),
-                     place(live)});
+                     place(live), place(bias_a), place(bias_b), DataType(bias_dtype), of_units});
 }
 
 void run(Program const& program, std::vector<uint64_t> const& places,
@@ -112,14 +158,18 @@ void bind_programs(py::module_& module) {
            "out_dtype"_a, "out"_a, "rows"_a, "cols"_a, "block"_a, "live"_a = none,
            "factor"_a = none)
       .def("dense_product", &add_dense_product, py::kw_only(), "m"_a, "n"_a, "k"_a, "a"_a,
-           "a_turned"_a = false, "b"_a, "b_turned"_a = false, "out"_a, "dtype"_a, "out_dtype"_a,
-           "alpha"_a = none, "accumulates"_a = false, "handle"_a)
+           "a_ld"_a = none, "a_turned"_a = false, "b"_a, "b_ld"_a = none, "b_turned"_a = false,
+           "out"_a, "out_ld"_a = none, "dtype"_a, "out_dtype"_a, "alpha"_a = none,
+           "accumulates"_a = false, "handle"_a, "units"_a = none, "live"_a = "", "whole"_a = "")
+      .def("gather", &add_gather, py::kw_only(), "dtype"_a, "units"_a, "count"_a, "arrays"_a)
+      .def("fill_dropped", &add_fill_dropped, py::kw_only(), "units"_a, "count"_a, "arrays"_a)
       .def("column_sums", &add_column_sums, py::kw_only(), "dtype"_a, "matrix"_a, "rows"_a,
            "cols"_a, "block"_a = none, "words"_a = none, "out"_a, "out_dtype"_a,
            "accumulates"_a = false, "factor"_a = none)
       .def("pointwise", &add_pointwise, py::kw_only(), "kind"_a, "activation"_a, "dtype"_a,
            "rows"_a, "cols"_a, "block"_a, "a"_a, "b"_a = none, "grad"_a = none, "out"_a,
-           "out_b"_a = none, "live"_a = none)
+           "out_b"_a = none, "live"_a = none, "bias_a"_a = none, "bias_b"_a = none,
+           "bias_dtype"_a = int(DataType::fp32), "units"_a = none, "count"_a = 0)
       .def("run", &run);
 }
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/activation.hpp"
 #include "common/divisor.hpp"
 #include "elementwise/elements.hpp"
-#include "sparsedrop/sparsedrop.h"
+#include "elementwise/unit_map.hpp"
+#include "sparsedrop/live_units.h"
 
 namespace sparsedrop {
 namespace {
@@ -39,6 +41,11 @@ struct Params {
   uint8_t const* live;
   int32_t grid_cols;
   Activation activation;
+  // Of units, or null.
+  void const* bias_a;
+  void const* bias_b;
+  bool biases_are_fp32;
+  UnitMap units;
 };
 
 struct Values {
@@ -120,6 +127,43 @@ __device__ void store(float const (&from)[kVector], Element* to) {
   *reinterpret_cast<Vector<Element, kVector>*>(to) = written;
 }
 
+// What is added to a CTA's columns. In shared memory: in registers they would be spilled.
+struct Biases {
+  alignas(16) float a[kTileCols];
+  alignas(16) float b[kTileCols];
+};
+
+template <class Element>
+__device__ float bias_at(Params<Element> const& p, void const* from, int64_t col) {
+  if (from == nullptr || col >= p.units.count()) {
+    return 0.0f;
+  }
+  int32_t const unit = p.units.unit(int32_t(col));
+  return p.biases_are_fp32 ? static_cast<float const*>(from)[unit]
+                           : widened(static_cast<Element const*>(from)[unit]);
+}
+
+// By all threads of a CTA.
+template <class Element>
+__device__ void load_biases(Params<Element> const& p, Biases& to) {
+  static_assert(kThreads == 2 * kTileCols, "a thread loads one bias");
+  int const own = threadIdx.x % kTileCols;
+  int64_t const col = int64_t(blockIdx.x) * kTileCols + own;
+  if (threadIdx.x < kTileCols) {
+    to.a[own] = bias_at(p, p.bias_a, col);
+  } else {
+    to.b[own] = bias_at(p, p.bias_b, col);
+  }
+  __syncthreads();
+}
+
+__device__ void add(float const* biases, float (&to)[kVector]) {
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) {
+    to[v] += biases[v];
+  }
+}
+
 // What a thread reads of some rows, all in the same columns.
 template <class Element>
 struct Loaded {
@@ -157,13 +201,18 @@ __device__ void load(Params<Element> const& p, int64_t top, int32_t col, Loaded<
   }
 }
 
-template <PointwiseKind kKind, class Element>
-__global__ void __launch_bounds__(kThreads) pointwise_kernel(Params<Element> const p) {
+template <PointwiseKind kKind, bool kBiased, class Element>
+__global__ void __launch_bounds__(kThreads, kBiased ? 2 : 0)
+    pointwise_kernel(Params<Element> const p) {
   auto const lane = int(threadIdx.x % kWarp);
   auto const warp = int(threadIdx.x / kWarp);
-  int64_t const first_col =
-      int64_t(blockIdx.x) * kTileCols +
+  int const col_in_tile =
       (warp % kWarpsAcross * kWarpLanesAcross + lane % kWarpLanesAcross) * kVector;
+  int64_t const first_col = int64_t(blockIdx.x) * kTileCols + col_in_tile;
+  __shared__ std::conditional_t<kBiased, Biases, char> biases;
+  if constexpr (kBiased) {
+    load_biases(p, biases);
+  }
   if (first_col >= p.cols) {
     return;
   }
@@ -183,6 +232,12 @@ __global__ void __launch_bounds__(kThreads) pointwise_kernel(Params<Element> con
           widen(loaded.a[i], in.a);
           widen(loaded.b[i], in.b);
           widen(loaded.grad[i], in.grad);
+          if constexpr (kBiased) {
+            add(biases.a + col_in_tile, in.a);
+            if constexpr (reads_b(kKind)) {
+              add(biases.b + col_in_tile, in.b);
+            }
+          }
           compute<kKind>(in, found, act, slope);
           store(found.out, p.out + at);
           if constexpr (kKind == PointwiseKind::gate_grad) {
@@ -194,8 +249,8 @@ __global__ void __launch_bounds__(kThreads) pointwise_kernel(Params<Element> con
   }
 }
 
-template <PointwiseKind kKind, class Element>
-cudaError_t launch(Pointwise const& call, cudaStream_t stream) {
+template <PointwiseKind kKind, bool kBiased, class Element>
+cudaError_t launch(Pointwise const& call, UnitBiases const& biases, cudaStream_t stream) {
   Blocking const& of = call.blocking;
   Params<Element> const params{static_cast<Element const*>(call.a),
                                static_cast<Element const*>(call.b),
@@ -208,26 +263,46 @@ cudaError_t launch(Pointwise const& call, cudaStream_t stream) {
                                of.block_cols,
                                call.live,
                                int32_t(ceil_div(of.cols, of.block_cols)),
-                               call.activation};
+                               call.activation,
+                               biases.a,
+                               biases.b,
+                               biases.dtype == DataType::fp32,
+                               UnitMap(biases.units)};
   auto const across = unsigned(ceil_div(of.cols, kTileCols));
   auto const down = unsigned(std::min<int64_t>(ceil_div(of.rows, kTileRows), kMaxGridRows));
-  pointwise_kernel<kKind, Element><<<dim3(across, down), kThreads, 0, stream>>>(params);
+  pointwise_kernel<kKind, kBiased, Element><<<dim3(across, down), kThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }
 
-template <class Element>
-cudaError_t run(Pointwise const& call, cudaStream_t stream) {
+template <bool kBiased, class Element>
+cudaError_t run(Pointwise const& call, UnitBiases const& biases, cudaStream_t stream) {
   switch (call.kind) {
     case PointwiseKind::activate:
-      return launch<PointwiseKind::activate, Element>(call, stream);
+      return launch<PointwiseKind::activate, kBiased, Element>(call, biases, stream);
     case PointwiseKind::activation_grad:
-      return launch<PointwiseKind::activation_grad, Element>(call, stream);
+      return launch<PointwiseKind::activation_grad, kBiased, Element>(call, biases, stream);
     case PointwiseKind::gate:
-      return launch<PointwiseKind::gate, Element>(call, stream);
+      return launch<PointwiseKind::gate, kBiased, Element>(call, biases, stream);
     case PointwiseKind::gate_grad:
-      return launch<PointwiseKind::gate_grad, Element>(call, stream);
+      return launch<PointwiseKind::gate_grad, kBiased, Element>(call, biases, stream);
     case PointwiseKind::add:
-      return launch<PointwiseKind::add, Element>(call, stream);
+      if constexpr (!kBiased) {
+        return launch<PointwiseKind::add, kBiased, Element>(call, biases, stream);
+      }
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <bool kBiased>
+cudaError_t run(Pointwise const& call, UnitBiases const& biases, cudaStream_t stream) {
+  switch (call.dtype) {
+    case DataType::bf16:
+      return run<kBiased, __nv_bfloat16>(call, biases, stream);
+    case DataType::fp16:
+      return run<kBiased, __half>(call, biases, stream);
+    case DataType::fp32:
+    case DataType::fp64:
+      break;
   }
   return cudaErrorInvalidValue;
 }
@@ -248,25 +323,29 @@ bool is_legal(Pointwise const& call) {
          lies_well(call.out, true) && lies_well(call.out_b, call.kind == PointwiseKind::gate_grad);
 }
 
+bool are_legal(UnitBiases const& biases, Pointwise const& call) {
+  bool const is_known = biases.dtype == DataType::fp32 || biases.dtype == call.dtype;
+  return is_known && are_legal(biases.units) && biases.units.count <= call.blocking.cols;
+}
+
 }  // namespace
 
 cudaError_t pointwise(Pointwise const& call, cudaStream_t stream) {
   if (call.blocking.rows == 0 || call.blocking.cols == 0) {
     return cudaSuccess;
   }
-  if (!is_legal(call)) {
-    return cudaErrorInvalidValue;
+  return is_legal(call) ? run<false>(call, {}, stream) : cudaErrorInvalidValue;
+}
+
+cudaError_t pointwise(Pointwise const& call, UnitBiases const& biases, cudaStream_t stream) {
+  if (biases.a == nullptr && biases.b == nullptr) {
+    return pointwise(call, stream);
   }
-  switch (call.dtype) {
-    case DataType::bf16:
-      return run<__nv_bfloat16>(call, stream);
-    case DataType::fp16:
-      return run<__half>(call, stream);
-    case DataType::fp32:
-    case DataType::fp64:
-      break;
+  if (call.blocking.rows == 0 || call.blocking.cols == 0) {
+    return cudaSuccess;
   }
-  return cudaErrorInvalidValue;
+  return is_legal(call) && are_legal(biases, call) ? run<true>(call, biases, stream)
+                                                   : cudaErrorInvalidValue;
 }
 
 }  // namespace sparsedrop

@@ -29,6 +29,9 @@ POINTWISE: dict[str, int]
 MAX_ROUNDINGS: int
 """The most arrays that a step rounds."""
 
+UNITS_ALONG: dict[str, int]
+"""Along which extent of a matrix the units of a layer lie: "neither", "rows" or "cols"."""
+
 class Architecture:
     """A family of kernels."""
 
@@ -187,6 +190,9 @@ class Program:
 
     A factor is the number of one among a call's numbers; None is 1. A step whose result has no
     place, or one that is 0, is left out.
+
+    `units` is the number of a call's live units, which are `count`: in that place and the three
+    behind it stand step, first, first_count and second of live_units.h.
     """
 
     def __init__(self, device: int) -> None: ...
@@ -244,18 +250,49 @@ class Program:
         n: int,
         k: int,
         a: At,
+        a_ld: int | None = None,
         a_turned: bool = False,
         b: At,
+        b_ld: int | None = None,
         b_turned: bool = False,
         out: At,
+        out_ld: int | None = None,
         dtype: int,
         out_dtype: int,
         alpha: int | None = None,
         accumulates: bool = False,
         handle: int,
+        units: int | None = None,
+        live: str = "",
+        whole: str = "",
     ) -> None:
         """By cuBLAS, with the handle in that place, and whether parts of sums may be added in 16
-        bits in the one behind it. No matrix has gaps between rows."""
+        bits in the one behind it.
+
+        A leading dimension of None: no gaps between rows. `live` is "m", "n" or "k", if that extent
+        is one of live units, and `whole` names the matrices, of "a", "b" and "o", that have all
+        units along it; the others have the live ones.
+        """
+    def gather(
+        self,
+        *,
+        dtype: int,
+        units: int,
+        count: int,
+        arrays: Sequence[tuple[At, int, int, At, int, int, int, int]],
+    ) -> None:
+        """In one launch, rounded: from, its dtype and leading dimension, to and its leading
+        dimension, rows and columns of the result, and one of UNITS_ALONG, of each; 8 at most."""
+    def fill_dropped(
+        self,
+        *,
+        units: int,
+        count: int,
+        arrays: Sequence[tuple[At, int, int, int, int, At]],
+    ) -> None:
+        """In one launch, all else than the live units becomes 0: of each matrix its place, dtype,
+        rows, columns and one of UNITS_ALONG, and of one row where its live ones come from, or None;
+        8 at most."""
     def column_sums(
         self,
         *,
@@ -285,8 +322,14 @@ class Program:
         out: At,
         out_b: At = None,
         live: At = None,
+        bias_a: At = None,
+        bias_b: At = None,
+        bias_dtype: int = ...,
+        units: int | None = None,
+        count: int = 0,
     ) -> None:
-        """`kind` is one of POINTWISE."""
+        """`kind` is one of POINTWISE. Biases of all units are added to a and b, whose columns are
+        live units, and padding behind them."""
     def run(self, places: Sequence[int], numbers: Sequence[float], stream: int, /) -> None:
         """Launches the steps, with a call's addresses and numbers."""
 

@@ -11,6 +11,7 @@ from sparsedrop.masks import samplers
 from sparsedrop.ops.layer import kernels as layer_kernels
 from sparsedrop.ops.layer import node
 from sparsedrop.ops.stack import kernels as stack_kernels
+from sparsedrop.ops.units import block, linear
 from sparsedrop.select import kernels
 
 
@@ -35,9 +36,23 @@ def stub_gpu(monkeypatch):
     monkeypatch.setattr(kernels, "gpu_facts", lambda index: facts)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
-    caches = node.layer_for, layer_kernels.kernel_layer_for, stack_kernels.stack_for
+    caches = (
+        node.layer_for, layer_kernels.kernel_layer_for, stack_kernels.stack_for, block.block_for,
+        linear.call_for,
+    )  # fmt: skip
     for cache in caches:
         cache.cache_clear()
     yield
     for cache in caches:
         cache.cache_clear()
+
+
+@pytest.fixture
+def poisoned_gpu(stub_gpu, monkeypatch):
+    """What a call allocates there comes as NaN: nothing may be read before it was written."""
+
+    def allocate(shape, strides, dtype):
+        tensor = torch.empty_strided(shape, strides, dtype=dtype)
+        return tensor.fill_(float("nan") if dtype.is_floating_point else 99)
+
+    monkeypatch.setattr(_native, "allocator", lambda index: allocate)

@@ -13,7 +13,7 @@ from sparsedrop.nn.activated import Activated
 from sparsedrop.nn.rated import Patterned
 from sparsedrop.nn.stack import activate, check_linears, is_plain
 from sparsedrop.ops import check_activation
-from sparsedrop.ops.rows import Parameters, drop_units, feed_forward
+from sparsedrop.ops.rows import Parameters, drop_units, feed_forward, feed_forward_at_once
 from sparsedrop.ops.stack import Layer
 
 
@@ -140,10 +140,16 @@ class RowPatternMLP(Patterned, Activated):
             hidden = hidden if gate is None else hidden * up(x)
             return down(hidden if rows is None else drop_units(hidden, rows))
         gate_weight, gate_bias = (None, None) if gate is None else (gate.weight, gate.bias)
-        first = Layer(up.weight, up.bias, None, gate_weight, gate_bias)
-        dtype = operands.check_stack(x, (first, Layer(down.weight, down.bias)))
+        first = Layer(up.weight, up.bias, self._activation, gate_weight, gate_bias)
+        layers, drawn = (first, Layer(down.weight, down.bias)), None
+        if not torch.compiler.is_compiling():
+            drawn = rows.draw(up.out_features)
+            out = feed_forward_at_once(x, layers, drawn)
+            if out is not None:
+                return out
+        dtype = operands.check_stack(x, layers)
         full = Parameters(up.weight, up.bias, gate_weight, gate_bias, down.weight, down.bias)
-        return feed_forward(x, full, self._activation, rows, dtype)
+        return feed_forward(x, full, self._activation, rows, dtype, drawn)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}, {super().extra_repr()}"

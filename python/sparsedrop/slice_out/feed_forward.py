@@ -8,8 +8,9 @@ from torch import Tensor
 from sparsedrop import operands
 from sparsedrop._torch import is_transformed, is_watched
 from sparsedrop.ops import slices
-from sparsedrop.ops.slices import Choice, Layers
+from sparsedrop.ops.slices import Choice, Layers, Live
 from sparsedrop.ops.stack.facts import parameters_of
+from sparsedrop.ops.units import block_of, run_block
 from sparsedrop.slice_out.layers import check_lazy
 
 
@@ -19,6 +20,12 @@ def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) 
 
     Raises: as `sparsedrop.linear`.
     """
+    if not torch.compiler.is_compiling() and not choice.has_factors:
+        block = block_of(x, layers, choice.width, lazy=lazy)
+        if block is not None:
+            check_lazy(lazy)
+            live = Live(choice.draw().pieces, choice.alpha)
+            return run_block(x, layers, slices.drawn_units(live, lazy), block)
     if not _are_usual(x, layers):
         x = operands.cast(x, operands.check_stack(x, layers))
     if torch.compiler.is_compiling():

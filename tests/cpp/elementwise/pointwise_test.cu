@@ -9,7 +9,8 @@
 #include "common/host_device.hpp"
 #include "device_memory.hpp"
 #include "elementwise/elements.hpp"
-#include "sparsedrop/sparsedrop.h"
+#include "elementwise/unit_map.hpp"
+#include "sparsedrop/live_units.h"
 
 namespace sparsedrop {
 namespace {
@@ -116,6 +117,68 @@ TEST(Pointwise, IsTheHostsInLiveBlocksAndLeavesTheRest) {
   }
 }
 
+// Biases of units: compact matrices of 24 columns, of which the last may be padding.
+template <class Element, class Bias>
+void compare_biased(PointwiseKind kind, LiveUnits const& units, DataType dtype, DataType bias) {
+  constexpr int64_t kRows = 33, kCols = 24, kUnits = 60;
+  std::mt19937 engine(7);
+  std::normal_distribution<float> normal(0.0f, 2.0f);
+  std::vector<Element> given[3];
+  for (auto& matrix : given) {
+    for (int64_t i = 0; i < kRows * kCols; ++i) {
+      matrix.push_back(Element(normal(engine)));
+    }
+  }
+  std::vector<Bias> biases[2];
+  for (auto& own : biases) {
+    for (int64_t i = 0; i < kUnits; ++i) {
+      own.push_back(Bias(normal(engine)));
+    }
+  }
+  Element* const a = to_device(given[0]);
+  Element* const b = to_device(given[1]);
+  Element* const grad = to_device(given[2]);
+  Pointwise const call{
+      kind,   Activation::silu, dtype, a, b, grad, grad, b, {kRows, kCols, 1 << 30, 1 << 30},
+      nullptr};
+  UnitBiases const of_units{to_device(biases[0]), to_device(biases[1]), bias, units};
+  ASSERT_EQ(pointwise(call, of_units, nullptr), cudaSuccess);
+  auto const count = size_t(kRows * kCols);
+  auto const out = to_host(grad, count), out_b = to_host(b, count);
+  double const tolerance = dtype == DataType::bf16 ? 1.0 / 128 : 1.0 / 1024;
+  UnitMap const map(units);
+  for (size_t i = 0; i < count; ++i) {
+    auto const col = int32_t(i % kCols);
+    if (col >= units.count) {
+      continue;
+    }
+    auto const unit = size_t(map.unit(col));
+    Truth const truth = truth_of(
+        kind, Activation::silu, double(float(given[0][i])) + double(float(biases[0][unit])),
+        double(float(given[1][i])) + double(float(biases[1][unit])), float(given[2][i]));
+    ASSERT_NEAR(double(float(out[i])), truth.out, tolerance * (1e-2 + std::abs(truth.out)));
+    if (kind == PointwiseKind::gate_grad) {
+      ASSERT_NEAR(double(float(out_b[i])), truth.out_b, tolerance * (1e-2 + std::abs(truth.out_b)));
+    }
+  }
+}
+
+TEST(Pointwise, AddsTheBiasesOfLiveUnits) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    GTEST_SKIP() << "no GPU";
+  }
+  for (LiveUnits const& units : {LiveUnits{24, 1, 8, 24, 0}, LiveUnits{24, 1, 50, 10, 0},
+                                 LiveUnits{20, 3, 2, 20, 0}, LiveUnits{1, 8, 59, 1, 0}}) {
+    for (int kind = 0; kind < int(PointwiseKind::add); ++kind) {
+      auto const own = PointwiseKind(kind);
+      compare_biased<__nv_bfloat16, float>(own, units, DataType::bf16, DataType::fp32);
+      compare_biased<__nv_bfloat16, __nv_bfloat16>(own, units, DataType::bf16, DataType::bf16);
+      compare_biased<__half, __half>(own, units, DataType::fp16, DataType::fp16);
+    }
+  }
+}
+
 // Before the GPU is asked for anything.
 TEST(Pointwise, RefusesWhatItCannotDo) {
   alignas(16) static char memory[64];
@@ -143,6 +206,15 @@ TEST(Pointwise, RefusesWhatItCannotDo) {
   EXPECT_EQ(pointwise(call, nullptr), cudaErrorInvalidValue);
   call.blocking.rows = 0;
   EXPECT_EQ(pointwise(call, nullptr), cudaSuccess);
+  call = good;
+  UnitBiases biases{memory, nullptr, DataType::fp16, {8, 1, 0, 8, 0}};
+  EXPECT_EQ(pointwise(call, biases, nullptr), cudaErrorInvalidValue);
+  biases.dtype = DataType::bf16;
+  biases.units.count = biases.units.first_count = 9;
+  EXPECT_EQ(pointwise(call, biases, nullptr), cudaErrorInvalidValue);
+  biases.units.count = biases.units.first_count = 8;
+  call.kind = PointwiseKind::add;
+  EXPECT_EQ(pointwise(call, biases, nullptr), cudaErrorInvalidValue);
 }
 
 }  // namespace

@@ -1,8 +1,15 @@
 """A feed-forward block of which one hidden unit in every so many is kept, as one autograd node."""
 
 from sparsedrop.ops.rows.arithmetic import Parameters
-from sparsedrop.ops.rows.node import feed_forward
+from sparsedrop.ops.rows.node import feed_forward, feed_forward_at_once
 from sparsedrop.ops.rows.op import draw_tensor
 from sparsedrop.ops.rows.plain import Rows, drop_units
 
-__all__ = ["Parameters", "Rows", "draw_tensor", "drop_units", "feed_forward"]
+__all__ = [
+    "Parameters",
+    "Rows",
+    "draw_tensor",
+    "drop_units",
+    "feed_forward",
+    "feed_forward_at_once",
+]

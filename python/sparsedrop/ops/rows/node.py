@@ -19,12 +19,19 @@ from sparsedrop.ops.rows.plain import (
     feed_forward_plain,
     gradients_again,
 )
+from sparsedrop.ops.units import Drawn, block_of, run_block
+from sparsedrop.ops.units.facts import Layers
 
 
 def feed_forward(
-    x: Tensor, full: Parameters, activation: str | None, how: Rows, dtype: torch.dtype
+    x: Tensor,
+    full: Parameters,
+    activation: str | None,
+    how: Rows,
+    dtype: torch.dtype,
+    drawn: tuple[RowPattern, float] | None,
 ) -> Tensor:
-    """down(dropout(act(up(x)))), or with a gate, of a new pattern; on checked operands.
+    """down(dropout(act(up(x)))), or with a gate, of a pattern; on checked operands.
 
     Args:
         x: [..., K].
@@ -32,6 +39,7 @@ def feed_forward(
         activation: of the hidden units.
         how: they are dropped.
         dtype: of the products.
+        drawn: by `how`; None under torch.compile, whose programs draw when they run.
     """
     x = x if x.dtype is dtype else x.to(dtype)
     width = full.up.shape[0]
@@ -42,7 +50,8 @@ def feed_forward(
         pattern = draw_tensor(width, how.p, how.patterns)
         out: Tensor = _Compiled.apply(flat, pattern, activation or "", how.scale, *full)
         return out.reshape(*x.shape[:-1], full.down.shape[0])
-    rows, scale = how.draw(width)
+    assert drawn is not None, "eager mode draws first"
+    rows, scale = drawn
     given = [t for t in (x, *full) if t is not None]
     if is_transformed() or is_watched(*given):
         return feed_forward_plain(x, full, rows, activation, scale)
@@ -50,6 +59,25 @@ def feed_forward(
         found: Tensor = _apply(rows, (activation, scale), x, *full)
         return found
     return _run(x, full, arithmetic.cut(full, rows, dtype), activation, scale)[0]
+
+
+def feed_forward_at_once(
+    x: Tensor, layers: Layers, drawn: tuple[RowPattern, float]
+) -> Tensor | None:
+    """The same in one call, where a GPU runs these operands so, which are looked at here; else
+    None."""
+    rows, scale = drawn
+    block = block_of(x, layers, rows.count, by_rows=True)
+    if block is None:
+        return None
+
+    def plain(x: Tensor, layers: Layers) -> Tensor:
+        up, down = layers
+        full = Parameters(up.weight, up.bias, up.gate, up.gate_bias, down.weight, down.bias)
+        return feed_forward_plain(x, full, rows, up.activation, scale)
+
+    units = rows.period, rows.offset, rows.count, 0
+    return run_block(x, layers, Drawn(units, scale, plain), block)
 
 
 def _run(

@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 def gradients_again(
-    run: Callable[[], Tensor], inputs: Sequence[Tensor | None], grad: Tensor, needs: Sequence[bool]
+    run: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Under create_graph: of these inputs of `run`, by what can be differentiated."""
-    wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed and t is not None]
+    """The gradients of `run(*inputs)`, by what can be differentiated: under create_graph."""
+    creates = torch.is_grad_enabled()
     with torch.enable_grad():
-        made = iter(torch.autograd.grad(run(), wanted, grad, create_graph=True))
+        # Each by a view of its own: what an input was made of is not its gradient's concern.
+        views = [None if t is None else t.view_as(t) for t in inputs]
+        wanted = [t for t, needed in zip(views, needs, strict=True) if needed and t is not None]
+        made = iter(torch.autograd.grad(run(*views), wanted, grad, create_graph=creates))
     return [
         next(made) if needed and t is not None else None
-        for t, needed in zip(inputs, needs, strict=True)
+        for t, needed in zip(views, needs, strict=True)
     ]
-
-
-NO_SECOND = 'gradients="lazy" has no second derivatives: use gradients="dense"'

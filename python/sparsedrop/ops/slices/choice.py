@@ -48,6 +48,11 @@ class Choice(NamedTuple):
         )
         return self.units / self.width if is_constant else 1.0
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether live units have factors of their own, and not one in common."""
+        return self.normalization == "probabilistic" and self.starts != "cyclic"
+
     def draw(self) -> Slice:
         """From torch's default CPU generator."""
         return Slice.draw(self.units, self.p, align=self.align, starts=self.starts)
@@ -65,7 +70,7 @@ class Choice(NamedTuple):
     ) -> Tensor | None:
         """Those of live units, or of all, where they differ: the inverse of how often one is
         kept."""
-        if self.normalization != "probabilistic" or self.starts == "cyclic":
+        if not self.has_factors:
             return None
         how = self.units, self.p, self.align, self.starts, dtype, device
         if torch.compiler.is_compiling():

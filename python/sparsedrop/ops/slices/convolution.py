@@ -58,7 +58,10 @@ class _Convolution(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *gradients_again(
-                lambda: by_views(x, weight, bias, how), [x, weight, bias], grad, needs
+                lambda x, weight, bias: by_views(x, weight, bias, how),
+                [x, weight, bias],
+                grad,
+                needs,
             )
         own = _live_weight(weight, how.cut).to(x.dtype)
         made = torch.ops.aten.convolution_backward(

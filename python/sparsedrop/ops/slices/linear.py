@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import apply_eagerly
+from sparsedrop._torch import apply_eagerly, is_watched
+from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.slices import products
-from sparsedrop.ops.slices.again import NO_SECOND, gradients_again
+from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.gradients import keep_compact
-from sparsedrop.ops.slices.products import Cut, flat, unflat
+from sparsedrop.ops.slices.products import Cut, flat, unflat, units_of
 from sparsedrop.ops.slices.views import linear_by_views
+from sparsedrop.ops.units.facts import NO_SECOND
+from sparsedrop.ops.units.linear import LinearCall, Units, linear_call
 
 
 def linear(
@@ -28,10 +31,34 @@ def linear(
     needs_grad = any(t is not None and t.requires_grad for t in (x, weight, bias))
     if needs_grad and torch.is_grad_enabled():
         return _apply(cut, alpha, lazy, x, weight, bias)
-    return _product(x, weight, bias, cut, alpha)
+    return _product(x, weight, bias, cut, alpha, _call_of(x, weight, bias, cut))
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, alpha: float) -> Tensor:
+def _call_of(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut) -> LinearCall | None:
+    """What runs it in one call, where one extent is cut."""
+    if not x.is_cuda or (cut.rows is None) == (cut.cols is None):
+        return None
+    pieces = cut.cols if cut.rows is None else cut.rows
+    if pieces is None or len(pieces) > 2:
+        return None
+    kept = products.width(pieces, 0)
+    return linear_call(x, weight, bias, cut.rows is not None, kept)
+
+
+def _units(cut: Cut) -> Units:
+    return units_of(cut.cols if cut.rows is None else cut.rows)
+
+
+def _product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cut: Cut,
+    alpha: float,
+    call: LinearCall | None,
+) -> Tensor:
+    if call is not None and call.runs_forward:
+        return call.forward(x, weight, bias, _units(cut), alpha)
     out = products.product(flat(x), weight, bias, cut, alpha)
     return unflat(out, x)
 
@@ -43,7 +70,8 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.how, ctx.owners = (cut, alpha, lazy), (weight, bias)
-        return _product(x, weight, bias, cut, alpha)
+        ctx.call = _call_of(x, weight, bias, cut)
+        return _product(x, weight, bias, cut, alpha, ctx.call)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -53,9 +81,12 @@ class _Linear(torch.autograd.Function):
             if lazy:
                 raise RuntimeError(NO_SECOND)
             made = gradients_again(
-                lambda: linear_by_views(x, weight, bias, cut, alpha), [x, weight, bias], grad, needs
-            )
+                lambda x, weight, bias: linear_by_views(x, weight, bias, cut, alpha),
+                [x, weight, bias], grad, needs,
+            )  # fmt: skip
             return None, None, None, *made
+        if ctx.call is not None and not is_watched(grad):
+            return None, None, None, *_in_one_call(ctx, x, weight, grad)
         flat_x, flat_grad = flat(x), flat(grad)
         of_x = of_weight = of_bias = None
         if needs[0]:
@@ -70,6 +101,18 @@ class _Linear(torch.autograd.Function):
         return None, None, None, of_x, of_weight, of_bias
 
 
+def _in_one_call(
+    ctx: Any, x: Tensor, weight: Tensor, grad: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    (cut, alpha, lazy), needs = ctx.how, ctx.needs_input_grad[3:]
+    if not lie_well(grad):
+        grad = grad.clone(memory_format=torch.contiguous_format)
+    of_x, of_weight, of_bias = ctx.call.backward(grad, (x, weight), _units(cut), alpha, needs, lazy)
+    if lazy:
+        return of_x, None, _kept_compact(ctx.owners, cut, of_weight, of_bias)
+    return of_x, of_weight, of_bias
+
+
 def _lazily(
     owners: tuple[Tensor, Tensor | None],
     grad: Tensor,
@@ -78,19 +121,31 @@ def _lazily(
     alpha: float,
     needs: tuple[bool, ...],
 ) -> Tensor | None:
+    """Makes compact gradients, for the parameters; returns that of a bias that is not sliced."""
+    weight, bias = owners
+    of_weight = of_bias = None
+    if needs[1]:
+        of_weight = products.compact_weight_gradient(grad, x, weight.dtype, alpha)
+    if needs[2] and bias is not None:
+        of_bias = grad.sum(0, dtype=bias.dtype)
+    return _kept_compact(owners, cut, of_weight, of_bias)
+
+
+def _kept_compact(
+    owners: tuple[Tensor, Tensor | None],
+    cut: Cut,
+    of_weight: Tensor | None,
+    of_bias: Tensor | None,
+) -> Tensor | None:
     """Hands compact gradients to the parameters; returns that of a bias that is not sliced."""
     weight, bias = owners
     dim, pieces = (0, cut.rows) if cut.rows is not None else (1, cut.cols)
     assert pieces is not None
-    if needs[1]:
-        found = products.compact_weight_gradient(grad, x, weight.dtype, alpha)
-        keep_compact(weight, dim, pieces, found)
-    if not needs[2] or bias is None:
-        return None
-    sums = grad.sum(0, dtype=bias.dtype)
-    if dim == 1:
-        return sums
-    keep_compact(bias, 0, pieces, sums)
+    if of_weight is not None:
+        keep_compact(weight, dim, pieces, of_weight)
+    if of_bias is None or bias is None or dim == 1:
+        return of_bias
+    keep_compact(bias, 0, pieces, of_bias)
     return None
 
 

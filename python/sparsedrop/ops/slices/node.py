@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly
-from sparsedrop.ops.slices.again import NO_SECOND, gradients_again
+from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.feed_forward import Layers, Live, backward, by_views, forward
 from sparsedrop.ops.slices.gradients import keep_compact
-from sparsedrop.ops.slices.products import Pieces, flat, unflat
+from sparsedrop.ops.slices.products import Pieces, flat, unflat, units_of
 from sparsedrop.ops.stack.facts import Layer, parameters_of
+from sparsedrop.ops.units import Drawn
+from sparsedrop.ops.units.facts import NO_SECOND
 
 
 def feed_forward(x: Tensor, layers: Layers, live: Live, lazy: bool) -> Tensor:
@@ -28,6 +31,16 @@ def feed_forward(x: Tensor, layers: Layers, live: Live, lazy: bool) -> Tensor:
         return _apply(layers, live, lazy, x, *parameters)
     out, _ = forward(flat(x), layers, live)
     return unflat(out, x)
+
+
+def drawn_units(live: Live, lazy: bool) -> Drawn:
+    """The same slice for a block that runs in one call; all live units have one factor."""
+    return Drawn(
+        units_of(live.pieces),
+        live.alpha,
+        lambda x, layers: by_views(x, layers, live),
+        functools.partial(_keep, pieces=live.pieces) if lazy else None,
+    )
 
 
 class _FeedForward(torch.autograd.Function):
@@ -49,19 +62,22 @@ class _FeedForward(torch.autograd.Function):
         if torch.is_grad_enabled():
             if lazy:
                 raise RuntimeError(NO_SECOND)
-            inputs = [x, *parameters]
-            made = gradients_again(lambda: by_views(x, layers, live), inputs, grad, needs)
+
+            def run(x: Tensor, *parameters: Tensor | None) -> Tensor:
+                return by_views(x, layers_like(layers, parameters), live)
+
+            made = gradients_again(run, [x, *parameters], grad, needs)
             return None, None, None, *made
         flat_x, flat_grad = flat(x), flat(grad)
         grads = backward(flat_grad, flat_x, layers, live, kept, needs, lazy)
         if grads[0] is not None:
             grads[0] = unflat(grads[0], x)
         if lazy:
-            _keep(parameters_of(ctx.layers), grads, live.pieces)
+            _keep(parameters_of(ctx.layers), grads, pieces=live.pieces)
         return None, None, None, *grads
 
 
-def _keep(owners: Sequence[Tensor | None], grads: list[Tensor | None], pieces: Pieces) -> None:
+def _keep(owners: Sequence[Tensor | None], grads: list[Tensor | None], *, pieces: Pieces) -> None:
     """Hands compact gradients to the parameters; the last bias is not sliced."""
     weight = len(owners) - 2
     for i, owner in enumerate(owners[:-1]):

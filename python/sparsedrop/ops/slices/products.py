@@ -41,6 +41,14 @@ def width(pieces: Pieces | None, extent: int) -> int:
     return extent if pieces is None else sum(stop - start for start, stop in pieces)
 
 
+def units_of(pieces: Pieces | None) -> tuple[int, int, int, int]:
+    """One piece or two, as `_C` takes live units: step, start and length of the first, and start of
+    the second."""
+    assert pieces is not None, "nothing is cut"
+    (start, stop), (second, _) = pieces[0], pieces[1] if len(pieces) > 1 else (0, 0)
+    return 1, start, stop - start, second
+
+
 def product(
     x: Tensor,
     weight: Tensor,

@@ -1,0 +1,48 @@
+"""Where the tensors of a block's calls stand among their addresses.
+
+Numbers of branches: the gate first, if there is one, and up; behind them down.
+"""
+
+from __future__ import annotations
+
+UNITS_SIZE, HANDLE_SIZE = 4, 2
+"""Of a call's live units; of cuBLAS's handle, and whether parts of sums may be added in 16 bits."""
+
+
+class Forward:
+    """The places of a forward pass. What is used is what was given, where nothing is rounded."""
+
+    X, USED_X, OUT, HIDDEN = range(4)
+    UNITS = 4
+    HANDLE = UNITS + UNITS_SIZE
+    BRANCHES = HANDLE + HANDLE_SIZE
+
+    @classmethod
+    def of(cls, branch: int) -> tuple[int, int, int, int]:
+        """A weight as given and as used, its bias, and the product of x with it."""
+        start = cls.BRANCHES + 4 * branch
+        return start, start + 1, start + 2, start + 3
+
+
+class Backward:
+    """The places of a backward pass; what is not wanted has none.
+
+    HIDDEN is where the hidden activation is made again, BACK where its gradient goes, and SUMS a
+    room for those of a branch's columns in float32, before they are placed.
+    """
+
+    GRAD, X, HIDDEN, GRAD_X = range(4)
+    UNITS = 4
+    HANDLE = UNITS + UNITS_SIZE
+    BRANCHES = HANDLE + HANDLE_SIZE
+
+    @classmethod
+    def of(cls, branch: int) -> tuple[int, ...]:
+        """A weight as used, its bias, what is kept of its product, the gradient of that, the
+        gradients of weight and bias, and the room for sums."""
+        start = cls.BRANCHES + 7 * branch
+        return tuple(range(start, start + 7))
+
+
+ALPHA = 0
+"""The number of a pass: what live units are multiplied by."""

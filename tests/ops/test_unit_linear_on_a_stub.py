@@ -1,0 +1,100 @@
+"""Linear layers on a slice in one call each way, without a GPU: against the reference."""
+
+import pytest
+import torch
+
+import extension_stub
+from cases import normal
+from gpu_stub import autocast_on_stub
+from sparsedrop import slice_out
+from sparsedrop.ops.slices.gradients import gradient_of
+from sparsedrop.ops.slices.products import Cut
+from sparsedrop.ops.units import linear as units_linear
+from sparsedrop.slice_out.layers import run_linear
+from stack_cases import BF16, PRECISIONS
+from unit_linear_cases import CASES, operands_of, truth_of
+
+pytestmark = pytest.mark.usefixtures("poisoned_gpu")
+
+
+def _run(case, precision, x, layer):
+    with autocast_on_stub(precision[2]):
+        return slice_out.linear(x, layer.weight, layer.bias, **case.kwargs())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_layer_is_the_reference_in_one_call_each_way(monkeypatch, case, precision):
+    runs, original = [], extension_stub.Program.run
+
+    def counted(program, *args):
+        runs.append(program)
+        original(program, *args)
+
+    monkeypatch.setattr(extension_stub.Program, "run", counted)
+    product = precision[2] or precision[0]
+    x, layer = operands_of(case, precision)
+    out = _run(case, precision, x, layer)
+    upstream = normal(*out.shape).to(product)
+    grads = torch.autograd.grad(out, [x, *layer.parameters()], upstream)
+    # torch adds a bias to an odd number of features.
+    assert len(runs) == (1 if case.bias and case.on_rows and case.width % 8 else 2)
+    truth, leaves = truth_of(case, x, layer, product)
+    exact = torch.autograd.grad(truth, leaves, upstream.double())
+    dtypes = [product, x.dtype, *(p.dtype for p in layer.parameters())]
+    for own, expected, of in zip((out, *grads), (truth, *exact), dtypes, strict=True):
+        assert (own.dtype, own.shape) == (of, expected.shape)
+        error = (own.double() - expected).norm()
+        assert error <= 4 * torch.finfo(product).eps * expected.norm()
+        assert not own[expected == 0].any()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_only_wanted_gradients_are_made(case):
+    x, layer = operands_of(case, PRECISIONS[2])
+    leaves = [x, *layer.parameters()]
+    out = _run(case, PRECISIONS[2], x, layer)
+    upstream = normal(*out.shape).to(BF16)
+    full = torch.autograd.grad(out, leaves, upstream)
+    for leaf, expected in zip(leaves, full, strict=True):
+        for other in leaves:
+            other.requires_grad_(other is leaf)
+        out = _run(case, PRECISIONS[2], x, layer)
+        assert torch.equal(torch.autograd.grad(out, [leaf], upstream)[0], expected)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES.values() if c.bias], ids=str)
+def test_a_large_result_is_multiplied_by_torch(monkeypatch, case):
+    monkeypatch.setattr(units_linear, "BIAS_FIRST_BYTES", 0)
+    x, layer = operands_of(case, PRECISIONS[0])
+    out = _run(case, PRECISIONS[0], x, layer)
+    truth, _ = truth_of(case, x, layer, BF16)
+    assert (out.double() - truth).norm() <= 4 * torch.finfo(BF16).eps * truth.norm()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_lazy_gradients_are_the_live_part_of_dense_ones(case):
+    x, layer = operands_of(case, PRECISIONS[2])
+    pieces = case.chosen.pieces
+    cut = Cut(pieces) if case.on_rows else Cut(None, pieces)
+
+    def step(lazy):
+        with autocast_on_stub(BF16):
+            out = run_linear(x, layer.weight, layer.bias, cut, 2.0, lazy)
+        out.backward(torch.full_like(out, 0.5))
+        return x.grad
+
+    expected = step(False).clone()
+    dense = [p.grad for p in layer.parameters()]
+    x.grad = None
+    layer.zero_grad()
+    assert torch.equal(step(True), expected)
+    dim = int(not case.on_rows)
+    for i, (parameter, whole) in enumerate(zip(layer.parameters(), dense, strict=True)):
+        if i == 1 and not case.on_rows:
+            assert torch.equal(parameter.grad, whole)
+            continue
+        found = gradient_of(parameter)
+        assert (parameter.grad, found.pieces, found.dim) == (None, pieces, dim)
+        parts = [whole.narrow(dim, start, stop - start) for start, stop in pieces]
+        torch.testing.assert_close(found.values, torch.cat(parts, dim))

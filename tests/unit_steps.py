@@ -1,0 +1,125 @@
+"""The stub's steps of programs for blocks whose hidden units live in part, by address."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+ALONG = {"neither": 0, "rows": 1, "cols": 2}
+
+
+def matrix_at(address: int, dtype: torch.dtype, rows: int, cols: int, ld: int) -> Tensor:
+    """What lies there, [rows, cols], and not one element more."""
+    count = (rows - 1) * ld + cols if rows and cols else 0
+    data = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
+    return torch.frombuffer(data, dtype=dtype).as_strided((rows, cols), (ld, 1))
+
+
+def live_units(call, number: int, count: int) -> list[int]:
+    """The live units of a call, in the order of a compact matrix."""
+    step, first, first_count, second = (int(call.places[number + i]) for i in range(4))
+    assert 0 <= first_count <= count
+    rest = range(second, second + step * (count - first_count), step)
+    units = [*range(first, first + step * first_count, step), *rest]
+    assert len(set(units)) == count
+    return units
+
+
+class UnitSteps:
+    """To be inherited by the stub's Program, whose dtypes and steps these use."""
+
+    dtypes: list[torch.dtype]
+
+    def dense_product(
+        self, *, m, n, k, a, a_ld=None, a_turned=False, b, b_ld=None, b_turned=False, out,
+        out_ld=None, dtype, out_dtype, alpha=None, accumulates=False, handle, units=None, live="",
+        whole="",
+    ):  # fmt: skip
+        assert (units is None) == (live == "")
+        sizes = {"m": m, "n": n, "k": k}
+        lies = {"a": ("mk", a, a_ld, a_turned, dtype), "b": ("kn", b, b_ld, b_turned, dtype),
+                "o": ("mn", out, out_ld, False, out_dtype)}  # fmt: skip
+
+        def view(call, name: str) -> tuple[Tensor, list[int] | None, int]:
+            """As the product sees it; where its live extent is whole, the units to take, and of
+            which extent."""
+            extents, place, ld, turned, code = lies[name]
+            index, dim = None, extents.find(live) if live else -1
+            size = [sizes[e] for e in extents]
+            if dim >= 0 and name in whole:
+                index = live_units(call, units, sizes[live])
+                # What is contiguous is read as neighbours, never by strides.
+                if (dim == 1) != turned:
+                    assert int(call.places[units]) == 1
+                size[dim] = max(index) + 1
+            rows, cols = size[::-1] if turned else size
+            matrix = matrix_at(call.address(place), self.dtypes[code], rows, cols, ld or cols)
+            return matrix.t() if turned else matrix, index, dim
+
+        def step(call) -> None:
+            if not call.address(out):
+                return
+            assert call.places[handle + 1] in (0, 1)
+            factors = []
+            for name in "ab":
+                matrix, index, dim = view(call, name)
+                if index is not None:
+                    matrix = matrix.index_select(dim, torch.tensor(index))
+                factors.append(matrix.double())
+            value = call.number(alpha) * factors[0] @ factors[1]
+            result, index, dim = view(call, "o")
+            if index is None:
+                result.copy_(result.double() + value if accumulates else value)
+            else:
+                assert not accumulates
+                result.index_copy_(dim, torch.tensor(index), value.to(result.dtype))
+
+        self.steps.append(step)
+
+    def gather(self, *, dtype, units, count, arrays) -> None:
+        def step(call) -> None:
+            for source, source_dtype, source_ld, to, to_ld, rows, cols, along in arrays:
+                if not call.address(to):
+                    continue
+                index = torch.tensor(live_units(call, units, count))
+                size = [rows, cols]
+                if along != ALONG["neither"]:
+                    assert size[along - 1] == count
+                    size[along - 1] = int(index.max()) + 1
+                matrix = matrix_at(
+                    call.address(source), self.dtypes[source_dtype], *size, source_ld
+                )
+                if along != ALONG["neither"]:
+                    matrix = matrix.index_select(along - 1, index)
+                matrix_at(call.address(to), self.dtypes[dtype], rows, cols, to_ld).copy_(matrix)
+
+        self.steps.append(step)
+
+    def fill_dropped(self, *, units, count, arrays) -> None:
+        def step(call) -> None:
+            index = torch.tensor(live_units(call, units, count))
+            for to, dtype, rows, cols, along, live in arrays:
+                if not call.address(to):
+                    continue
+                matrix = matrix_at(call.address(to), self.dtypes[dtype], rows, cols, cols)
+                dropped = torch.ones(matrix.shape[along - 1], dtype=torch.bool)
+                dropped[index] = False
+                if call.address(live):
+                    assert (rows, along) == (1, ALONG["cols"])
+                    sums = call.at(live, torch.float32, count)
+                    matrix[0, index] = sums.to(matrix.dtype)
+                matrix.index_fill_(along - 1, dropped.nonzero().flatten(), 0)
+
+        self.steps.append(step)
+
+    def _biases(self, call, place, dtype: int, units, count: int, cols: int) -> Tensor | float:
+        """Those of live units, [cols]; what stands in padding is never looked at."""
+        if units is None or not call.address(place):
+            return 0.0
+        index = live_units(call, units, count)
+        given = call.at(place, self.dtypes[dtype], max(index) + 1).double()
+        found = torch.zeros(cols, dtype=torch.float64)
+        found[:count] = given[index]
+        return found
