@@ -8,12 +8,20 @@ from typing import Any
 from torch import nn
 
 from sparsedrop.conversion import kinds
+from sparsedrop.conversion.branches import Branch, find_branches
 from sparsedrop.conversion.existing import already_converted
 from sparsedrop.conversion.flow import Call, Graph
-from sparsedrop.conversion.judging import METHODS, Filter, Wishes, judge, with_shared_dropouts
+from sparsedrop.conversion.judging import (
+    METHODS,
+    SLICEOUT,
+    Filter,
+    Wishes,
+    judge,
+    with_shared_dropouts,
+)
 from sparsedrop.conversion.plans import plan
 from sparsedrop.conversion.report import Entry, Report
-from sparsedrop.conversion.sites import find_sites
+from sparsedrop.conversion.sites import Site, find_sites
 from sparsedrop.conversion.structure import from_structure
 from sparsedrop.conversion.swapping import swap
 from sparsedrop.conversion.tracing import trace
@@ -82,7 +90,10 @@ def convert(
         block_shape = check_block_shape(block_shape)
     check_sampler(sampler)
     graph = from_structure(model) if example_inputs is None else trace(model, example_inputs)
-    sites, refused = find_sites(graph)
+    linear_sites, refused = find_sites(graph)
+    sites: list[Site | Branch] = list(linear_sites)
+    if method == SLICEOUT:
+        sites, refused = find_branches(graph, linear_sites, refused)
     refused = [refusal for refusal in refused if refusal.reason != kinds.CONVERTED]
     already = already_converted(model)
     if not sites and not already and not any(each.is_next_to_linear for each in refused):

@@ -28,6 +28,8 @@ def kind_of_call(
         return "rearrangement"
     elif len(out) == 1 and bare in kinds.ELEMENTWISE and _is_elementwise(read, out[0]):
         return "elementwise"
+    elif len(out) == 1 and _keeps_channels(bare, args, kwargs, read, out[0]):
+        return "channelwise"
     return "other"
 
 
@@ -66,6 +68,33 @@ def _is_elementwise(read: list[Tensor], out: Tensor) -> bool:
         tensor.shape == out.shape or (tensor.dim() == 0 and not tensor.requires_grad)
         for tensor in read
     )
+
+
+def _keeps_channels(
+    bare: str, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: Tensor
+) -> bool:
+    """Whether each channel of a result [N, C, ...] depends on that channel of the operands alone,
+    and no argument names how many there are."""
+    if _is_any_nested(read, out) or out.dim() < 2 or not any(tensor.dim() for tensor in read):
+        return False
+    for tensor in read:
+        is_number = tensor.dim() == 0 and not tensor.requires_grad
+        if not is_number and (tensor.dim() < 2 or tensor.shape[:2] != out.shape[:2]):
+            return False
+    if bare in kinds.ELEMENTWISE:
+        return all(tensor.dim() in (0, out.dim()) for tensor in read)
+    if bare in kinds.OVER_PLACES:
+        dims = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+        dims = dims if isinstance(dims, (tuple, list)) else (dims,)
+        rank = read[0].dim()
+        return all(isinstance(dim, int) and dim % rank > 1 for dim in dims)
+    if bare == "getitem":
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return all(each is None or each is Ellipsis or each == slice(None) for each in index)
+    if bare == "pad":
+        pads = args[1] if len(args) > 1 else kwargs["pad"]
+        return len(pads) <= 2 * (read[0].dim() - 2)
+    return bare in kinds.POOLS
 
 
 def _is_any_nested(read: list[Tensor], out: Tensor) -> bool:
