@@ -81,7 +81,11 @@ def find_branches(
         pass
     order = {call: i for i, call in enumerate(graph.calls)}
     modules = {call.module for call in found}
-    every: list[Site | Branch] = [site for site in sites if site.dropout.module not in modules]
+    every: list[Site | Branch] = [
+        replace(site, why_no_branch=left.get(site.dropout))
+        for site in sites
+        if site.dropout.module not in modules
+    ]
     every += {branch.key: branch for branch in reversed(found.values())}.values()
     every.sort(key=lambda site: order[site.dropout])
     return every, [_said(each, left) for each in refused if each.call not in found]

@@ -101,7 +101,7 @@ def _why_not(site: Site, method: str, p: float) -> str | None:
     if method == SPARSEDROP:
         return None
     if method in units.METHODS and site.kind not in ("mlp", "gated"):
-        return f"{method} drops units between two linear layers"
+        return site.why_no_branch or f"{method} drops units between two linear layers"
     if method == TILES and site.consumer is None:
         return f"{method} drops parts of the weight of a layer behind a dropout"
     if not all(isinstance(call.module, nn.Linear) for call in site.layers):

@@ -7,6 +7,7 @@ up to the layers that make the channels from others, and to those that make othe
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from torch import nn
 
@@ -20,6 +21,9 @@ SUMS = ("add", "iadd", "radd", "sub", "isub", "rsub", "subtract")
 NORMS = ("group_norm", "layer_norm", "instance_norm", "rms_norm", "local_response_norm")
 
 FUNCTIONAL = {"conv2d": "F.conv2d", "batch_norm": "F.batch_norm", "linear": "F.linear"}
+
+
+NO_PASS = "give example_inputs: which layers share channels is known from a forward pass alone"
 
 
 class Left(Exception):  # noqa: N818 - no error: a reason
@@ -51,17 +55,23 @@ class Spread:
         self.channels = shape[1] if shape is not None and len(shape) > 1 else 0
 
     def run(self) -> None:
-        """Raises: Left, where one of the calls keeps all channels."""
-        queue = [*self.dropout.inputs, *self.dropout.outputs]
+        """Raises: Left, where one of the calls keeps all channels; all others are seen still."""
+        queue = deque([*self.dropout.inputs, *self.dropout.outputs])
+        reasons = [] if self.channels else [NO_PASS]
         while queue:
-            value = queue.pop()
+            value = queue.popleft()
             if value in self.values:
                 continue
             self.values.add(value)
             if value.producer is None:
-                raise Left("its channels are those of an input of the model, or of a parameter")
+                reasons.append("its channels are those of an input of the model, or of a parameter")
             for call in (value.producer, *value.consumers):
-                queue += self._visit(call, value)
+                try:
+                    queue += () if call is None else self._visit(call, value)
+                except Left as reason:
+                    reasons.append(str(reason))
+        if reasons:
+            raise Left(reasons[0])
 
     def _visit(self, call: Call, value: Value) -> list[Value]:
         """The values of these channels on the other sides of a call."""
