@@ -17,6 +17,7 @@ MODELS = {
     "block": lambda: SliceOutMLP(8, 24, align=4),
     "gated": lambda: SliceOutMLP(8, 24, align=4, gated=True, bias=False),
     "attention": lambda: SliceOutAttention(8, 4, 2),
+    "fused attention": lambda: SliceOutAttention(8, 4, 2, fused=True),
     "two": lambda: nn.Sequential(SliceOutMLP(8, 24, align=4), nn.Linear(8, 8),
                                  SliceOutMLP(8, 16, align=4)),
 }  # fmt: skip

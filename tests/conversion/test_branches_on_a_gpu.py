@@ -8,7 +8,6 @@ from convolutions import CASES, Inverted, Wide, convert, drawn, every, masked, r
 from torch import nn
 
 import sparsedrop
-from cases import assert_accurate
 from slice_cases import drawing
 
 pytestmark = pytest.mark.gpu
@@ -68,25 +67,30 @@ def test_every_slice_is_the_masked_dense_network(case):
             torch.testing.assert_close(made, truth, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @WITH_DTYPES
 @WITH_CASES
-def test_autocast_is_as_accurate_as_the_dense_network(case, autocast):
+def test_autocast_is_as_accurate_as_the_dense_network(case, autocast, compiled):
     original, model, x = _converted(case)
     torch.manual_seed(1)
     dense = masked(original, case, drawn(case))
     exact = run(copy.deepcopy(dense).double(), x.double())
+    torch._dynamo.reset()
+    ours = torch.compile(model, fullgraph=True) if compiled else model
     results = []
-    for each in (model, dense):
+    for each in (ours, dense):
         torch.manual_seed(1)
         with torch.autocast("cuda", autocast):
             results.append(run(each, x))
     count = 2 + len(list(model.parameters()))
-    together = [
-        [torch.cat([t.double().flatten() for t in made[:count]])] for made in (*results, exact)
+    errors = [
+        sum((own - truth).square().sum() for own, truth in zip(made[:count], exact, strict=False))
+        for made in results
     ]
-    assert_accurate([together[0][0].float()], together[2], [together[1][0].float()])
+    assert errors[0] <= 4 * errors[1]
     for own, parameter in zip(results[0][2:count], model.parameters(), strict=True):
-        assert (own.dtype, own.stride()) == (torch.float32, parameter.stride())
+        assert own.dtype == torch.float32
+        assert compiled or own.stride() == parameter.stride()
 
 
 def test_evaluation_is_the_original_bit_for_bit():
@@ -100,26 +104,21 @@ def test_evaluation_is_the_original_bit_for_bit():
 @WITH_CASES
 def test_compiled_it_draws_the_same_slices_without_compiling_again(case, mode):
     """Also where torch captures graphs: the draws are left out of them."""
-    original, model, x = _converted(case)
+    original, model, x = _converted(case, torch.float64, 3)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, mode=mode)
     outs = set()
-    for seed in range(8):
-        results = []
-        for each in (model, compiled):
-            model.load_state_dict(original.state_dict())
-            torch.compiler.cudagraph_mark_step_begin()
-            torch.manual_seed(seed)
-            with torch.autocast("cuda", torch.bfloat16):
-                results.append([t.double().clone() for t in run(each, x)])
-        count = 2 + len(list(model.parameters()))
-        made, truth = (torch.cat([t.flatten() for t in result[:count]]) for result in results)
-        assert (made - truth).norm() <= 0.03 * truth.norm()
-        for own, other in zip(results[0][count:], results[1][count:], strict=True):
-            torch.testing.assert_close(own, other, rtol=0.03, atol=0.03)
-        outs.add(results[1][0].sum().item())
-        torch._dynamo.config.error_on_recompile = True
-    torch._dynamo.config.error_on_recompile = False
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in range(8):
+            results = []
+            for each in (model, compiled):
+                model.load_state_dict(original.state_dict())
+                torch.compiler.cudagraph_mark_step_begin()
+                torch.manual_seed(seed)
+                results.append([t.clone() for t in run(each, x)])
+            for made, truth in zip(*results, strict=True):
+                torch.testing.assert_close(made, truth, rtol=1e-10, atol=1e-10)
+            outs.add(results[1][0].sum().item())
     assert len(outs) > 2
 
 

@@ -57,11 +57,22 @@ def conv2d(x: Tensor, conv: nn.Conv2d, read: Channels | None, made: Channels | N
         groups = conv.groups * read.width // read.units
         read = None
     cut, numbers = _cut(read, made)
-    how = Convolution(conv.stride, conv.padding, conv.dilation, groups, cut, alpha)  # type: ignore[arg-type]
+    how = Convolution(conv.stride, _padding(conv), conv.dilation, groups, cut, alpha)  # type: ignore[arg-type]
     if numbers == (None, None):
         return run_conv2d(x, conv.weight, conv.bias, how)
     x = operands.cast(x, dtype_of(x, conv.weight, conv.bias))
     return by_numbers(x, conv.weight, conv.bias, how, numbers)
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, ...] | str:
+    """In numbers, where both ends of an extent get as much."""
+    if isinstance(conv.padding, str):
+        both = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        if conv.padding == "valid":
+            return 0, 0
+        if not any(total % 2 for total in both):
+            return tuple(total // 2 for total in both)
+    return conv.padding
 
 
 def linear(x: Tensor, layer: nn.Linear, read: Channels | None, made: Channels | None) -> Tensor:

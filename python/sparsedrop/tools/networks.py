@@ -262,7 +262,10 @@ class WideResNet(nn.Module):
 
 def wide_resnet(depth: int, widen: int, classes: int, drop: Drop) -> nn.Module:
     """The network, its weights channels-last."""
-    model = WideResNet(depth, widen, classes, drop).to(memory_format=torch.channels_last)
+    model = WideResNet(depth, widen, classes, drop)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return drop.branches(model, torch.zeros(2, 3, 8, 8))
 
 
