@@ -38,6 +38,14 @@ CASES = {
     "no bias": Case((64, 256, 128), ("gelu", None), (0.0, 0.5, 0.25), False),
     "stack": Case((128, 256, 64, 136), ("relu", "relu", None), (0.5, 0.5, 0.5, 0.0)),
     "stack of gelu": Case((128, 256, 64, 136), ("gelu", "silu", None), (0.5, 0.5, 0.5, 0.0)),
+    "a head of ten": Case((784, 256, 128, 10), ("relu", "relu", None), (0.0, 0.5, 0.5, 0.0)),
+    "a head behind gelu": Case((64, 128, 3), ("gelu", None), (0.5, 0.5, 0.0)),
+    "a head behind a gate": Case((64, 256, 10), ("silu", None), (0.0, 0.5, 0.0), gated=True),
+    "a head without bias": Case((64, 128, 10), (None, None), (0.0, 0.5, 0.0), False),
+    "65 inputs": Case((65, 128, 64), ("relu", None), (0.0, 0.5, 0.0)),
+    "65 inputs and ten outputs": Case(
+        (65, 128, 64, 10), ("gelu", "relu", None), (0.0, 0.5, 0.25, 0.0)
+    ),
     "gated alone": Case((128, 64), ("silu",), (0.5, 0.0), gated=True),
     "gated alone, linearly": Case((128, 64), (None,), (0.5, 0.0), gated=True),
     "last relu": Case((128, 64, 64), ("relu", "relu"), (0.5, 0.5, 0.0)),

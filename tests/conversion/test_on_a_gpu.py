@@ -9,6 +9,7 @@ from torch import nn
 
 import sparsedrop
 from cases import assert_accurate, value_and_grads
+from layer_cases import ops_of_compiled
 from sparsedrop import BlockMask, select
 
 pytestmark = pytest.mark.gpu
@@ -16,10 +17,20 @@ pytestmark = pytest.mark.gpu
 GPU, ROWS, WIDTH, HIDDEN = torch.device("cuda", 0), 512, 256, 512
 BLOCK = (128, 128)
 
+
+def _ten_classes():
+    return nn.Sequential(
+        nn.Linear(WIDTH, HIDDEN), nn.GELU(), nn.Dropout(0.5),
+        nn.Linear(HIDDEN, WIDTH), nn.SiLU(), nn.Dropout(0.5),
+        nn.Linear(WIDTH, 10),
+    )  # fmt: skip
+
+
 # Of each its dropouts, in the order in which masks are drawn, and their widths.
 MODELS = {
     "mlp": (lambda: Feedforward(WIDTH, HIDDEN), (("drop", HIDDEN),)),
     "gated": (lambda: Gated(WIDTH, HIDDEN), (("drop", HIDDEN),)),
+    "stack": (_ten_classes, (("2", HIDDEN), ("5", WIDTH))),
     "Conv1D": (lambda: Conv1DBlock(WIDTH, HIDDEN), (("drop", HIDDEN), ("dropout", WIDTH))),
     "Conv1D, output": (lambda: nn.Sequential(Conv1D(384, WIDTH), nn.Dropout(0.5)), (("1", 384),)),
     "input": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(WIDTH, 384)), (("0", WIDTH),)),
@@ -73,6 +84,29 @@ def test_values_and_gradients(name, autocast, path):
     )
     assert_accurate(ours, exact, torchs)
     assert [t.dtype for t in ours] == [t.dtype for t in torchs]
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=str)
+def test_a_sequential_is_one_op_each_way(autocast):
+    dtype = torch.float32 if autocast else torch.bfloat16
+    model, x = _ten_classes().to(GPU, dtype), torch.randn(ROWS, WIDTH, device=GPU, dtype=dtype)
+    sparsedrop.convert(model, x, min_speedup=0, block_shape=BLOCK)
+    run = _of(model)
+
+    def cast(*inputs):
+        with torch.autocast("cuda", autocast, enabled=autocast is not None):
+            return run(*inputs)
+
+    values = [p.detach() for p in model.parameters()]
+    upstream = torch.randn(ROWS, 10, device=GPU, dtype=torch.bfloat16)
+    with select.override(path="kernel"), torch.no_grad():
+        assert cast(x, *values).shape == (ROWS, 10)
+    with select.override(path="kernel"):
+        out = cast(x.requires_grad_(), *values)
+    assert type(out.grad_fn).__name__ == "_StackBackward"
+    assert ops_of_compiled(cast, [x.detach(), *values], upstream) == [
+        "sparsedrop.stack.default", "sparsedrop.stack_backward.default"
+    ]  # fmt: skip
 
 
 def _encoder(**kwargs):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP
 from sparsedrop.tools import bench, cli
 from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.network import Training
@@ -27,7 +26,6 @@ from sparsedrop.tools.networks import (
 
 CPU = torch.device("cpu")
 DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}
-SITES = {DROPOUT: torch.nn.Dropout, SPARSEDROP: (SparseDropLinear, SparseDropMLP)}
 
 
 KINDS = tuple(METHODS.values())
@@ -62,10 +60,11 @@ def _assert_same_in_evaluation(models, inputs):
 def test_all_kinds_are_one_network(name):
     models = {kind: _build(name, kind) for kind in KINDS}
     _assert_same_in_evaluation(models, NETWORKS[name].inputs(2, CPU))
-    for kind, types in SITES.items():
-        rates = [module.p for module in models[kind].modules() if isinstance(module, types)]
+    for kind in (DROPOUT, SPARSEDROP):
         # A layer of this library has an nn.Dropout that holds its rate.
+        rates = [module.p for module in models[kind].modules() if isinstance(module, nn.Dropout)]
         assert rates == [0.5] * DROPS[name]
+    assert not any(type(module) is nn.Dropout for module in models[SPARSEDROP].modules())
 
 
 @pytest.mark.parametrize("build", [_block, _stack])

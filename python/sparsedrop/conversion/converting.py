@@ -9,6 +9,7 @@ from torch import nn
 
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.branches import Branch, find_branches
+from sparsedrop.conversion.chains import chain_swaps
 from sparsedrop.conversion.existing import already_converted
 from sparsedrop.conversion.flow import Call, Graph
 from sparsedrop.conversion.judging import (
@@ -48,8 +49,9 @@ def convert(
 
     Found are Dropout -> Linear ("input"), Linear -> Dropout ("output"), Linear -> elementwise
     activation -> Dropout -> Linear ("mlp") and the same with a gate ("gated"), where one mask
-    serves the layers before and behind the hidden value. Hugging Face's Conv1D counts as a linear
-    layer. Two modules that share a parameter go on sharing it.
+    serves the layers before and behind the hidden value. In an nn.Sequential such layers run as
+    one `nn.SparseDropStack`. Hugging Face's Conv1D counts as a linear layer. Two modules that share
+    a parameter go on sharing it.
 
     Args:
         model: any module.
@@ -106,6 +108,7 @@ def convert(
         plan([(each.site, each.block) for each in accepted], method, sampler),
         {dropout: rate for dropout, rate in rates.items() if isinstance(dropout, nn.Dropout)},
     )
+    swap(chain_swaps(model), {})
     staying = [(each.site.dropout, each.entry) for each in judged if each.entry.reason is not None]
     staying += [(each.call, Entry(each.name, each.kind, None, each.reason)) for each in refused]
     return Report(

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from sparsedrop.conversion import kinds
+from sparsedrop.conversion.chains import is_sequential
 from sparsedrop.conversion.flow import END, Call, Frame, Graph, Value
 
 
@@ -21,7 +22,7 @@ def from_structure(model: nn.Module) -> Graph:
     for name, module in model.named_modules():
         if module in inside:
             continue
-        if type(module) is nn.Sequential:
+        if is_sequential(module):
             reader.sequential(name, module)
         elif type(module) in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
             reader.transformer_layer(name, module)
@@ -36,9 +37,9 @@ class _Reader:
         self._nested = {
             child
             for module in model.modules()
-            if type(module) is nn.Sequential
+            if is_sequential(module)
             for child in module
-            if type(child) is nn.Sequential
+            if is_sequential(child)
         }
 
     def sequential(self, name: str, module: nn.Sequential) -> None:
@@ -81,7 +82,7 @@ def _flat(module: nn.Sequential, frame: Frame, names: dict[nn.Module, str]) -> l
     """(module, frame) of all that a Sequential runs, in order."""
     parts: list[Any] = []
     for child in module:
-        if type(child) is nn.Sequential:
+        if is_sequential(child):
             parts += _flat(child, Frame(child, names[child], frame), names)
         else:
             parts.append((child, frame))

@@ -15,6 +15,12 @@ At = tuple[int, int]
 """The number of an address among a call's, and bytes from there."""
 
 
+BIAS_FIRST_BYTES = 4e6
+"""A result up to that size is filled with the bias, and a dense product added to it, within the
+call. A larger one would keep the GPU busy for longer than the host takes for torch's product, which
+adds a bias as it stores."""
+
+
 class MaskPlace(NamedTuple):
     """A mask in a buffer of a call, from that byte on."""
 

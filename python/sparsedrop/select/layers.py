@@ -6,6 +6,7 @@ They share what comes before them: the kernels read a mask, dense products a mas
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us
@@ -78,10 +79,10 @@ def _masking_us(forward: Request) -> float:
 
 
 class StackChoice(NamedTuple):
-    """path: as that of a layer."""
+    """path: as that of a layer; "kernel" where those run one layer at least."""
 
     path: str
-    # Of the kernels, layer by layer, as a layer's.
+    # Of the kernels, for each product with weights as a layer's; empty: a dense product.
     layers: tuple[tuple[Choice, ...], ...] = ()
     reason: str = ""
 
@@ -95,10 +96,9 @@ def decide_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
         return StackChoice("dense", reason="forced")
     if forced != Override("kernel"):
         return StackChoice("products", reason="each is forced")
-    found = tuple(map(_masked_kernels, layers))
-    choices = tuple(choice for choice in found if not isinstance(choice, str))
-    if len(choices) < len(found):
-        return StackChoice("products", reason=next(c for c in found if isinstance(c, str)))
+    choices = best_stack(layers)
+    if isinstance(choices, str):
+        return StackChoice("products", reason=choices)
     return StackChoice("kernel", choices, "forced")
 
 
@@ -111,19 +111,54 @@ def choose_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
         dropped: the features of each matrix that is dropped: before dense products it is masked,
             once in each direction.
     """
-    choices, ours, dense = [], 0.0, 0.0
-    for requests in layers:
-        found = _masked_kernels(requests)
-        if isinstance(found, str):
-            apart = found in (PADDED, UNMASKED)
-            return StackChoice("products" if apart else "dense", reason=found)
-        choices.append(found)
-        ours += sum(map(expected_us, requests, found))
-        dense += sum(map(product_us, requests))
+    choices = best_stack(layers)
+    if isinstance(choices, str):
+        return StackChoice("products" if choices in (PADDED, UNMASKED) else "dense", reason=choices)
+    dense = [sum(map(product_us, requests)) for requests in layers]
+    ours = sum(
+        sum(map(expected_us, requests, found)) if found else otherwise
+        for requests, found, otherwise in zip(layers, choices, dense, strict=True)
+    )
     forward = layers[0][0]
-    dense += sum(2 * copy_us(forward.m * features, forward) for features in dropped)
-    reason = f"{ours:.0f} us expected, dense {dense:.0f}"
-    return StackChoice("kernel" if ours < dense else "dense", tuple(choices), reason)
+    all_dense = sum(dense) + sum(2 * copy_us(forward.m * features, forward) for features in dropped)
+    reason = f"{ours:.0f} us expected, dense {all_dense:.0f}"
+    return StackChoice("kernel" if ours < all_dense else "dense", choices, reason)
+
+
+def best_stack(layers: tuple[tuple[Request, ...], ...]) -> tuple[tuple[Choice, ...], ...] | str:
+    """The kernels that take the least time, whatever dense products take, and none for a product
+    that has to be dense; or why the stack cannot run so."""
+    found = [_masked_kernels(requests) for requests in layers]
+    masked = [
+        (r[0].a_block is not None, r[0].out_block is not None, isinstance(f, str))
+        for r, f in zip(layers, found, strict=True)
+    ]
+    if not can_be_mixed(masked):
+        return next(why for why in found if isinstance(why, str))
+    return tuple(() if isinstance(choices, str) else choices for choices in found)
+
+
+def can_be_mixed(layers: Sequence[tuple[bool, bool, bool]]) -> bool:
+    """Whether products may run one behind the other where some of them are dense.
+
+    A dense product reads a dropped value where a kernel has written zeros, and leaves one to a
+    kernel, which does not read what is dropped: so of any two around a dropped value one is a
+    kernel. Dense products of nothing that is dropped are torch's affair.
+
+    Args:
+        layers: of each, whether its input and its result are dropped, and whether it is dense.
+    """
+    last = len(layers) - 1
+    for i, (reads, makes, is_dense) in enumerate(layers):
+        if not is_dense:
+            continue
+        if not (reads or makes):
+            return False
+        if reads and (i == 0 or layers[i - 1][2]):
+            return False
+        if makes and (i == last or layers[i + 1][2]):
+            return False
+    return True
 
 
 def _masked_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:

@@ -38,6 +38,9 @@ DEFAULT_METHODS = ("none", "dropout", "sparsedrop")
 _BY_UNITS = {SLICE_OUT: "sliceout", ROW_PATTERN: "row-pattern"}
 """What drops units between two layers; elsewhere nn.Dropout stands in networks of these kinds."""
 
+_CONVERTED = {SPARSEDROP: "sparsedrop", **_BY_UNITS}
+"""By which method layers that follow one another are converted."""
+
 
 class Drop(NamedTuple):
     """Which dropout a network has; every kind draws the same weights."""
@@ -53,11 +56,15 @@ class Drop(NamedTuple):
             return SparseDropLinear(
                 inputs, outputs, p=self.p, block_shape=self.block_shape, sampler=self.sampler
             )
+        layers = self.layers(inputs, outputs)
+        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+    def layers(self, inputs: int, outputs: int) -> list[nn.Module]:
+        """A linear layer and that dropout before it, for `between` where methods convert."""
         if self.kind == TILE_PATTERN:
-            return TilePatternLinear(inputs, outputs, p=self.p)
-        if self.kind == DROPOUT or self.kind in _BY_UNITS:
-            return nn.Sequential(nn.Dropout(self.p), nn.Linear(inputs, outputs))
-        return nn.Linear(inputs, outputs)
+            return [TilePatternLinear(inputs, outputs, p=self.p)]
+        dropouts = [] if self.kind == NONE else [nn.Dropout(self.p)]
+        return [*dropouts, nn.Linear(inputs, outputs)]
 
     def feed_forward(self, width: int, hidden: int) -> nn.Module:
         """A feed-forward block with GELU, and that dropout of its hidden activation."""
@@ -83,9 +90,16 @@ class Drop(NamedTuple):
         return nn.LSTM(width, width, layers, batch_first=True, dropout=p)
 
     def between(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """The model, where units are to be dropped converted to do so between its layers."""
-        if self.kind in _BY_UNITS and self.p > 0.0:
-            sparsedrop.convert(model, example, method=_BY_UNITS[self.kind], min_speedup=0)
+        """The model, its dropouts converted where a method does that."""
+        if self.kind in _CONVERTED and self.p > 0.0:
+            sparsedrop.convert(
+                model,
+                example,
+                method=_CONVERTED[self.kind],
+                min_speedup=0,
+                block_shape=self.block_shape,
+                sampler=self.sampler,
+            )
         return model
 
     def between_convolutions(self) -> nn.Module:
@@ -136,8 +150,8 @@ def mlp(values: int, width: int, layers: int, classes: int, drop: Drop) -> nn.Mo
     """[batch, values] -> logits [batch, classes], by so many hidden layers with ReLU."""
     modules = [nn.Linear(values, width), nn.ReLU()]
     for _ in range(layers - 1):
-        modules += [drop.linear(width, width), nn.ReLU()]
-    model = nn.Sequential(*modules, drop.linear(width, classes))
+        modules += [*drop.layers(width, width), nn.ReLU()]
+    model = nn.Sequential(*modules, *drop.layers(width, classes))
     return drop.between(model, torch.zeros(1, values))
 
 

@@ -16,16 +16,10 @@ from sparsedrop.ops import copies
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
 from sparsedrop.ops.layer.memory import Memory, gradient_dtypes
 from sparsedrop.ops.layer.programs import dense_backward, dense_finish, dense_forward
-from sparsedrop.ops.program import Space, address, draw
+from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address, draw
 
 if TYPE_CHECKING:
     from sparsedrop import _C
-
-
-BIAS_FIRST_BYTES = 4e6
-"""A result up to that size is filled with the bias, and the product added to it, within the call. A
-larger one would keep the GPU busy for longer than the host takes for torch's product, which adds a
-bias as it stores."""
 
 
 class DenseLayer:

@@ -15,7 +15,15 @@ from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.compiled import has_kernels
 from sparsedrop.ops.plan import UNIT
-from sparsedrop.ops.stack.facts import Dropped, Facts, Layer, facts_of, parameters_of
+from sparsedrop.ops.stack.facts import (
+    Dropped,
+    Facts,
+    Layer,
+    facts_of,
+    is_dense_layer,
+    kind_of,
+    parameters_of,
+)
 from sparsedrop.ops.stack.op import BACKWARD, FORWARD, from_list, kinds_of
 from sparsedrop.ops.stack.plain import stack_plain
 
@@ -25,7 +33,7 @@ def stack_compiled(
 ) -> Tensor:
     """A stack on checked arguments on a GPU, while it is compiled."""
     # The op has no rule without a node.
-    if is_exporting() or not _suits_kernels(x, layers, dropped, dtype):
+    if is_exporting() or not suits_compiler(x, layers, dropped, dtype):
         return stack_plain(x, layers, dropped)
     parameters = parameters_of(layers)
     activations = [layer.activation or "" for layer in layers]
@@ -34,10 +42,11 @@ def stack_compiled(
     return _Stack.apply(x, *how, dtype, *parameters)
 
 
-def _suits_kernels(
+def suits_compiler(
     x: Tensor, layers: tuple[Layer, ...], dropped: Dropped, dtype: torch.dtype
 ) -> bool:
-    """What holds for every product of these extents; costs are not looked at."""
+    """Whether a compiled stack is one op on a GPU: what holds for every product of these extents;
+    costs are not looked at."""
     weight = layers[0].weight
     are_equal = all(p is None or p.dtype == weight.dtype for p in parameters_of(layers))
     features = [x.shape[-1], *(layer.weight.shape[0] for layer in layers)]
@@ -47,12 +56,35 @@ def _suits_kernels(
         and x.dtype in (dtype, torch.float32)
         and weight.dtype in (dtype, torch.float32)
         and all(n % MASK_UNIT == 0 for n in dropped.block_shape)
-        and all(n > 0 and n % UNIT == 0 for n in features)
+        and all(n > 0 for n in features)
         and all(a > 0.0 or b > 0.0 for a, b in zip(dropped.rates, dropped.rates[1:], strict=False))
         and x.numel() > 0
         and _fits(max(features))
         and has_kernels(x.device.index)
+        and _can_be_mixed(x, layers, dropped.rates, dtype)
     )
+
+
+def _can_be_mixed(
+    x: Tensor, layers: tuple[Layer, ...], rates: tuple[float, ...], dtype: torch.dtype
+) -> bool:
+    """Whether the layers that would have to be padded for the kernels may run densely."""
+    are_dense = [any(n % UNIT for n in layer.weight.shape) for layer in layers]
+    if not any(are_dense):
+        return True
+    column_bytes = x.numel() // x.shape[-1] * dtype.itemsize
+    dense = [kind_of(layer) for layer, is_dense in zip(layers, are_dense, strict=True) if is_dense]
+    drops = [p > 0.0 for p in rates]
+    return (
+        select.can_be_mixed(list(zip(drops, drops[1:], are_dense, strict=False)))
+        and all(is_dense_layer(kind, column_bytes) for kind in dense)
+        and _has_blas()
+    )
+
+
+@constant_when_compiled
+def _has_blas() -> bool:
+    return _native.has_blas()
 
 
 @constant_when_compiled

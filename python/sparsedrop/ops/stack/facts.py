@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop.masks import scale
+from sparsedrop.ops.program import BIAS_FIRST_BYTES
 
 Blocks = tuple[int, int]
 
@@ -79,6 +80,17 @@ class Kind(NamedTuple):
 def kind_of(layer: Layer) -> Kind:
     gate = None if layer.gate is None else layer.gate_bias is not None
     return Kind(layer.weight.shape[0], layer.activation, layer.bias is not None, gate)
+
+
+VECTOR = 8
+"""Elements of 16 bits that an activation takes at once."""
+
+
+def is_dense_layer(kind: Kind, column_bytes: int) -> bool:
+    """Whether a stack's call may multiply densely for a layer of so many bytes in a column."""
+    activates = kind.activation is not None
+    fills = kind.has_bias and column_bytes * kind.outputs > BIAS_FIRST_BYTES
+    return not kind.is_gated and not fills and not (activates and kind.outputs % VECTOR)
 
 
 class Facts(NamedTuple):

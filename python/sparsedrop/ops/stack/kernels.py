@@ -15,7 +15,7 @@ from sparsedrop.ops import copies
 from sparsedrop.ops.plan import Blocks, Key, kernel_plan, layer_keys, request_of
 from sparsedrop.ops.program import Space, address, draw
 from sparsedrop.ops.stack import programs
-from sparsedrop.ops.stack.facts import Branch, Dropped, Facts, branches
+from sparsedrop.ops.stack.facts import Branch, Dropped, Facts, branches, is_dense_layer
 from sparsedrop.ops.stack.places import Forward, Pack, kept_of
 from sparsedrop.select import kernels
 
@@ -58,7 +58,10 @@ def keys_of(facts: Facts) -> dict[Branch, tuple[Key, Key, Key]]:
 
 
 class KernelStack:
-    """A stack of some facts. What does not depend on addresses is worked out once."""
+    """A stack of some facts. What does not depend on addresses is worked out once.
+
+    choices: of the kernels of each branch; none where its products are dense.
+    """
 
     def __init__(self, facts: Facts, choices: dict[Branch, tuple[select.Choice, ...]]) -> None:
         assert not any(kind.is_gated for kind in facts.kinds[1:]), "a gate behind the first layer"
@@ -66,11 +69,13 @@ class KernelStack:
         self.weight_count = len(self._branches)
         launches: programs.Launches = {}
         for branch, keys in keys_of(facts).items():
-            forward, grad_x, grad_weight = (
-                kernel_plan(key, request_of(key), choice).launch
-                for key, choice in zip(keys, choices[branch], strict=True)
-            )
-            launches[branch] = forward, grad_x, grad_weight
+            if choices[branch]:
+                forward, grad_x, grad_weight = (
+                    kernel_plan(key, request_of(key), choice).launch
+                    for key, choice in zip(keys, choices[branch], strict=True)
+                )
+                launches[branch] = forward, grad_x, grad_weight
+        self._has_dense = len(launches) < len(self._branches)
         self._forward = programs.forward(facts, launches)
         self._backward = programs.backward(facts, launches)
         self._scratch = max(
@@ -138,10 +143,19 @@ class KernelStack:
             places.append(results[-1].data_ptr() if is_apart else 0)
         for i, mask in self._masks.items():
             places += self._draw(i, mask.start, pack, dropped)
+        places += self._blas()
         self._forward.run(places, _numbers(dropped.rates, keeps=True), stream)
         for weight, copy in fresh:
             copies.keep(weight, copy, stream)
         return out, Saved(used_x, pack, tuple(used), tuple(kept))
+
+    def _blas(self) -> tuple[int, ...]:
+        """What dense products need: torch's handle, and whether it adds parts of sums in 16
+        bits."""
+        if not self._has_dense:
+            return ()
+        facts = self.facts
+        return _native.blas_handle(facts.device), _native.allows_narrow_sums(facts.dtype)
 
     def _scratch_space(self) -> Tensor | None:
         return self._allocate((self._scratch,), (1,), torch.uint8) if self._scratch else None
@@ -226,6 +240,7 @@ class KernelStack:
             room, of_gate = address(between[i % 2]), address(between[2]) if i == 0 else 0
             places += (room, of_gate) if i >= first else (0, 0)
             places.append(room if i + 1 in trained else 0)
+        places += self._blas()
         stream = _native.current_stream(facts.device)
         self._backward.run(places, _numbers(dropped.rates, keeps=False), stream)
         return grads
@@ -261,8 +276,16 @@ def make_stack(facts: tuple[Any, ...]) -> KernelStack | PlainStack | None:
     dropped = tuple(n for n, keep in zip(of.features, of.keeps, strict=True) if keep is not None)
     choice = select.decide_stack(tuple(requests.values()), dropped)
     if choice.path == "kernel":
-        return KernelStack(of, dict(zip(requests, choice.layers, strict=True)))
+        choices = dict(zip(requests, choice.layers, strict=True))
+        return KernelStack(of, choices) if are_legal(of, choices) else None
     return PlainStack() if choice.path == "dense" else None
+
+
+def are_legal(facts: Facts, choices: dict[Branch, tuple[select.Choice, ...]]) -> bool:
+    """Whether the launches around dense products take the extents of those layers."""
+    dense = {branch.layer for branch, choice in choices.items() if not choice}
+    fit = (is_dense_layer(facts.kinds[i], facts.rows * facts.dtype.itemsize) for i in dense)
+    return not dense or (_native.has_blas() and all(fit))
 
 
 stack_for = functools.lru_cache(maxsize=1024)(make_stack)

@@ -22,7 +22,7 @@ from sparsedrop.ops.stack.facts import (
     kind_of,
     layers_of,
 )
-from sparsedrop.ops.stack.kernels import KernelStack, Saved, keys_of
+from sparsedrop.ops.stack.kernels import KernelStack, Saved, are_legal, keys_of
 from sparsedrop.ops.stack.places import Pack, kept_of
 
 ALONE = "an op of a stack ran on operands that no kernel takes: {}"
@@ -88,12 +88,14 @@ def _dtype_of(parameters: Sequence[Tensor | None]) -> torch.dtype:
 @functools.lru_cache(maxsize=1024)
 def _stack_for(facts: tuple[Any, ...]) -> KernelStack:
     """The stack for `Facts` in a plain tuple by the best kernels, whatever dense products take."""
-    of, choices = Facts(*facts), {}
-    for branch, keys in keys_of(of).items():
-        found = select.best_kernels(tuple(map(request_of, keys)))
-        if isinstance(found, str):
-            raise RuntimeError(ALONE.format(found))
-        choices[branch] = found
+    of = Facts(*facts)
+    requests = {branch: tuple(map(request_of, keys)) for branch, keys in keys_of(of).items()}
+    found = select.best_stack(tuple(requests.values()))
+    if isinstance(found, str):
+        raise RuntimeError(ALONE.format(found))
+    choices = dict(zip(requests, found, strict=True))
+    if not are_legal(of, choices):
+        raise RuntimeError(ALONE.format("a dense layer among them"))
     return KernelStack(of, choices)
 
 

@@ -73,7 +73,8 @@ class Forward:
             if keep is not None:
                 self.seeds[i] = count
                 count += 2
-        self.count = count
+        self.handle = count
+        """Of dense products: cuBLAS's handle, and whether sums may be added in 16 bits."""
 
 
 class Backward:
@@ -101,7 +102,8 @@ class Backward:
             self.grads.append(count)
             self.again.append(count + 2)
             count += 3
-        self.count = count
+        self.handle = count
+        """As in the forward pass."""
 
 
 def kept_of(facts: Facts, layer: int) -> int:

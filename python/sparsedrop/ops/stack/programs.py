@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sparsedrop import _native
-from sparsedrop.ops.program import MaskPlace
+from sparsedrop.ops.program import At, MaskPlace
 from sparsedrop.ops.stack.facts import Branch, Facts, branches
 from sparsedrop.ops.stack.places import Backward, Forward, Pack
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sparsedrop import _C
 
 Launches = dict[Branch, "tuple[_C.Launch, _C.Launch, _C.Launch]"]
-"""Of each branch: forward, input gradient and weight gradient."""
+"""Of each branch: forward, input gradient and weight gradient; a branch without runs densely."""
 
 ONE_BLOCK = (2**30, 2**30)
 """Of matrices without a mask."""
@@ -32,6 +32,11 @@ def bias_factor(layer: int) -> int:
 def keep(mask: int, layers: int) -> int:
     """A mask's live share, in the forward pass."""
     return 2 * layers + mask
+
+
+def dense_layers(facts: Facts, launches: Launches) -> set[int]:
+    """Those whose products are dense: `select.can_be_mixed` says which can be."""
+    return {branch.layer for branch in branches(facts.kinds) if branch not in launches}
 
 
 def forward(facts: Facts, launches: Launches) -> _C.Program:
@@ -55,6 +60,7 @@ class _Direction:
         self.masks: dict[int, MaskPlace] = self.pack.masks(pack_at)
         self.code = _native.dtype_code(facts.dtype)
         self.last = len(facts.kinds) - 1
+        self.dense = dense_layers(facts, launches)
 
     def words(self, layer: int, source: str, result: str) -> dict[str, Any]:
         """Those of the masks of a layer's input and result, by the names of a product's sides."""
@@ -62,8 +68,14 @@ class _Direction:
         return {f"{name}_words": mask.words for name, mask in of.items() if mask is not None}
 
     def between(self, layer: int, kind: str, **places: int) -> None:
-        """What is done with a layer's result, element by element, where it is live."""
+        """What is done with a layer's result, element by element, where it is live.
+
+        A dense product behind it reads zeros in dropped blocks, which activations leave what they
+        are.
+        """
         facts, mask = self.facts, self.masks.get(layer + 1)
+        if layer + 1 in self.dense and kind in ("activate", "gate"):
+            mask = None
         grid: dict[str, Any] = {"rows": facts.rows, "cols": facts.features[layer + 1]}
         grid["block"] = ONE_BLOCK
         if mask is not None:
@@ -127,15 +139,35 @@ class _Forward(_Direction):
         if i < self.last:
             result = at.kept[i][0]
         self._multiply(own, source, result)
+        if i in self.dense and kind.activation is not None:
+            self.between(i, "activate", a=result, out=result)
         return result
 
     def _multiply(self, branch: Branch, source: int, out: int) -> None:
         at, i = self.at, branch.layer
         given = at.weights[branch]
         bias = self.pack.bias(branch, at.PACK) or (given + 3, 0)
+        if i in self.dense:
+            self._multiply_densely(branch, source, bias, out)
+            return
         self.program.product(
             self.launches[branch][0], a=source, b=given + 2, d=out, alpha=alpha(i), bias=bias,
             workspace=at.SCRATCH, **self.words(i, "a", "d"),
+        )  # fmt: skip
+
+    def _multiply_densely(self, branch: Branch, source: int, bias: At, out: int) -> None:
+        """The product is added to the bias, which fills the result first."""
+        at, code, i = self.at, self.code, branch.layer
+        rows, k, n = self.facts.rows, *self.facts.features[i : i + 2]
+        if branch.has_bias:
+            self.program.masked_copy(
+                in_dtype=code, source=bias, source_ld=0, out_dtype=code, out=out, rows=rows, cols=n,
+                block=ONE_BLOCK,
+            )  # fmt: skip
+        self.program.dense_product(
+            m=rows, n=n, k=k, a=source, b=at.weights[branch] + 2, b_turned=True, out=out,
+            dtype=code, out_dtype=code, alpha=alpha(i), accumulates=branch.has_bias,
+            handle=at.handle,
         )  # fmt: skip
 
 
@@ -198,10 +230,17 @@ class _Backward(_Direction):
         words, mask = self.words(i, "b", "a"), self.masks.get(i + 1)
         if mask is not None:
             words["a_words"] = mask.turned_words
-        self.program.product(
-            self.launches[branch][2], a=grad, b=source, d=given + 1, alpha=alpha(i),
-            workspace=self.at.SCRATCH, **words,
-        )  # fmt: skip
+        if i in self.dense:
+            self.program.dense_product(
+                m=facts.features[i + 1], n=facts.features[i], k=facts.rows, a=grad, a_turned=True,
+                b=source, out=given + 1, dtype=self.code, alpha=alpha(i), handle=self.at.handle,
+                out_dtype=_native.dtype_code(facts.param_dtype),
+            )  # fmt: skip
+        else:
+            self.program.product(
+                self.launches[branch][2], a=grad, b=source, d=given + 1, alpha=alpha(i),
+                workspace=self.at.SCRATCH, **words,
+            )  # fmt: skip
         if branch.has_bias:
             masked = {} if mask is None else {"block": mask.block, "words": mask.words}
             self.program.column_sums(
@@ -212,8 +251,15 @@ class _Backward(_Direction):
 
     def _input(self, branch: Branch, grad: int, out: int) -> None:
         """The gradient of the input, from that of the result."""
-        i = branch.layer
-        self.program.product(
-            self.launches[branch][1], a=grad, b=self.at.weights[branch], d=out, alpha=alpha(i),
-            workspace=self.at.SCRATCH, **self.words(i, "d", "a"),
-        )  # fmt: skip
+        i, weight = branch.layer, self.at.weights[branch]
+        if i in self.dense:
+            self.program.dense_product(
+                m=self.facts.rows, n=self.facts.features[i], k=self.facts.features[i + 1], a=grad,
+                b=weight, out=out, dtype=self.code, out_dtype=self.code, alpha=alpha(i),
+                handle=self.at.handle,
+            )  # fmt: skip
+        else:
+            self.program.product(
+                self.launches[branch][1], a=grad, b=weight, d=out, alpha=alpha(i),
+                workspace=self.at.SCRATCH, **self.words(i, "d", "a"),
+            )  # fmt: skip
