@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=rate,
         nargs="+",
         metavar="P",
-        help="default: 0.1 0.3 0.5 0.7, of a network its own",
+        help="default: 0.1 0.3 0.5 0.7, or a network's",
     )
     names = list(PRODUCTS)
     add("--products", choices=names, nargs="+", default=names[:3], help="default: forward dX dW")
