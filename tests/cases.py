@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsedrop
 from sparsedrop import BlockMask, reference, select
-from sparsedrop.select import kernels
 
 Block = tuple[int, int]
 
@@ -126,18 +125,6 @@ def only(**blocks: object) -> select.Request:
 
 
 OUT = only(out_block=(128, 128), out_keep=0.5)
-
-
-def legal_ways(case: Case, splits: tuple[int, ...] = (1,)) -> list[select.Choice]:
-    """Every tile and orientation of this build's kernels that may run the case, split so often."""
-    tiles = kernels.tiles_on(9, 0)
-    request = select.Request(
-        "cuda", torch.bfloat16, case.m, case.n, case.k,
-        case.a_block, case.b_block, case.out_block, capability=(9, 0), tiles=tiles,
-    )  # fmt: skip
-    ways = itertools.product(["kernel"], range(len(tiles)), (False, True), splits)
-    choices = [select.Choice(*way) for way in ways]
-    return [choice for choice in choices if select.refusal(request, choice) is None]
 
 
 class Problem(NamedTuple):

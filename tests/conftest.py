@@ -1,11 +1,13 @@
 """Fixtures: every test of an operation runs on each device there is, each time from one seed."""
 
+import os
 import random
 
 import pytest
 import torch
 
 from sparsedrop import select
+from ways import forced
 
 # The products are small: where other processes keep the cores busy, threads that wait for one
 # another take ten times as long as one thread alone.
@@ -26,6 +28,8 @@ def pytest_configure(config):
     if config.getoption("random_seed") is None:
         config.option.random_seed = random.SystemRandom().randrange(2**31)
     config.stash[_NOTES] = []
+    # What the user has measured on this machine is not for the tests.
+    os.environ["SPARSEDROP_CACHE"] = os.devnull
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -46,6 +50,14 @@ def device(request):
             yield torch.device("cpu")
     else:
         yield torch.device("cuda", 0)
+
+
+@pytest.fixture(params=["sm90", "sm80"])
+def architecture(request):
+    """Each architecture that this GPU runs."""
+    with forced(request.param):
+        pass  # which skips the others
+    return request.param
 
 
 @pytest.fixture(autouse=True)

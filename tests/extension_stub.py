@@ -10,6 +10,7 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from architecture_stub import ARCHITECTURES
 from sparsedrop.masks import layout
 from sparsedrop.masks.block_mask import expand_live
 from sparsedrop.masks.samplers import balanced_live
@@ -117,6 +118,7 @@ class Program:
                     call.store(value * call.number(factor), to, _DTYPES[dtype])
 
         assert len(arrays) <= C.MAX_ROUNDINGS
+        assert _DTYPES[dtype].itemsize == 2
         self.steps.append(step)
 
     def product(
@@ -194,6 +196,7 @@ class Program:
 
     def pointwise(self, *, kind, activation, dtype, rows, cols, block, a, b=None, grad=None, out,
                   out_b=None, live=None):  # fmt: skip
+        assert _DTYPES[dtype].itemsize == 2
         name = next(name for name, code in C.POINTWISE.items() if code == kind)
         act = ACTIVATIONS[next(n for n, code in C.ACTIVATIONS.items() if code == activation)]
 
@@ -238,7 +241,8 @@ def _grid_beside(words: int, shape, block) -> Tensor:
 class C:
     """Stands for the extension."""
 
-    DTYPES, ARCHITECTURES = DTYPES, []
+    DTYPES, ARCHITECTURES = DTYPES, ARCHITECTURES
+    CUDA_ARCHS = "80, 90a-real, 120-real"
     ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "gelu_tanh": 4}  # noqa: RUF012
     MAX_SUM_COLUMNS = 64 * 65535
     POINTWISE = {"activate": 0, "activation_grad": 1, "gate": 2, "gate_grad": 3, "add": 4}  # noqa: RUF012

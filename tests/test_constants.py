@@ -10,7 +10,7 @@ from sparsedrop import _native
 from sparsedrop.masks.tensors import MASK_UNIT
 from sparsedrop.ops import ACTIVATIONS
 from sparsedrop.ops.plan import UNIT
-from sparsedrop.select import LIMITS, MAX_EXTENT, gpu_costs, kernels
+from sparsedrop.select import MAX_EXTENT, TESTED, architectures, gpu_costs
 
 CPP = Path(__file__).parents[1] / "cpp"
 
@@ -50,31 +50,38 @@ def test_limits_are_those_of_the_kernels():
     text = (CPP / "gemm/sm90/config.hpp").read_text()
     match = re.search(r"constexpr Limits kLimits\{(.*?)\};", text, re.DOTALL)
     values = [int(number) for number in re.findall(r"\*/(\d+)", match[1])]
-    assert LIMITS["sm90"] == kernels.Limits(*values)
+    assert architectures.WITHOUT_BUILD.limits == architectures.Limits(*values)
 
 
 def test_tiles_are_those_of_the_kernels():
     text = (CPP / "gemm/sm90/config.hpp").read_text()
     listed = re.search(r"using TileConfigs = (.*?);", text, re.DOTALL)[1]
     configs = re.findall(r"TileConfig<(\d+), (\d+), (\d+), \d+>", listed)
-    tiles = [kernels.Tile(int(m), int(n), MASK_UNIT, int(slot)) for m, n, slot in configs]
+    tiles = [architectures.Tile(int(m), int(n), MASK_UNIT, int(slot)) for m, n, slot in configs]
     assert tuple(tiles) == TILES
 
 
 def test_16_bytes_are_8_elements_of_what_the_kernels_take():
-    assert all(UNIT * dtype.itemsize == 16 for dtype in kernels.KERNEL_DTYPES)
+    assert all(UNIT * dtype.itemsize == 16 for dtype in architectures.KERNEL_DTYPES)
 
 
 @pytest.mark.skipif(_native.C is None, reason="a CPU-only build")
 def test_the_build_says_what_the_sources_say():
     assert _native.C.MASK_UNIT == MASK_UNIT
     assert _native.C.MAX_EXTENT == MAX_EXTENT + UNIT
-    operands = {str(d).removeprefix("torch.") for d in kernels.KERNEL_DTYPES}
+    operands = {str(d).removeprefix("torch.") for d in architectures.KERNEL_DTYPES}
     assert set(_native.C.DTYPES) == operands | {"float32", "float64"}
     assert set(_native.C.ACTIVATIONS) == {name or "none" for name in ACTIVATIONS}
-    assert [family.name for family in _native.C.ARCHITECTURES] == list(LIMITS)
-    for family in _native.C.ARCHITECTURES:
-        limits = (family.max_split_k, family.max_split_n, family.max_split_slots)
-        assert limits == LIMITS[family.name]
-    assert kernels.tiles_on(9, 0) == TILES
-    assert kernels.tiles_on(8, 0) == ()
+    names = architectures.built()
+    assert names in (("sm90",), ("sm90", "sm80"), ("sm80",))
+    assert {"sm90", "sm80"} >= TESTED
+    assert architectures.architecture("sm90") == architectures.WITHOUT_BUILD
+    for name in names:
+        assert set(architectures.architecture(name).dtypes) >= set(architectures.KERNEL_DTYPES)
+    tiles = architectures.tiles_on(9, 0)
+    of_sm90 = tuple(tile for tile in tiles if tile.architecture == "sm90")
+    assert of_sm90 == (TILES if "sm90" in names else ())
+    assert tiles[: len(of_sm90)] == of_sm90
+    for capability in ((8, 0), (8, 6), (8, 9), (10, 0), (12, 0)):
+        assert set(architectures.tiles_on(*capability)) <= set(tiles) - set(of_sm90)
+    assert architectures.tiles_on(7, 5) == ()

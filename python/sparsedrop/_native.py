@@ -127,6 +127,20 @@ def allows_narrow_sums(dtype: torch.dtype) -> bool:
     return settings.allow_fp16_reduced_precision_reduction if dtype is torch.float16 else True
 
 
+def allows_tf32() -> bool:
+    """Whether torch may multiply float32 matrices as TF32 on a GPU, whichever way that was set.
+
+    `allow_tf32` and `torch.get_float32_matmul_precision` raise where a program sets
+    `fp32_precision`, which in turn knows of both.
+    """
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def multiplies_as_tf32(dtype: torch.dtype) -> bool:
+    """Whether torch may multiply matrices of that dtype as TF32."""
+    return dtype is torch.float32 and allows_tf32()
+
+
 def require_build_for(device: torch.device) -> None:
     """Raises RuntimeError where `device` is a GPU and this build is a CPU-only one."""
     if C is None and device.type == "cuda":

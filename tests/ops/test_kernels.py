@@ -12,7 +12,6 @@ from cases import (
     Case,
     assert_accurate,
     build,
-    legal_ways,
     matmul_and_grads,
     normal,
     oracle,
@@ -22,7 +21,7 @@ from cases import (
 )
 from sparsedrop import BlockMask, _native, reference, select
 from sparsedrop.ops import How, Product, cuda
-from sparsedrop.select import kernels
+from ways import capability, legal_ways, tiles_here
 
 pytestmark = pytest.mark.gpu
 
@@ -37,43 +36,46 @@ SEVERAL = [
 LONG = [(36864, 264, 128), (264, 36864, 128), (139264, 136, 64)]
 
 
-def _tiles():
-    return kernels.tiles_on(9, 0)
-
-
 def test_this_build_has_kernels_for_this_gpu():
     assert _native.runs_on(GPU)
+    names = select.names_of(tiles_here())
+    assert names in (("sm90", "sm80"), ("sm90",), ("sm80",))
+    assert "sm90" not in names or capability() == (9, 0)
 
 
 @pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
 @pytest.mark.parametrize("extents", KERNEL_EXTENTS, ids=str)
 @pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-def test_every_tile_and_orientation(blocks, extents, order, dtype):
+def test_every_tile_and_orientation(blocks, extents, order, dtype, architecture):
     """Each on its own: exact, and blind to NaN in dropped blocks."""
-    _check_every_way(Case(*extents, *blocks, *order), dtype)
+    _check_every_way(Case(*extents, *blocks, *order), dtype, architecture)
 
 
 @pytest.mark.parametrize("extents", SEVERAL, ids=str)
 @pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
-def test_several_tiles_a_cta(blocks, extents):
+def test_several_tiles_a_cta(blocks, extents, architecture):
     """As CTAs order them: groups of lines, a ragged last one, slots without a partner."""
-    _check_every_way(Case(*extents, *blocks), torch.bfloat16)
+    _check_every_way(Case(*extents, *blocks), torch.bfloat16, architecture)
 
 
 @pytest.mark.parametrize("extents", LONG, ids=str)
 @pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
-def test_many_lines_of_tiles(blocks, extents):
+def test_many_lines_of_tiles(blocks, extents, architecture):
     """More lines than a CTA orders itself, and than the list's kernel keeps in shared memory."""
-    _check_every_way(Case(*extents, *blocks, "row", "col"), torch.bfloat16)
+    _check_every_way(Case(*extents, *blocks, "row", "col"), torch.bfloat16, architecture)
 
 
-def _check_every_way(case, dtype):
+def _check_every_way(case, dtype, architecture):
     # Kernels with an activation are others, and do not split tiles; some have fewer K tiles than 7.
-    ways = {None: legal_ways(case, (1, 2, 7)), "relu": legal_ways(case)}
+    ways = {
+        None: legal_ways(case, (1, 2, 7), architecture),
+        "relu": legal_ways(case, (1,), architecture),
+    }
     assert ways["relu"]
-    is_small = case.m * case.n < 2**20
-    splits = is_small and case.out_block is None and {1, 2} & {way.tile for way in ways["relu"]}
+    tiles, widest = tiles_here(), select.architecture(architecture).limits.max_split_n
+    splits = case.m * case.n < 2**20 and case.out_block is None
+    splits = splits and any(tiles[way.tile].n <= widest for way in ways["relu"])
     assert not splits or any(choice.split_k > 1 for choice in ways[None])
     problem = build(case, signs, dtype, GPU)
     bias = signs(case.n).to(GPU, dtype)
@@ -96,13 +98,13 @@ def _check_every_way(case, dtype):
                 alpha=2.0,
                 activation=activation,
             )
-        way = f"tile {_tiles()[choice.tile]}, {choice}, activation {activation}"
+        way = f"tile {tiles[choice.tile]}, {choice}, activation {activation}"
         assert torch.equal(out.double(), truths[activation]), way
 
 
 @pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
 @pytest.mark.parametrize("blocks", [(None, (128, 128)), ((128, 128), None), ((128, 64), (64, 128))])
-def test_tiles_split_along_k(blocks, order):
+def test_tiles_split_along_k(blocks, order, architecture):
     """Accurate, the same in every run and under a graph, and blind to what a workspace holds."""
     case = Case(392, 520, 9000, *blocks, None, *order)
     problem = build(case, normal, torch.bfloat16, GPU)
@@ -112,7 +114,7 @@ def test_tiles_split_along_k(blocks, order):
         poisoned(matrix, problem.masks.get(name))
         for matrix, name in ((problem.a, "a_mask"), (problem.b, "b_mask"))
     ]
-    ways = legal_ways(case, (2, 3, 5, 8))
+    ways = legal_ways(case, (2, 3, 5, 8), architecture)
     assert ways
     for choice in ways:
         with select.override(*choice[:4]):
@@ -131,7 +133,7 @@ def test_tiles_split_along_k(blocks, order):
         assert_accurate([first], [exact], [torchs])
 
 
-def test_more_splits_than_sms_and_a_busy_gpu():
+def test_more_splits_than_sms_and_a_busy_gpu(architecture):
     """The last split waits for the others, which started before it."""
     case = Case(2048, 1024, 4096, None, (128, 128))
     problem = build(case, signs, torch.bfloat16, GPU)
@@ -141,7 +143,7 @@ def test_more_splits_than_sms_and_a_busy_gpu():
     with torch.cuda.stream(other):
         for _ in range(50):
             square @ square
-    for choice in legal_ways(case, (8,)):
+    for choice in legal_ways(case, (8,), architecture):
         with select.override(*choice[:4]):
             for _ in range(5):
                 out = sparsedrop.matmul(problem.a, problem.b, **problem.masks)
@@ -149,7 +151,7 @@ def test_more_splits_than_sms_and_a_busy_gpu():
     torch.cuda.synchronize()
 
 
-def test_split_products_scale_and_add_a_bias_once():
+def test_split_products_scale_and_add_a_bias_once(architecture):
     case = Case(200, 264, 8192, (128, 128))
     problem = build(case, signs, torch.bfloat16, GPU)
     problem.masks["a_mask"].live[0] = False  # lines with fewer live K tiles than splits
@@ -159,27 +161,28 @@ def test_split_products_scale_and_add_a_bias_once():
     bias = signs(case.n).to(GPU, torch.bfloat16)
     how = {"x_mask": mask, "alpha": 0.5}
     truth = reference.linear(problem.a.double(), problem.b.t().double(), bias.double(), **how)
-    for choice in legal_ways(case, (2, 8)):
+    for choice in legal_ways(case, (2, 8), architecture):
         with select.override(*choice[:4]):
             out = sparsedrop.linear(problem.a, problem.b.t(), bias, **how)
         torch.testing.assert_close(out.double(), truth, rtol=2**-8, atol=0)
 
 
-def test_small_layers_have_their_weight_gradient_split():
+def test_small_layers_have_their_weight_gradient_split(architecture):
     """Few tiles and many rows: whole tiles would leave most of the GPU idle."""
     x = torch.randn(16384, 512, device=GPU, dtype=torch.bfloat16)
     dy = torch.randn(16384, 512, device=GPU, dtype=torch.bfloat16)
     mask = BlockMask.bernoulli(x.shape, 0.5, device=GPU)
     request = cuda.request_for(Product(dy.t(), x, None, How(b_mask=mask)))
-    assert select.choose(request).split_k > 1
-    out = sparsedrop.matmul(dy.t(), x, b_mask=mask)
+    with select.override(architecture=architecture):
+        assert select.decide(request).split_k > 1
+        out = sparsedrop.matmul(dy.t(), x, b_mask=mask)
     exact = reference.matmul(dy.t().double(), x.double(), b_mask=mask)
     assert_accurate([out], [exact], [reference.matmul(dy.t(), x, b_mask=mask)])
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
-def test_every_tile_fuses_bias_and_activation(activation, dtype):
+def test_every_tile_fuses_bias_and_activation(activation, dtype, architecture):
     case = Case(512, 768, 256, (128, 64), None, (128, 128))
     problem = build(case, normal, dtype, GPU)
     bias = normal(case.n).to(GPU, dtype)
@@ -187,7 +190,7 @@ def test_every_tile_fuses_bias_and_activation(activation, dtype):
     torchs = reference.matmul(problem.a, problem.b, **kwargs)
     kwargs["bias"] = bias.double()
     exact = reference.matmul(problem.a.double(), problem.b.double(), **kwargs)
-    for choice in legal_ways(case):
+    for choice in legal_ways(case, (1,), architecture):
         with select.override(*choice[:4]):
             ours = sparsedrop.linear(
                 problem.a,
@@ -203,22 +206,24 @@ def test_every_tile_fuses_bias_and_activation(activation, dtype):
 
 @pytest.mark.parametrize("extents", [(75, 10, 65), (130, 1, 7), (1, 300, 64), (64, 64, 1)], ids=str)
 @pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
-def test_padded_operands_on_the_kernels(extents, order):
+def test_padded_operands_on_the_kernels(extents, order, architecture):
     case = Case(*extents, (128, 64), (64, 256), (128, 256), *order)
     problem = build(case, signs, torch.bfloat16, GPU)
     bad = problem._replace(
         a=poisoned(problem.a, problem.masks["a_mask"]),
         b=poisoned(problem.b, problem.masks["b_mask"]),
     )
-    with select.override(path="kernel"):
+    with select.override(architecture=architecture):
         out = sparsedrop.matmul(bad.a, bad.b, **bad.masks)
     assert torch.equal(out.double(), oracle(problem)[0])
 
 
-def test_large_unaligned_products_run_on_the_kernels():
+def test_large_unaligned_products_run_on_the_kernels(architecture):
     case = Case(1100, 1030, 1027, (128, 128))
     problem = build(case, normal, torch.bfloat16, GPU)
-    assert_accurate(matmul_and_grads(problem), oracle(problem), *torchs_own(problem))
+    with select.override(architecture=architecture):
+        ours = matmul_and_grads(problem)
+    assert_accurate(ours, oracle(problem), *torchs_own(problem))
 
 
 @pytest.mark.parametrize("extents", [(2048, 2048, 2048), (4096, 1024, 512)], ids=str)
@@ -226,6 +231,8 @@ def test_large_unaligned_products_run_on_the_kernels():
 @pytest.mark.parametrize(
     "blocks", [((128, 128), None, None), ((128, 128), None, (128, 256))], ids=str
 )
-def test_accurate_at_size(blocks, dtype, extents):
+def test_accurate_at_size(blocks, dtype, extents, architecture):
     problem = build(Case(*extents, *blocks), normal, dtype, GPU)
-    assert_accurate(matmul_and_grads(problem), oracle(problem), *torchs_own(problem))
+    with select.override(architecture=architecture):
+        ours = matmul_and_grads(problem)
+    assert_accurate(ours, oracle(problem), *torchs_own(problem))

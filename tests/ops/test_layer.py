@@ -14,6 +14,7 @@ from sparsedrop import BlockMask, functional, reference, select
 from sparsedrop.ops.layer import Options
 from sparsedrop.ops.layer.dense import DenseLayer
 from sparsedrop.ops.layer.kernels import KernelLayer
+from ways import forced, tiles_here
 
 pytestmark = pytest.mark.gpu
 
@@ -25,12 +26,12 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_layer_is_the_reference_under_the_mask_it_draws(shape, precision, p, sampler, side):
     lead, n, k, block = SHAPES[shape]
-    for bias, path in itertools.product((True, False), (None, "dense", "kernel")):
-        if path == "kernel" and not _has_kernel(shape, precision):
+    for bias, path in itertools.product((True, False), (None, "dense", *_architectures())):
+        if path not in (None, "dense") and not _has_kernel(shape, precision):
             continue
         inputs, upstream = inputs_of(shape, precision, bias)
         torch.manual_seed(5)
-        with select.override(path=path):
+        with forced(path):
             how = {"p": p, "sampler": sampler, "block_shape": block, "side": side}
             ours = run(inputs, upstream, precision, **how)
         torch.manual_seed(5)
@@ -50,14 +51,14 @@ def test_a_layer_is_the_reference_under_the_mask_it_draws(shape, precision, p, s
         assert ours[0].shape == upstream.shape
 
 
-@pytest.mark.parametrize("path", ["dense", "kernel"])
+@pytest.mark.parametrize("path", ["dense", "kernel", "sm80"])
 @pytest.mark.parametrize("side", ["input", "output"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float32", "amp", "amp of float32"])
 @pytest.mark.parametrize("shape", ["kernel", "ragged", "ten outputs"])
 def test_a_turned_weight(shape, precision, side, path):
     """As the layer of the transposed weight; also for whoever watches the backward pass."""
     precision = PRECISIONS[precision]
-    if path == "kernel" and not _has_kernel(shape, precision):
+    if path != "dense" and not _has_kernel(shape, precision):
         path = None
     (x, weight, bias), upstream = inputs_of(shape, precision)
     results = []
@@ -67,7 +68,7 @@ def test_a_turned_weight(shape, precision, side, path):
         options = Options(0.5, SHAPES[shape][3], "bernoulli", side=side, weight_turned=turned)
         torch.manual_seed(5)
         autocast = torch.autocast("cuda", precision.autocast, enabled=bool(precision.autocast))
-        with select.override(path=path), autocast:
+        with forced(path), autocast:
             out = functional.dropped_linear(*leaves, options, True)
         with FlopCounterMode(display=False) if watched else nullcontext():
             grads = torch.autograd.grad(out, leaves, upstream)
@@ -76,6 +77,11 @@ def test_a_turned_weight(shape, precision, side, path):
         for ours, truth in zip(own, results[0], strict=True):
             assert ours.dtype == truth.dtype
             assert (ours.double() - truth.double()).norm() <= 0.01 * truth.double().norm()
+
+
+def _architectures():
+    """Whose kernels this GPU runs."""
+    return select.names_of(tiles_here())
 
 
 def _has_kernel(shape, precision):
@@ -102,12 +108,12 @@ def test_the_usual_layer_goes_the_short_way(shape, precision, way):
     assert type(found) is way
 
 
-@pytest.mark.parametrize("path", ["kernel", "dense"])
+@pytest.mark.parametrize("path", ["kernel", "sm80", "dense"])
 @pytest.mark.parametrize("precision", ["amp", "amp of float32", "amp in float16"])
 def test_gradients_of_float32_parameters_are_not_rounded(precision, path):
     inputs, upstream = inputs_of("kernel", PRECISIONS[precision])
     torch.manual_seed(5)
-    with select.override(path=path):
+    with forced(path):
         ours = run(inputs, upstream, PRECISIONS[precision], p=0.5)
     torch.manual_seed(5)
     mask = BlockMask.bernoulli((512, 768), 0.5, device=GPU)
@@ -122,14 +128,14 @@ def test_gradients_of_float32_parameters_are_not_rounded(precision, path):
         assert (grad - truth).norm() <= 1e-5 * truth.norm()  # 16 bits err by 2e-4 at least
 
 
-@pytest.mark.parametrize("path", ["kernel", "dense"])
+@pytest.mark.parametrize("path", ["kernel", "sm80", "dense"])
 @pytest.mark.parametrize("precision", ["bfloat16", "amp of float32"])
 def test_dropped_blocks_are_never_read(precision, path):
     precision = PRECISIONS[precision]
     inputs, upstream = inputs_of("kernel", precision)
     torch.manual_seed(5)
     mask = BlockMask.bernoulli((512, 768), 0.5, device=GPU)
-    with select.override(path=path):
+    with forced(path):
         torch.manual_seed(5)
         clean = run(inputs, upstream, precision, p=0.5)
         inputs[0][~mask.expand()] = float("nan")
@@ -201,14 +207,14 @@ def test_a_result_may_be_written_to():
 
 
 @pytest.mark.parametrize(("n", "k"), [(10, 2048), (65, 1032), (520, 129)])
-@pytest.mark.parametrize("path", [None, "kernel"])
+@pytest.mark.parametrize("path", [None, "kernel", "sm80"])
 def test_layers_that_have_to_be_padded(n, k, path):
     """Large ones, and where the kernels are forced: each product pads for itself."""
     m = 1 + 2**30 // (n * k) if path is None else 200
     x, weight, bias = (normal(*s).to(GPU, torch.bfloat16) for s in ((m, k), (n, k), (n,)))
     upstream = normal(m, n).to(GPU, torch.bfloat16)
     torch.manual_seed(5)
-    with select.override(path=path):
+    with forced(path):
         ours = run([x, weight, bias], upstream, PRECISIONS["bfloat16"], p=0.5)
     torch.manual_seed(5)
     mask = BlockMask.bernoulli((m, k), 0.5, device=GPU)

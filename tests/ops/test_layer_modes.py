@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import sparsedrop
 from cases import normal, value_and_grads
 from layer_cases import GPU, PRECISIONS, SHAPES, inputs_of, ops_of_compiled, run, way_of
-from sparsedrop import BlockMask, reference, select
+from sparsedrop import BlockMask, reference
 from sparsedrop.ops import copies
 from sparsedrop.ops.layer import Options
+from ways import forced
 
 pytestmark = pytest.mark.gpu
 
@@ -238,7 +239,7 @@ def test_what_lies_badly_goes_through_the_ops_too(precision):
         assert (turned.double() - plain.double()).norm() <= 0.01 * plain.double().norm()
 
 
-@pytest.mark.parametrize("path", ["kernel", "dense"])
+@pytest.mark.parametrize("path", ["kernel", "sm80", "dense"])
 @pytest.mark.parametrize("where", ["grad", "main_grad"])
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("buffer_dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -262,7 +263,7 @@ def test_gradients_are_added_in_place(path, where, weight_dtype, buffer_dtype):
                 else:
                     parameter.main_grad, parameter.grad_added_to_main_grad = buffer, False
         torch.manual_seed(3)
-        with select.override(path=path), torch.autocast("cuda", torch.bfloat16):
+        with forced(path), torch.autocast("cuda", torch.bfloat16):
             module(x).backward(upstream)
         if module is plain:
             made = [parameter.grad for parameter in params]

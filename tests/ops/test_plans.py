@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+import extension_stub
 import sparsedrop
 from cases import TILES, random_mask
 from sparsedrop import _native, select
@@ -15,7 +16,8 @@ from sparsedrop.select import kernels
 class Recorder:
     """Stands for `_C`: records what would be launched."""
 
-    DTYPES = {"bfloat16": 0, "float16": 1}  # noqa: RUF012 - as `_C` has them
+    DTYPES = {"bfloat16": 0, "float16": 1, "float32": 2}  # noqa: RUF012 - as `_C` has them
+    ARCHITECTURES = extension_stub.ARCHITECTURES
     ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "gelu_tanh": 4}  # noqa: RUF012
 
     def __init__(self):

@@ -13,7 +13,6 @@ from cases import (
     Case,
     assert_accurate,
     build,
-    legal_ways,
     normal,
     poisoned,
     random_mask,
@@ -22,6 +21,7 @@ from cases import (
 )
 from sparsedrop import reference, select
 from sparsedrop.ops import How, Product, cuda
+from ways import legal_ways
 
 pytestmark = pytest.mark.gpu
 
@@ -42,20 +42,20 @@ def _live(matrix, mask):
 @pytest.mark.parametrize("extents", KERNEL_EXTENTS, ids=str)
 @pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
 @EACH_DTYPE
-def test_every_tile_stores_what_went_in(blocks, extents, order, activation, dtype):
-    _check_every_way(Case(*extents, *blocks, *order), activation, dtype)
+def test_every_tile_stores_what_went_in(blocks, extents, order, activation, dtype, architecture):
+    _check_every_way(Case(*extents, *blocks, *order), activation, dtype, architecture)
 
 
 @EACH_LATE
 @pytest.mark.parametrize("extents", LONG, ids=str)
 @pytest.mark.parametrize("blocks", [((128, 64), None, (128, 128)), (None, None, (64, 128))])
-def test_many_lines_of_tiles_store_what_went_in(blocks, extents, activation):
-    _check_every_way(Case(*extents, *blocks), activation, torch.bfloat16)
+def test_many_lines_of_tiles_store_what_went_in(blocks, extents, activation, architecture):
+    _check_every_way(Case(*extents, *blocks), activation, torch.bfloat16, architecture)
 
 
-def _check_every_way(case, activation, dtype):
+def _check_every_way(case, activation, dtype, architecture):
     """What is stored equals the product without activation, and the result is torch's of it."""
-    ways = legal_ways(case)
+    ways = legal_ways(case, (1,), architecture)
     assert ways
     problem = build(case, normal, dtype, GPU)
     a_mask, b_mask, out_mask = (problem.masks.get(f"{name}_mask") for name in ("a", "b", "out"))
@@ -86,18 +86,18 @@ def _check_every_way(case, activation, dtype):
 @pytest.mark.parametrize("extents", KERNEL_EXTENTS, ids=str)
 @pytest.mark.parametrize("blocks", KERNEL_BLOCKS, ids=str)
 @EACH_DTYPE
-def test_gradients_behind_every_tile(blocks, extents, order, dtype):
-    _check_gradients(Case(*extents, *blocks, *order), "gelu", dtype)
+def test_gradients_behind_every_tile(blocks, extents, order, dtype, architecture):
+    _check_gradients(Case(*extents, *blocks, *order), "gelu", dtype, architecture)
 
 
 @EACH_ACTIVATION
 @pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
-def test_gradients_of_padded_operands(order, activation):
+def test_gradients_of_padded_operands(order, activation, architecture):
     case = Case(515, 389, 261, (128, 64), None, (128, 256), *order)
-    _check_gradients(case, activation, torch.bfloat16)
+    _check_gradients(case, activation, torch.bfloat16, architecture)
 
 
-def _check_gradients(case, activation, dtype):
+def _check_gradients(case, activation, dtype, architecture):
     """NaN in all dropped blocks, of the upstream gradient too."""
     # relu's gradient jumps where a sum of almost 0 changes its sign.
     problem = build(case, signs if activation == "relu" else normal, dtype, GPU)
@@ -120,7 +120,7 @@ def _check_gradients(case, activation, dtype):
     exact = truth([x.double() for x in inputs], problem.upstream.double())
     bad = [poisoned(problem.a, a_mask), poisoned(problem.b, b_mask).t(), bias]
     upstream = poisoned(problem.upstream, out_mask)
-    for choice in legal_ways(case):
+    for choice in legal_ways(case, (1,), architecture):
         leaves = [x.detach().requires_grad_() for x in bad]
         with select.override("kernel", choice.tile, choice.swap):
             out = sparsedrop.linear(*leaves, **masks, **how)
@@ -138,18 +138,19 @@ def _check_gradients(case, activation, dtype):
 @EACH_LATE
 @pytest.mark.parametrize("extents", [(75, 10, 65), (130, 1, 7), (1, 300, 64), (64, 64, 1)], ids=str)
 @pytest.mark.parametrize("order", KERNEL_ORDERS, ids="-".join)
-def test_padded_operands(extents, order, activation):
-    _check_every_way(Case(*extents, (128, 64), None, (128, 256), *order), activation, torch.float16)
+def test_padded_operands(extents, order, activation, architecture):
+    case = Case(*extents, (128, 64), None, (128, 256), *order)
+    _check_every_way(case, activation, torch.float16, architecture)
 
 
 @EACH_LATE
 @EACH_DTYPE
-def test_special_values_go_through_the_kernel(activation, dtype):
+def test_special_values_go_through_the_kernel(activation, dtype, architecture):
     """A product of zeros leaves the bias, and so every value of it goes into the activation."""
     bias = _all_finite(dtype)[:4096]
     bias[:3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
     zeros = [torch.zeros(extent, 64, device=GPU, dtype=dtype) for extent in (256, 4096)]
-    with select.override(path="kernel"):
+    with select.override(architecture=architecture):
         how = How(activation=activation, b_turned=True)
         out, before = cuda.product_and_pre_activation(Product(*zeros, bias, how))
     assert torch.equal(before.isnan(), bias.isnan().expand_as(before))
@@ -172,7 +173,7 @@ def _assert_close(own, expected):
 
 
 @pytest.mark.parametrize("path", [None, "kernel", "dense"])
-def test_blocks_that_nobody_wrote_reach_nothing(path, monkeypatch):
+def test_blocks_that_nobody_wrote_reach_nothing(path, architecture, monkeypatch):
     """NaN in what the kernel leaves unwritten, whichever way the gradients then go."""
     shape = (1024, 1024)
     inputs = [normal(*extents).to(GPU, torch.bfloat16) for extents in (shape, shape, shape[1:])]
@@ -181,11 +182,9 @@ def test_blocks_that_nobody_wrote_reach_nothing(path, monkeypatch):
 
     def step():
         leaves = [x.detach().requires_grad_() for x in inputs]
-        with select.override(path="kernel"):
+        with select.override(architecture=architecture):
             out = sparsedrop.linear(*leaves, **masks, activation="silu")
-        if path is None:
-            return out.detach(), *torch.autograd.grad(out, leaves, upstream)
-        with select.override(path=path):
+        with select.override(path=path, architecture=architecture if path == "kernel" else None):
             return out.detach(), *torch.autograd.grad(out, leaves, upstream)
 
     clean, called, own_product = step(), [], cuda.product_and_pre_activation

@@ -13,6 +13,7 @@ from sparsedrop.ops.stack import Dropped
 from sparsedrop.ops.stack.facts import layers_of as layers_from
 from sparsedrop.ops.stack.facts import parameters_of
 from stack_cases import BF16, BLOCK, CASES, F32, PRECISIONS, layers_of, reference_of
+from ways import forced
 
 pytestmark = pytest.mark.gpu
 
@@ -45,7 +46,7 @@ def _masks(case, rows, sampler):
     }
 
 
-@pytest.mark.parametrize("path", [None, "kernel", "dense"])
+@pytest.mark.parametrize("path", [None, "kernel", "sm80", "dense"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -54,7 +55,7 @@ def test_a_stack_is_the_reference_under_the_masks_it_draws(case, precision, samp
     product = autocast or x_dtype
     x, layers, upstream = _inputs(case, precision)
     torch.manual_seed(5)
-    with select.override(path=path):
+    with forced(path):
         ours = _run(x, layers, Dropped(case.rates, BLOCK, sampler), upstream, autocast)
     torch.manual_seed(5)
     masks = _masks(case, 192, sampler)
@@ -77,14 +78,15 @@ def _assert_near(ours, exact, theirs):
         assert error <= 2 * allowed + 0.02 * truth.norm()
 
 
+@pytest.mark.parametrize("path", ["kernel", "sm80"])
 @pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[3]], ids=str)
 @pytest.mark.parametrize("case", ["stack", "gated and dropped before"])
-def test_dropped_blocks_are_never_read(case, precision):
+def test_dropped_blocks_are_never_read(case, precision, path):
     case = CASES[case]
     x, layers, upstream = _inputs(case, precision, (512,))
     dropped = Dropped(case.rates, BLOCK, "bernoulli")
     results = []
-    with select.override(path="kernel"):
+    with forced(path):
         for _ in range(2):
             torch.manual_seed(5)
             results.append(_run(x, layers, dropped, upstream, precision[2]))
@@ -96,10 +98,12 @@ def test_dropped_blocks_are_never_read(case, precision):
         assert torch.equal(own, other)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    ("backend", "path"), [("aot_eager", "kernel"), ("inductor", "kernel"), ("inductor", "sm80")]
+)
 @pytest.mark.parametrize("precision", [PRECISIONS[i] for i in (0, 2, 3)], ids=str)
 @pytest.mark.parametrize("case", ["gelu", "gated and dropped before", "stack", "last relu"])
-def test_compiled_it_draws_the_same_masks(case, precision, backend):
+def test_compiled_it_draws_the_same_masks(case, precision, backend, path):
     case, autocast = CASES[case], precision[2]
     x, layers, upstream = _inputs(case, precision)
     params = [p.detach() for p in parameters_of(layers)]
@@ -116,7 +120,7 @@ def test_compiled_it_draws_the_same_masks(case, precision, backend):
         results = []
         for function in (run, compiled):
             torch.manual_seed(seed)
-            with select.override(path="kernel"):
+            with forced(path):
                 results.append(value_and_grads(function, [x, *params], upstream))
         for own, truth in zip(*results, strict=True):
             assert own.dtype == truth.dtype

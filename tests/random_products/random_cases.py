@@ -9,6 +9,7 @@ from typing import NamedTuple
 from random_source import Source
 
 import cases
+from ways import legal_ways
 
 Block = tuple[int, int]
 Way = tuple[object, ...]
@@ -267,7 +268,7 @@ def products_of(case: Case) -> list[cases.Case]:
 
 def kernel_ways(product: cases.Case, splits: Sequence[int] = (1,)) -> list[Way]:
     """Every tile and orientation that may run it; all that is known here of the kernels."""
-    return [tuple(choice[:4]) for choice in cases.legal_ways(product, tuple(splits))]
+    return [tuple(choice[:4]) for choice in legal_ways(product, tuple(splits))]
 
 
 def tile_of(way: Way) -> tuple[object, object] | None:

@@ -21,17 +21,19 @@ def test_the_kernels_refuse_what_select_refuses():
         m, n, k = (draw.choice(EXTENTS) for _ in range(3))
         blocks = [draw.choice(BLOCKS) if draw.random() < 0.5 else None for _ in range(3)]
         activates = draw.random() < 0.2
+        dtype = draw.choice((torch.bfloat16, torch.float16, torch.bfloat16, torch.float32))
         request = select.Request(
-            "cuda", torch.bfloat16, m, n, k, *blocks, activates=activates, capability=(9, 0),
-            tiles=tiles,
+            "cuda", dtype, m, n, k, *blocks, activates=activates, capability=(9, 0), tiles=tiles,
         )  # fmt: skip
         choice = select.Choice(
             "kernel", draw.randrange(len(tiles)), draw.random() < 0.5, draw.choice((1, 1, 2, 8, 9))
         )
         launch = _native.C.Launch(
-            dtype=0, m=m, n=n, k=k, a_ld=k, a_k_major=True, b_ld=n, b_k_major=False, d_ld=n,
+            dtype=_native.dtype_code(dtype),
+            m=m, n=n, k=k, a_ld=k, a_k_major=True, b_ld=n, b_k_major=False, d_ld=n,
             a_block=blocks[0], b_block=blocks[1], d_block=blocks[2], activation=int(activates),
-            architecture="sm90", tile=choice.tile, swap=choice.swap, split_k=choice.split_k,
+            architecture=tiles[choice.tile].architecture,
+            tile=kernels.id_within(tiles, choice.tile), swap=choice.swap, split_k=choice.split_k,
             device=0,
         )  # fmt: skip
         ours = select.refusal(request, choice)

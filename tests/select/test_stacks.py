@@ -60,7 +60,7 @@ def test_dense_products_mask_what_is_dropped_once_each_way(gate, keeps, decide):
         for n, keep in zip(sizes, keeps, strict=True)
         if keep is not None
     )
-    assert choice.reason.endswith(f"us expected, dense {dense:.0f}")
+    assert f"us expected, dense {dense:.0f}, by costs measured on NVIDIA H200" in choice.reason
 
 
 def test_a_forced_path_is_the_stacks(decide):

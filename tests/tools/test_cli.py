@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import extension_stub
 import sparsedrop
 from sparsedrop import _native, select
 from sparsedrop.tools import cli, info
@@ -30,7 +31,7 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
-    properties = SimpleNamespace(name="Some GPU", multi_processor_count=100)
+    properties = SimpleNamespace(name="Some GPU", multi_processor_count=100, clock_rate=1_410_000)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     return monkeypatch
 
@@ -72,19 +73,40 @@ def test_info_says_why_a_cpu_only_build_leaves_a_gpu_unused(capsys, a_gpu):
     assert "no CUDA kernels" in facts["  unused"]
 
 
-@pytest.mark.parametrize(("capability", "path"), [((9, 0), "kernel"), ((8, 0), "dense")])
-def test_info_names_the_path_of_every_dtype_on_a_gpu(capsys, a_gpu, capability, path):
-    family = SimpleNamespace(
-        name="sm90",
-        tiles=[(128, 256, 64, 128), (128, 128, 64, 64)],
-        runs_on=lambda major, minor: (major, minor) == (9, 0),
-    )
-    a_gpu.setattr(_native, "C", SimpleNamespace(CUDA_ARCHS="90a", ARCHITECTURES=[family]))
+WORKED_OUT = "worked out from 100 SMs at 1.41 GHz"
+UNTESTED = "sm80 (untested: only where forced or measured)"
+
+
+@pytest.mark.parametrize(
+    ("capability", "path", "kernels", "costs"),
+    [
+        (
+            (9, 0),
+            "kernel",
+            f"sm90, {UNTESTED}",
+            f"sm90: {WORKED_OUT}, as measured on NVIDIA H200; sm80: {WORKED_OUT}",
+        ),
+        ((8, 6), "dense: the kernels of sm80 have passed", UNTESTED, f"sm80: {WORKED_OUT}"),
+        ((7, 5), "dense: no kernels for compute capability 7.5", None, None),
+    ],
+    ids=str,
+)
+def test_info_names_the_path_of_every_dtype_on_a_gpu(
+    capsys, a_gpu, capability, path, kernels, costs
+):
+    a_gpu.setattr(_native, "C", extension_stub.C)
     a_gpu.setattr(_native, "capability", lambda _: capability)
     a_gpu.setattr(select, "gpu_facts", select.gpu_facts.__wrapped__)  # asked anew, not remembered
     facts = info_lines(capsys)
-    assert facts["CUDA kernels"] == "sm_90a"
-    assert facts["tiles of sm90"] == "128x256x64, 128x128x64 (m x n x k)"
+    assert facts["CUDA kernels"] == "sm_80, compute_80, sm_90a, sm_120"
+    tiles = "128x256x64, 128x128x64, 64x128x64"
+    assert facts["tiles of sm90"] == f"{tiles}, 128x192x64 (m x n x k)"
+    assert facts["tiles of sm80"] == f"{tiles} (m x n x k)"
+    assert facts["dtypes of sm90"] == "bfloat16, float16"
+    assert facts["dtypes of sm80"] == "bfloat16, float16, float32 as TF32"
+    assert facts.get("  kernels") == kernels
+    assert facts.get("  costs") == costs
+    assert ("  unused" in facts) == (capability < (8, 0))
     # The GPU's lines come after the CPU's, so these are the ones that are left under each name.
     assert facts["  bfloat16"].startswith(path)
     assert facts["  float16"].startswith(path)

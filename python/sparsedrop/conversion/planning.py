@@ -47,10 +47,10 @@ def gain(site: Site, p: float, block: Block) -> select.Gain:
     value = site.layers[-1].outputs[0]
     weight = _weight(site.layers[-1])
     device = value.device if value.device is not None else weight.device
+    dtype = value.dtype if value.dtype is not None else weight.dtype
     facts: dict[str, Any] = {}
     if device.type == "cuda":
-        facts = select.gpu_facts(device.index)
-    dtype = value.dtype if value.dtype is not None else weight.dtype
+        facts = {**select.gpu_facts(device.index), "tf32": select.multiplies_as_tf32(dtype)}
     place = select.Place(device.type, dtype, rows, width, p, block, tuple(facts.items()))
     layers = tuple(
         select.MaskedLayer(*_weight_shape(call), "input" if call is site.consumer else "output")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sparsedrop import _C
 
 UNIT = 8
-"""Elements in 16 bytes: the kernels' loads want addresses and strides in multiples of them."""
+"""Elements of 16 bits in 16 bytes: the kernels' loads want addresses and strides in multiples of
+them. In float32 half as many would do."""
 
 ALIGNMENT_BITS = 15
 """Bits of an address that must be 0."""
@@ -49,7 +50,7 @@ class Plan(NamedTuple):
     """How the products of one shape are run."""
 
     out_shape: tuple[int, int]
-    # 2-byte elements.
+    # Elements of the operands' dtype.
     workspace: int
     launch: _C.Launch
     # Those of a and b, where one of them has to be copied or padded.
@@ -70,6 +71,8 @@ class Key(NamedTuple):
     out_mask: Blocks | None
     # Of the result; None: that of the operands.
     out_dtype: torch.dtype | None = None
+    # Whether float32 may be multiplied as TF32.
+    tf32: bool = False
 
 
 def key_of(p: Product) -> tuple[Any, ...]:
@@ -82,6 +85,8 @@ def key_of(p: Product) -> tuple[Any, ...]:
         None if a_mask is None else _blocks_of(a_mask),
         None if b_mask is None else _blocks_of(b_mask),
         None if out_mask is None else _blocks_of(out_mask),
+        None,
+        a.dtype is torch.float32 and _native.allows_tf32(),
     )  # fmt: skip
 
 
@@ -100,6 +105,7 @@ def layer_keys(
     activation: str | None = None,
     *,
     weight_turned: bool = False,
+    tf32: bool = False,
 ) -> tuple[Key, Key, Key]:
     """The products of a linear layer: forward, input gradient and weight gradient.
 
@@ -110,6 +116,7 @@ def layer_keys(
         masks: of x, and of the result.
         activation: of the result.
         weight_turned: whether weight is [k, n], and not [n, k].
+        tf32: whether float32 may be multiplied as TF32.
     """
     (m, n, k), (dtype, weight_dtype), (of_x, of_out) = extents, dtypes, masks
     rows, cols = (k, n) if weight_turned else (n, k)
@@ -123,10 +130,13 @@ def layer_keys(
     if weight_turned:
         factors = (*x, True), (*grad, False)
         grad_weight = Key(None, *common, *factors, of_x, of_out, None, weight_dtype)
+    factors = (*x, False), (*weight, not weight_turned)
+    forward = Key(activation, *common, *factors, of_x, None, of_out)
+    grad_x = Key(None, *common, (*grad, False), (*weight, weight_turned), of_out, None, of_x)
     return (
-        Key(activation, *common, (*x, False), (*weight, not weight_turned), of_x, None, of_out),
-        Key(None, *common, (*grad, False), (*weight, weight_turned), of_out, None, of_x),
-        grad_weight,
+        forward._replace(tf32=tf32),
+        grad_x._replace(tf32=tf32),
+        grad_weight._replace(tf32=tf32),
     )
 
 
@@ -148,6 +158,7 @@ def request_of(key: Key) -> select.Request:
         b_k_major=b_lies.row_major == b_turned,
         activates=key.activation is not None,
         aligned=a_lies.in_place and b_lies.in_place and n % UNIT == 0,
+        tf32=key.tf32,
         **kernels.gpu_facts(key.device),
     )  # fmt: skip
 
@@ -193,7 +204,7 @@ def kernel_plan(of: Key, request: select.Request, choice: select.Choice) -> Plan
         **wide,
     )
     in_place = a_fit.lies.in_place and b_fit.lies.in_place and (m, n) == (m_pad, n_pad)
-    workspace = -(-launch.workspace_bytes // 2)
+    workspace = -(-launch.workspace_bytes // of.dtype.itemsize)
     return Plan((m_pad, n_pad), workspace, launch, None if in_place else (a_fit, b_fit))
 
 

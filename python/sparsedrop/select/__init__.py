@@ -1,12 +1,23 @@
 """Which way a product is run: a printable request, a pure function, a printable choice.
 
-Of all ways that are legal the one with the least expected time is taken. `override` forces a way,
-for benchmarks and for a user who knows better, and so does the environment variable
-SPARSEDROP_SELECT.
+Of all ways that are legal the one with the least expected time is taken: by costs that the user
+measured on this GPU (`saved`), that are in the table (`gpus`), or that follow from what the GPU
+says of itself (`worked_out`). `override` forces a way, for benchmarks and for a user who knows
+better, and so does the environment variable SPARSEDROP_SELECT.
 """
 
+from sparsedrop._native import multiplies_as_tf32
+from sparsedrop.select.architectures import (
+    KERNEL_DTYPES,
+    MAX_EXTENT,
+    TESTED,
+    Tile,
+    architecture,
+    names_of,
+)
 from sparsedrop.select.choosing import candidates, choose, dense_us, expected_us
-from sparsedrop.select.kernels import KERNEL_DTYPES, LIMITS, MAX_EXTENT, Tile, gpu_facts
+from sparsedrop.select.constants import sources
+from sparsedrop.select.kernels import gpu_facts
 from sparsedrop.select.layers import (
     LayerChoice,
     StackChoice,
@@ -18,16 +29,24 @@ from sparsedrop.select.layers import (
     decide_layer,
     decide_stack,
 )
-from sparsedrop.select.overriding import Override, decide, is_free, override, override_from
+from sparsedrop.select.overriding import (
+    Override,
+    decide,
+    forced_architecture,
+    is_free,
+    override,
+    override_from,
+    takes_kernels,
+)
 from sparsedrop.select.request import Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
 from sparsedrop.select.sites import Gain, MaskedLayer, Place, expected_gain
 
 __all__ = [
     "KERNEL_DTYPES",
-    "LIMITS",
     "MAX_EXTENT",
     "PADDING_PAYS",
+    "TESTED",
     "Choice",
     "Gain",
     "LayerChoice",
@@ -37,6 +56,7 @@ __all__ = [
     "Request",
     "StackChoice",
     "Tile",
+    "architecture",
     "best_kernels",
     "best_stack",
     "can_be_mixed",
@@ -51,9 +71,14 @@ __all__ = [
     "describe",
     "expected_gain",
     "expected_us",
+    "forced_architecture",
     "gpu_facts",
     "is_free",
+    "multiplies_as_tf32",
+    "names_of",
     "override",
     "override_from",
     "refusal",
+    "sources",
+    "takes_kernels",
 ]

@@ -4,7 +4,7 @@
 
 A wave is one output tile for each SM; tiles that lack a slot take a share of one. Where operands
 have to be read from memory again and again, that is a limit of its own. The constants of each GPU
-are in `gpus`.
+are in `gpus`, or `worked_out`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sparsedrop.select.gpus import CUBLAS, CUBLAS_TILE, Cost, costs_of
-from sparsedrop.select.kernels import LIMITS, Tile
+from sparsedrop.select.architectures import Tile, architecture
+from sparsedrop.select.gpus import CUBLAS_TILE, H200_MEMORY, Cost, Memory
 
 CUBLAS_COLUMNS = (256, 192, 128, 64)
 """Widths of the tiles that cuBLAS has; the narrower ones take in proportion."""
@@ -25,13 +25,6 @@ REST = {Tile(128, 256, 64, 128): 0.62, Tile(64, 128, 64, 64): 1.0}
 REST_OF_OTHERS = 0.7
 """What a tile that lacks slots takes, of the time of a whole one: fitted to h200_tiles.json. The
 smallest tile has a slot for each half of its warps, and one half waits for the other."""
-
-CACHE_BYTES = 40e6
-"""The size of an operand that stays in the L2 cache of a Hopper GPU, 50 to 60 MB, while others are
-read beside it. One of twice the size does not stay at all."""
-
-MEMORY_BYTES_PER_US = 3.5e6
-"""To and from memory while the kernels multiply: fitted to h200_tiles.json."""
 
 PASSING_SHARE = 1 / 8
 """The share of a result on its way to memory that takes an operand's place in the cache: fitted
@@ -94,16 +87,24 @@ class _Tiles(NamedTuple):
     rests: float  # of lines, with fewer slots than a tile
 
 
-def best_split(work: Work, tile: Tile, cost: Cost, sms: int) -> int:
+def best_split(work: Work, tile: Tile, cost: Cost, sms: int, memory: Memory = H200_MEMORY) -> int:
     """Into how many each tile is best split along k, in one wave; 1: it stays whole."""
-    limits = LIMITS[tile.architecture]
+    limits = architecture(tile.architecture).limits
     if tile.n > limits.max_split_n or work.out_block is not None:
         return 1
     most = min(limits.max_split_k, sms // (-(-work.m // tile.m) * -(-work.n // tile.n)))
-    return min(range(1, max(most, 1) + 1), key=lambda s: expected_us(work, tile, cost, sms, s))
+    splits = range(1, max(most, 1) + 1)
+    return min(splits, key=lambda s: expected_us(work, tile, cost, sms, s, memory))
 
 
-def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, split_k: int = 1) -> float:
+def expected_us(
+    work: Work,
+    tile: Tile,
+    cost: Cost,
+    sms: int,
+    split_k: int = 1,
+    memory: Memory = H200_MEMORY,
+) -> float:
     """Expected time of a product by these tiles on so many SMs, in microseconds."""
     lines, slots = -(-work.m // tile.m), -(-work.n // tile.slot_n)
     per_tile, all_k_tiles = tile.n // tile.slot_n, -(-work.k // tile.k)
@@ -123,7 +124,7 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, split_k: int = 1) 
     if split_k > 1:
         waves = math.ceil(lines * -(-slots // per_tile) * split_k / sms)
         computing = cost.us(waves, longest / split_k) + _adding_us(tile, split_k)
-        return _soft_maximum(computing, _memory_us(work, lines))
+        return _soft_maximum(computing, _memory_us(work, lines, memory))
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
@@ -135,7 +136,9 @@ def expected_us(work: Work, tile: Tile, cost: Cost, sms: int, split_k: int = 1) 
     else:
         rests = lines if slots % per_tile else 0
         computing = time(_Tiles(lines * (slots // per_tile), rests))
-    return _listing_us(work, lines, slots) + _soft_maximum(computing, _memory_us(work, lines))
+    return _listing_us(work, lines, slots) + _soft_maximum(
+        computing, _memory_us(work, lines, memory)
+    )
 
 
 def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, sms: int) -> int:
@@ -167,14 +170,14 @@ def _listing_us(work: Work, lines: int, slots: int) -> float:
     return LIST_US if lines > MAX_OWN_LINES else 0.0
 
 
-def _memory_us(work: Work, lines: int) -> float:
+def _memory_us(work: Work, lines: int, memory: Memory) -> float:
     """What memory takes: a is read once, b for each pass over it, the result written."""
     # The more of a result is dropped, the more its lines fall out of step.
     passes = max(lines / LINES_IN_STEP * (2.0 - work.out_keep), 1.0)
     cached = work.b_bytes + PASSING_SHARE * work.out_bytes
-    missing = min(max(cached / CACHE_BYTES - 1.0, 0.0), 1.0)
+    missing = min(max(cached / memory.cache_bytes - 1.0, 0.0), 1.0)
     read = work.a_bytes + work.b_bytes * (1.0 + (passes - 1.0) * missing)
-    return (read + work.out_bytes) / MEMORY_BYTES_PER_US
+    return (read + work.out_bytes) / memory.bytes_per_us
 
 
 def _soft_maximum(one: float, other: float) -> float:
@@ -182,9 +185,8 @@ def _soft_maximum(one: float, other: float) -> float:
     return (one**4 + other**4) ** 0.25
 
 
-def dense_us(m: int, n: int, k: int, gpu: str, sms: int) -> float:
-    """Expected time of the dense product by cuBLAS, in microseconds."""
-    cost = costs_of(gpu)[CUBLAS]
+def dense_us(m: int, n: int, k: int, cost: Cost, sms: int) -> float:
+    """Expected time of the dense product by cuBLAS, in microseconds; cost: of its tile."""
 
     def time(columns: int) -> float:
         tiles, k_tiles = -(-m // CUBLAS_TILE.m) * -(-n // columns), -(-k // CUBLAS_TILE.k)

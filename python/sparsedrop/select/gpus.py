@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from sparsedrop.select.kernels import Tile
+from sparsedrop.select.architectures import Tile
 
 CUBLAS = "cublas"
 CUBLAS_TILE = Tile(128, 256, 64, 256, "cublas")
 """What cuBLAS mostly takes for large products in 16 bits; its constants are in these tiles."""
+
+HALF, TF32 = "16 bits", "TF32"
+"""What operands are multiplied in; costs differ between the two."""
 
 
 class Cost(NamedTuple):
@@ -28,12 +33,34 @@ class Cost(NamedTuple):
         return 2e-6 * tile_m * tile_n * tile_k * sms / self.k_tile_us
 
 
+Costs = Mapping[Tile | str, Cost]
+"""Of tiles, and of CUBLAS."""
+
+
 class Gpu(NamedTuple):
-    """The costs of the kernels' tiles, and of cuBLAS's."""
+    """The costs of the kernels' tiles, and of cuBLAS's, in 16 bits and in TF32."""
 
     sms: int
-    costs: dict[Tile | str, Cost]
+    costs: Costs
+    tf32: Costs = MappingProxyType({})
 
+    def of(self, precision: str) -> Costs:
+        return self.tf32 if precision == TF32 else self.costs
+
+
+class Memory(NamedTuple):
+    """Of a GPU, while the kernels multiply.
+
+    cache_bytes: the size of an operand that stays in the L2 cache while others are read beside it.
+    One of twice the size does not stay at all.
+    """
+
+    bytes_per_us: float
+    cache_bytes: float
+
+
+H200_MEMORY = Memory(bytes_per_us=3.5e6, cache_bytes=40e6)
+"""The first is fitted to h200_tiles.json; the L2 cache has 60 MB."""
 
 GPUS = {
     "NVIDIA H200": Gpu(
@@ -49,9 +76,4 @@ GPUS = {
 }
 
 TYPICAL = "NVIDIA H200"
-"""Whose costs stand for those of a GPU without an entry; its count of SMs is its own."""
-
-
-def costs_of(gpu: str) -> dict[Tile | str, Cost]:
-    """The costs of a GPU by its name, or those of the typical one."""
-    return {**GPUS[TYPICAL].costs, **GPUS.get(gpu, GPUS[TYPICAL]).costs}
+"""From whose costs those of a GPU without an entry are worked out."""

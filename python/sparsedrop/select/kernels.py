@@ -1,71 +1,51 @@
-"""The kernels' tiles and limits, architecture by architecture, and those of this build on a GPU."""
+"""What of this build runs on a GPU, and what the selection is told of that GPU."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from sparsedrop import _native
+from sparsedrop.select.architectures import id_within, tiles_on
+from sparsedrop.select.saved import saved_costs
+from sparsedrop.select.worked_out import TYPICAL_SPEED, Speed
 
-KERNEL_DTYPES = (torch.bfloat16, torch.float16)
-
-MAX_EXTENT = 2**31 - 1 - 256 - 8
-"""The largest extent: the kernels count to 2**31 - 1 in whole tiles, of 256 at most, and operands
-may have been padded to multiples of 8 before."""
-
-
-class Tile(NamedTuple):
-    """The work of one CTA: n / slot_n slots side by side, k deep."""
-
-    m: int
-    n: int
-    k: int
-    slot_n: int
-    architecture: str = "sm90"
-
-    def __str__(self) -> str:
-        return f"{self.m}x{self.n}x{self.k}"
-
-
-class Limits(NamedTuple):
-    """Of split-K: into how many, up to which width of a tile, and how many slots all may have."""
-
-    max_split_k: int
-    max_split_n: int
-    max_split_slots: int
-
-
-LIMITS = {"sm90": Limits(max_split_k=8, max_split_n=128, max_split_slots=8192)}
-
-
-def tiles_on(major: int, minor: int) -> tuple[Tile, ...]:
-    """This build's tiles for a GPU of that compute capability, best architecture first."""
-    if _native.C is None:
-        return ()
-    return tuple(
-        Tile(m, n, k, slot_n, architecture.name)
-        for architecture in _native.C.ARCHITECTURES
-        if architecture.runs_on(major, minor)
-        for m, n, k, slot_n in architecture.tiles
-    )
-
-
-def id_within(tiles: tuple[Tile, ...], position: int) -> int:
-    """The id by which its own architecture knows the tile at that position."""
-    architecture = tiles[position].architecture
-    return sum(tile.architecture == architecture for tile in tiles[:position])
+__all__ = ["gpu_facts", "id_within", "speed_of", "tiles_on"]
 
 
 @functools.cache
 def gpu_facts(index: int) -> dict[str, Any]:
-    """What a `Request` says of a GPU: capability, name, SMs, and the tiles of this build."""
+    """What a `Request` says of a GPU: capability, name, SMs, speed, the tiles of this build, and
+    what the user has measured there."""
     properties = torch.cuda.get_device_properties(index)
     capability = _native.capability(index)
+    tiles = tiles_on(*capability)
+    name, sms = properties.name, properties.multi_processor_count
     return {
         "capability": capability,
-        "gpu": properties.name,
-        "sms": properties.multi_processor_count,
-        "tiles": tiles_on(*capability),
+        "gpu": name,
+        "sms": sms,
+        "speed": speed_of(properties),
+        "tiles": tiles,
+        "saved": saved_costs(name, sms, tiles) if tiles else None,
     }
+
+
+def speed_of(properties: Any) -> Speed | None:
+    """Of a GPU, from torch's properties of it; None where they have no clock.
+
+    What else they do not have is taken from the typical GPU.
+    """
+    clock_khz = getattr(properties, "clock_rate", 0)
+    if not clock_khz:
+        return None
+    # Twice a clock, over so many bits.
+    memory_khz = getattr(properties, "memory_clock_rate", 0)
+    memory = 2e-3 * memory_khz * getattr(properties, "memory_bus_width", 0) / 8
+    return Speed(
+        clock_khz * 1e-6,
+        memory or TYPICAL_SPEED.memory_bytes_per_us,
+        float(getattr(properties, "L2_cache_size", 0) or TYPICAL_SPEED.l2_bytes),
+    )

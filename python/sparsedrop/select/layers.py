@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
-from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us
+from sparsedrop.select import constants
+from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us, weighed
 from sparsedrop.select.overriding import Override, forced_way
 from sparsedrop.select.request import Choice, Request, describe_blocks
-from sparsedrop.select.rules import refusal, why_dense
+from sparsedrop.select.rules import best_architecture, refusal, why_dense
 
 PADDED = "operands have to be padded, each product's for itself"
 UNMASKED = "nothing is dropped on either side of a layer"
+EACH_FORCED = "each is forced"
 
 
 class LayerChoice(NamedTuple):
@@ -35,10 +38,16 @@ def decide_layer(requests: tuple[Request, ...]) -> LayerChoice:
     if forced.path == "dense":
         return LayerChoice("dense", reason="forced")
     # What else is forced holds for the products of a pass, by what is forced when that pass runs.
-    choices = best_kernels(requests) if forced == Override("kernel") else "each is forced"
+    choices = _forced_kernels(requests, forced) if _forces_layers(forced) else EACH_FORCED
     if isinstance(choices, str):
         return LayerChoice("products", reason=choices)
     return LayerChoice("kernel", choices, "forced")
+
+
+def _forces_layers(forced: Override) -> bool:
+    """Whether only the kernels are forced, or those of an architecture: a layer can obey that."""
+    alone = Override(forced.path, architecture=forced.architecture)
+    return forced.path in (None, "kernel") and forced == alone
 
 
 @functools.lru_cache(maxsize=4096)
@@ -49,20 +58,44 @@ def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
         return LayerChoice("products" if choices == PADDED else "dense", reason=choices)
     ours = sum(map(expected_us, requests, choices))
     dense = sum(map(product_us, requests)) + 2 * _masking_us(requests[0])
-    reason = f"{ours:.0f} us expected, dense {dense:.0f}"
-    if ours < dense:
+    gain, reason = _weigh(ours, dense, requests, choices)
+    if gain * ours < dense:
         return LayerChoice("kernel", choices, reason)
     return LayerChoice("dense", reason=reason)
 
 
-def best_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:
-    """The kernels that take the least time, whatever dense products take; or why there are none."""
+def _weigh(
+    ours: float, dense: float, requests: tuple[Request, ...], choices: tuple[Choice, ...]
+) -> tuple[float, str]:
+    """By how much the kernels' time has to be shorter, and the figures in a sentence."""
+    gain = max(map(constants.needed_gain, requests, choices))
+    sources = dict.fromkeys(map(constants.source_of, requests, choices))
+    return gain, f"{weighed(ours, dense, gain)}, by costs {' and '.join(sources)}"
+
+
+def _forced_kernels(requests: tuple[Request, ...], forced: Override) -> tuple[Choice, ...] | str:
+    return best_kernels(requests, architecture=forced.architecture, asked=True)
+
+
+def best_kernels(
+    requests: tuple[Request, ...], *, architecture: str | None = None, asked: bool = False
+) -> tuple[Choice, ...] | str:
+    """The kernels that take the least time, whatever dense products take; or why there are none.
+
+    Args:
+        requests: the products of a layer, or of a part of a stack.
+        architecture: the one that the user forces.
+        asked: whether the user forces kernels; see `rules.best_architecture`.
+    """
+    asked = asked or architecture is not None
     choices = []
     for request in requests:
-        why = why_dense(request)
+        why = why_dense(request, asked=asked)
         if why is not None:
             return why
-        legal = [c for c in candidates(request) if refusal(request, c) is None]
+        name = architecture or best_architecture(request, asked=asked)
+        ways = candidates(request, architecture=name)
+        legal = [c for c in ways if refusal(request, c) is None]
         if not legal:
             return "no tile divides the blocks: " + describe_blocks(request)
         choices.append(best(request, legal))
@@ -94,9 +127,9 @@ def decide_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
         return choose_stack(layers, dropped)
     if forced.path == "dense":
         return StackChoice("dense", reason="forced")
-    if forced != Override("kernel"):
-        return StackChoice("products", reason="each is forced")
-    choices = best_stack(layers)
+    if not _forces_layers(forced):
+        return StackChoice("products", reason=EACH_FORCED)
+    choices = best_stack(layers, architecture=forced.architecture, asked=True)
     if isinstance(choices, str):
         return StackChoice("products", reason=choices)
     return StackChoice("kernel", choices, "forced")
@@ -121,14 +154,25 @@ def choose_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
     )
     forward = layers[0][0]
     all_dense = sum(dense) + sum(2 * copy_us(forward.m * features, forward) for features in dropped)
-    reason = f"{ours:.0f} us expected, dense {all_dense:.0f}"
-    return StackChoice("kernel" if ours < all_dense else "dense", choices, reason)
+    by_kernels = [requests for requests, found in zip(layers, choices, strict=True) if found]
+    gain, reason = _weigh(ours, all_dense, tuple(chain(*by_kernels)), tuple(chain(*choices)))
+    return StackChoice("kernel" if gain * ours < all_dense else "dense", choices, reason)
 
 
-def best_stack(layers: tuple[tuple[Request, ...], ...]) -> tuple[tuple[Choice, ...], ...] | str:
+def best_stack(
+    layers: tuple[tuple[Request, ...], ...],
+    *,
+    architecture: str | None = None,
+    asked: bool = False,
+) -> tuple[tuple[Choice, ...], ...] | str:
     """The kernels that take the least time, whatever dense products take, and none for a product
-    that has to be dense; or why the stack cannot run so."""
-    found = [_masked_kernels(requests) for requests in layers]
+    that has to be dense; or why the stack cannot run so. The arguments are `best_kernels`'s."""
+    found = [
+        best_kernels(requests, architecture=architecture, asked=asked)
+        if _is_masked(requests)
+        else UNMASKED
+        for requests in layers
+    ]
     masked = [
         (r[0].a_block is not None, r[0].out_block is not None, isinstance(f, str))
         for r, f in zip(layers, found, strict=True)
@@ -161,7 +205,6 @@ def can_be_mixed(layers: Sequence[tuple[bool, bool, bool]]) -> bool:
     return True
 
 
-def _masked_kernels(requests: tuple[Request, ...]) -> tuple[Choice, ...] | str:
+def _is_masked(requests: tuple[Request, ...]) -> bool:
     forward = requests[0]
-    is_masked = forward.a_block is not None or forward.out_block is not None
-    return best_kernels(requests) if is_masked else UNMASKED
+    return forward.a_block is not None or forward.out_block is not None

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import torch
 
+from sparsedrop.select.architectures import Tile
 from sparsedrop.select.cpu_costs import Block
-from sparsedrop.select.gpus import GPUS, TYPICAL
-from sparsedrop.select.kernels import Tile
+from sparsedrop.select.gpus import GPUS, HALF, TF32, TYPICAL
+from sparsedrop.select.saved import Saved
+from sparsedrop.select.worked_out import Speed
 
 UNKNOWN_KEEP = 0.5
 """The live share that is expected of a mask whose share the host does not know."""
@@ -42,6 +44,16 @@ class Request(NamedTuple):
     sms: int = GPUS[TYPICAL].sms
     # Those of this build for the GPU; a choice names one by its position.
     tiles: tuple[Tile, ...] = ()
+    # Whether torch may multiply float32 as TF32, where that is the dtype.
+    tf32: bool = False
+    # What the GPU says of itself, and what the user has measured on it; None: nothing.
+    speed: Speed | None = None
+    saved: Saved | None = None
+
+    @property
+    def precision(self) -> str:
+        """By which costs differ."""
+        return TF32 if self.dtype is torch.float32 and self.tf32 else HALF
 
     @property
     def blocks(self) -> tuple[Block | None, Block | None, Block | None]:
@@ -104,7 +116,8 @@ def describe_blocks(request: Request) -> str:
 
 
 def describe(request: Request, choice: Choice) -> str:
-    """Such as "tile 128x256x64 transposed"."""
+    """Such as "sm90 tile 128x256x64 transposed"."""
     split = f" split into {choice.split_k} along k" if choice.split_k > 1 else ""
     turned = " transposed" if choice.swap else ""
-    return f"tile {request.tiles[choice.tile]}{turned}{split}"
+    tile = request.tiles[choice.tile]
+    return f"{tile.architecture} tile {tile}{turned}{split}"

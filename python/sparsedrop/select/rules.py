@@ -6,7 +6,15 @@ the two on every build with kernels.
 
 from __future__ import annotations
 
-from sparsedrop.select.kernels import KERNEL_DTYPES, LIMITS, MAX_EXTENT
+import torch
+
+from sparsedrop.select.architectures import (
+    MAX_EXTENT,
+    TESTED,
+    architecture,
+    has_kernels,
+    names_of,
+)
 from sparsedrop.select.request import Choice, Request, describe_blocks
 
 PADDING_PAYS = 2**30
@@ -18,7 +26,9 @@ def refusal(request: Request, choice: Choice) -> str | None:
     if not 0 <= choice.tile < len(request.tiles):
         return f"there are tiles 0 to {len(request.tiles) - 1}, not {choice.tile}"
     tile = request.tiles[choice.tile]
-    limits = LIMITS[tile.architecture]
+    _, dtypes, limits = architecture(tile.architecture)
+    if request.dtype not in dtypes:
+        return f"{tile.architecture} has no kernels for {request.dtype}"
     run = request.turned() if choice.swap else request
     if not 1 <= choice.split_k <= limits.max_split_k:
         return f"a tile is split into 1 to {limits.max_split_k} along k, not {choice.split_k}"
@@ -44,8 +54,13 @@ def why_no_kernel(request: Request) -> str | None:
     """Why the kernels cannot run the request, whatever the tile."""
     if not request.tiles:
         return f"no kernels for compute capability {request.capability[0]}.{request.capability[1]}"
-    if request.dtype not in KERNEL_DTYPES:
+    if not _with_kernels(request):
         return f"no kernels for {request.dtype}"
+    if request.dtype is torch.float32 and not request.tf32:
+        return (
+            "the kernels multiply float32 as TF32 only, which torch is not allowed to use: "
+            'torch.set_float32_matmul_precision("high") allows it'
+        )
     extents = (request.m, request.n, request.k)
     if min(extents) == 0:
         return f"nothing to multiply: m, n, k = {extents}"
@@ -57,8 +72,8 @@ def why_no_kernel(request: Request) -> str | None:
     return None
 
 
-def why_dense(request: Request) -> str | None:
-    """Why the dense path is the better one, or the only one."""
+def why_dense(request: Request, *, asked: bool = False) -> str | None:
+    """Why the dense path is the better one, or the only one; `asked` as for `best_architecture`."""
     why = why_no_kernel(request)
     if why is not None:
         return why
@@ -66,4 +81,29 @@ def why_dense(request: Request) -> str | None:
         return "no mask"
     if not request.aligned and request.m * request.n * request.k < PADDING_PAYS:
         return "operands would have to be padded, for a small product"
+    if best_architecture(request, asked=asked) is None:
+        names = " and ".join(_with_kernels(request))
+        return (
+            f"the kernels of {names} have passed no tests on a GPU yet: an override of the "
+            "architecture takes them, and so does `sparsedrop bench --tune --save`"
+        )
     return None
+
+
+def best_architecture(request: Request, *, asked: bool = False) -> str | None:
+    """The first whose kernels multiply in the request's dtype, or None.
+
+    asked: by the user, for kernels. Else only those count that are in TESTED, or of which the user
+    has saved what they cost.
+    """
+    for name in _with_kernels(request):
+        is_saved = request.saved is not None and request.saved.covers(name, request.precision)
+        if asked or name in TESTED or is_saved:
+            return name
+    return None
+
+
+def _with_kernels(request: Request) -> tuple[str, ...]:
+    """The architectures of the request's GPU whose kernels take its dtype, best first."""
+    names = names_of(request.tiles)
+    return tuple(name for name in names if has_kernels(name, request.dtype))

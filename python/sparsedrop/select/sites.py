@@ -29,7 +29,8 @@ class MaskedLayer(NamedTuple):
 class Place(NamedTuple):
     """Where blocks of a [rows, width] are dropped with probability p.
 
-    rows are None where they are not known; `facts` are those of `gpu_facts`, by their names.
+    rows are None where they are not known; `facts` are those of `gpu_facts`, by their names, and
+    whether float32 may be TF32.
     """
 
     device: str

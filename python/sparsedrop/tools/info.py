@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 
 import torch
@@ -36,10 +37,25 @@ def _build_facts() -> Iterator[tuple[str, str]]:
     if _native.C is None:
         yield "CUDA kernels", "none: this is a CPU-only build"
         return
-    yield "CUDA kernels", f"sm_{_native.C.CUDA_ARCHS}"
+    targets = re.findall(r"[^;, ]+", _native.C.CUDA_ARCHS)
+    yield "CUDA kernels", ", ".join(map(_target, targets))
     for family in _native.C.ARCHITECTURES:
         tiles = ", ".join(f"{m}x{n}x{k}" for m, n, k, _ in family.tiles)
         yield f"tiles of {family.name}", f"{tiles} (m x n x k)"
+        dtypes = map(_multiplied, select.architecture(family.name).dtypes)
+        yield f"dtypes of {family.name}", ", ".join(dtypes)
+
+
+def _target(arch: str) -> str:
+    """One of CMake's CUDA_ARCHITECTURES, as nvcc calls it: machine code, PTX or both."""
+    number, _, kind = arch.partition("-")
+    names = {"real": f"sm_{number}", "virtual": f"compute_{number}"}
+    return names.get(kind, f"sm_{number}, compute_{number}")
+
+
+def _multiplied(dtype: torch.dtype) -> str:
+    """A dtype of operands, and what the kernels make of it."""
+    return f"{dtype_name(dtype)} as TF32" if dtype is torch.float32 else dtype_name(dtype)
 
 
 def _cpu_facts() -> Iterator[tuple[str, str]]:
@@ -57,18 +73,38 @@ def _gpu_facts() -> Iterator[tuple[str, str]]:
         device = torch.device("cuda", index)
         major, minor = _native.capability(index)
         yield f"GPU {index}", f"{device_name(device)}, compute capability {major}.{minor}"
+        if (major, minor) < _native.PORTABLE_FROM:
+            oldest = ".".join(map(str, _native.PORTABLE_FROM))
+            yield "  unused", f"there are no kernels below compute capability {oldest}: dense path"
         try:
             _native.require_build_for(device)
         except RuntimeError as error:
             yield "  unused", str(error)
             continue
+        yield from _kernel_facts(_typical_request("cuda", torch.bfloat16, index))
         for dtype in DTYPES:
             yield f"  {dtype_name(dtype)}", _way_of(_typical_request("cuda", dtype, index))
 
 
+def _kernel_facts(request: select.Request) -> Iterator[tuple[str, str]]:
+    """Whose kernels run on a GPU, and by which costs they are chosen."""
+    if not request.tiles:
+        return
+    names = select.names_of(request.tiles)
+    yield "  kernels", ", ".join(map(_with_trust, names))
+    yield "  costs", "; ".join(f"{name}: {source}" for name, source in select.sources(request))
+
+
+def _with_trust(name: str) -> str:
+    return name if name in select.TESTED else f"{name} (untested: only where forced or measured)"
+
+
 def _typical_request(device: str, dtype: torch.dtype, index: int = 0) -> select.Request:
     """The product that stands for its dtype, as `_TYPICAL` says."""
-    request = select.Request(device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5)
+    request = select.Request(
+        device, dtype, m=4096, n=4096, k=4096, a_block=(128, 128), a_keep=0.5,
+        tf32=select.multiplies_as_tf32(dtype),
+    )  # fmt: skip
     return request if device == "cpu" else request._replace(**select.gpu_facts(index))
 
 

@@ -39,8 +39,7 @@ def _suits_kernels(x: Tensor, weight: Tensor, options: Options, dtype: torch.dty
     n, k = weight.shape
     block_rows, block_cols = options.block_shape
     return (
-        dtype in select.KERNEL_DTYPES
-        and x.dtype in (dtype, torch.float32)
+        x.dtype in (dtype, torch.float32)
         and weight.dtype in (dtype, torch.float32)
         and block_rows % MASK_UNIT == 0
         and block_cols % MASK_UNIT == 0
@@ -48,13 +47,15 @@ def _suits_kernels(x: Tensor, weight: Tensor, options: Options, dtype: torch.dty
         and k % UNIT == 0
         and x.numel() > 0
         and n > 0
-        and has_kernels(x.device.index)
+        and takes_kernels(x.device.index, dtype)
     )
 
 
 @constant_when_compiled
-def has_kernels(index: int) -> bool:
-    return bool(kernels.gpu_facts(index)["tiles"])
+def takes_kernels(index: int, dtype: torch.dtype) -> bool:
+    """Whether some products in that dtype are run by kernels on GPU `index`."""
+    of = {"tf32": select.multiplies_as_tf32(dtype), **kernels.gpu_facts(index)}
+    return select.takes_kernels(select.Request("cuda", dtype, 1, 1, 1, **of))
 
 
 class _DropoutLinear(torch.autograd.Function):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sparsedrop import _native
 from sparsedrop.masks import scale
 from sparsedrop.ops.plan import ALIGNMENT_BITS
 
@@ -44,6 +45,8 @@ class Facts(NamedTuple):
     # Of the layer: what of it is dropped.
     side: str
     weight_turned: bool
+    # Whether products in float32 may be TF32.
+    tf32: bool = False
 
     @property
     def features(self) -> int:
@@ -99,9 +102,11 @@ def facts_of(
 ) -> tuple[Any, ...]:
     """`Facts`, in a plain tuple: it is looked up for every call."""
     percent = round(100 * (1.0 - options.p))
+    dtype, _ = of_products
     return (
         x.get_device(), x.shape, x.dtype, *of_weight, *of_bias, *of_products, percent,
         options.block_shape, options.side, options.weight_turned,
+        dtype is torch.float32 and _native.allows_tf32(),
     )  # fmt: skip
 
 

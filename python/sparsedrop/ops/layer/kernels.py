@@ -34,7 +34,7 @@ def keys_of(facts: Facts) -> tuple[Key, Key, Key]:
     masks = (None, mask) if facts.drops_output else (mask, None)
     dtypes = facts.dtype, facts.weight_dtype
     of = facts.device, facts.extents, dtypes, masks
-    return layer_keys(*of, weight_turned=facts.weight_turned)
+    return layer_keys(*of, weight_turned=facts.weight_turned, tf32=facts.tf32)
 
 
 class Packing(NamedTuple):
@@ -49,15 +49,23 @@ class Packing(NamedTuple):
 
 
 def packing(
-    extents: tuple[int, int, int], block_shape: tuple[int, int], side: str, rounds: Rounds
+    extents: tuple[int, int, int],
+    block_shape: tuple[int, int],
+    side: str,
+    rounds: Rounds,
+    dtype: torch.dtype,
 ) -> Packing:
-    """For a layer of these extents, m, n and k; room for x and weight only if they are rounded."""
+    """For a layer of these extents, m, n and k; room for x and weight only if they are rounded.
+
+    dtype: of the products.
+    """
     m, n, k = extents
     masked = (m, n if side == "output" else k)
     bias_at = _aligned(4 * layout(*masked, *block_shape).size)
-    weight_at = bias_at + _aligned(2 * n)
-    x_at = weight_at + _aligned(2 * n * k) * rounds[1]
-    end = x_at + _aligned(2 * m * k) * rounds[0]
+    size = dtype.itemsize
+    weight_at = bias_at + _aligned(size * n)
+    x_at = weight_at + _aligned(size * n * k) * rounds[1]
+    end = x_at + _aligned(size * m * k) * rounds[0]
     return Packing(bias_at, weight_at, x_at, weight_at // 4, end // 4)
 
 
@@ -87,7 +95,9 @@ class KernelLayer:
         self._grid = (*facts.masked_shape, *facts.block_shape)
         self._layout: Layout = layout(*self._grid)
         self._rounds_bias = rounds_bias(facts)
-        self.packing = packing(facts.extents, facts.block_shape, facts.side, self.rounds)
+        self.packing = packing(
+            facts.extents, facts.block_shape, facts.side, self.rounds, facts.dtype
+        )
         self._mask = Space((self.packing.mask_size,), (1,), torch.int32)
         self._pack = Space((self.packing.size,), (1,), torch.int32)
         self._choices = choices
@@ -271,12 +281,16 @@ class KernelLayer:
 
 
 @functools.lru_cache(maxsize=4096)
-def kernel_layer_for(facts: tuple[Any, ...]) -> KernelLayer | None:
-    """The layer for `Facts` in a plain tuple by the best kernels; None where they cannot run it."""
+def kernel_layer_for(facts: tuple[Any, ...], architecture: str | None = None) -> KernelLayer | None:
+    """The layer for `Facts` in a plain tuple by the best kernels; None where they cannot run it.
+
+    architecture: the one that is forced.
+    """
     of = Facts(*facts)
     if not of.are_legal() or not kernels.gpu_facts(of.device)["tiles"]:
         return None
     if of.bias_dtype is not None and of.features > _native.C.MAX_SUM_COLUMNS:
         return None
-    choices = select.best_kernels(tuple(map(request_of, keys_of(of))))
+    requests = tuple(map(request_of, keys_of(of)))
+    choices = select.best_kernels(requests, architecture=architecture)
     return None if isinstance(choices, str) else KernelLayer(of, choices)

@@ -95,7 +95,7 @@ layer_for = functools.lru_cache(maxsize=4096)(make_layer)
 
 def decide(of: Facts) -> select.LayerChoice:
     """The way that is chosen for a layer."""
-    if not kernels.gpu_facts(of.device)["tiles"]:
+    if not kernels.gpu_facts(of.device)["tiles"] and select.is_free():
         return select.LayerChoice("dense", reason="no kernels for this GPU")
     return select.decide_layer(tuple(map(request_of, keys_of(of))))
 

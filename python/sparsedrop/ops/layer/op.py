@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparsedrop import _native, select
 from sparsedrop._torch import keep_apart
 from sparsedrop.masks import FILLS, BlockMask, MaskTensors, layout
 from sparsedrop.ops import cuda
@@ -35,9 +36,9 @@ def _forward(
     layer = None
     if lie_well(x, weight) and (bias is None or lie_well(bias)):
         of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
-        layer = kernel_layer_for(
-            facts_of(x, options, (dtype, True), (weight.shape, weight.dtype), of_bias)
-        )
+        of_weight = weight.shape, weight.dtype
+        facts = facts_of(x, options, (dtype, True), of_weight, of_bias)
+        layer = kernel_layer_for(facts, select.forced_architecture())
     if layer is None:
         return _forward_by_products(x, weight, bias, options, dtype)
     return layer.forward_packed(x, weight, bias, options)
@@ -68,11 +69,11 @@ def _backward(
         grad.get_device(), torch.Size((*grad.shape[:-1], features)), x_dtype,
         torch.Size((n, features)), weight_dtype, None if bias_dtype is None else torch.Size((n,)),
         bias_dtype, grad.dtype, True, round(100 * (1.0 - p)), options.block_shape,
-        side, False,
+        side, False, _native.multiplies_as_tf32(grad.dtype),
     )  # fmt: skip
     layer = None
     if (x is None or lie_well(x)) and (weight is None or lie_well(weight)):
-        layer = kernel_layer_for(facts)
+        layer = kernel_layer_for(facts, select.forced_architecture())
     if not lie_well(grad):
         grad = grad.clone(memory_format=torch.contiguous_format)
     need_x, need_weight, need_bias = needs
@@ -103,7 +104,7 @@ def _forward_by_products(
     keep_apart(torch.ops.sparsedrop.dropout_linear)
     (n, k), m = weight.shape, x.shape[:-1].numel()
     rounds = x.dtype != dtype, weight.dtype != dtype
-    lies = packing((m, n, k), options.block_shape, options.side, rounds)
+    lies = packing((m, n, k), options.block_shape, options.side, rounds, dtype)
     pack = torch.empty(lies.size, dtype=torch.int32, device=x.device)
     shape = m, n if options.drops_output else k
     mask = _mask_of(pack, shape, options)
@@ -133,7 +134,8 @@ def _gradients_by_products(
 ) -> Grads:
     lead, n = grad.shape[:-1], grad.shape[-1]
     m, alpha = lead.numel(), options.alpha
-    lies = packing((m, n, k), options.block_shape, options.side, (x is None, weight is None))
+    rounds = x is None, weight is None
+    lies = packing((m, n, k), options.block_shape, options.side, rounds, grad.dtype)
     used_x = _part(pack, lies.x_at, (m, k), grad.dtype) if x is None else x.reshape(m, k)
     if weight is None:
         weight = _part(pack, lies.weight_at, (n, k), grad.dtype)
@@ -171,7 +173,7 @@ def _fake_forward(
     keep_apart(torch.ops.sparsedrop.dropout_linear)
     (n, k), m = weight.shape, x.shape[:-1].numel()
     rounds = x.dtype != dtype, weight.dtype != dtype
-    size = packing((m, n, k), (block_rows, block_cols), side, rounds).size
+    size = packing((m, n, k), (block_rows, block_cols), side, rounds, dtype).size
     out = x.new_empty((*x.shape[:-1], n), dtype=dtype)
     return out, x.new_empty(size, dtype=torch.int32)
 

@@ -66,7 +66,13 @@ def kernel_forward(facts: Facts, launch: _C.Launch) -> _C.Program:
         arrays.append((of.WEIGHT, wide, of.WEIGHT_TO, n * k, None))
     if facts.bias_dtype is not None and rounds_bias(facts):
         code = _native.dtype_code(facts.bias_dtype)
-        arrays.append((of.BIAS, code, of.USED_BIAS, n, ALPHA if facts.drops_output else None))
+        if facts.dtype is torch.float32:  # nothing is rounded to that
+            program.masked_copy(
+                in_dtype=code, source=of.BIAS, source_ld=n, out_dtype=code, out=of.USED_BIAS,
+                rows=1, cols=n, block=ONE_BLOCK, factor=ALPHA,
+            )  # fmt: skip
+        else:
+            arrays.append((of.BIAS, code, of.USED_BIAS, n, ALPHA if facts.drops_output else None))
     _round(program, facts, arrays)
     words = {"d_words" if facts.drops_output else "a_words": mask.words}
     program.product(

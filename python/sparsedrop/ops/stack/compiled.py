@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsedrop import _native, select
 from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
-from sparsedrop.ops.layer.compiled import has_kernels
+from sparsedrop.ops.layer.compiled import takes_kernels
 from sparsedrop.ops.plan import UNIT
 from sparsedrop.ops.stack.facts import (
     Dropped,
@@ -24,6 +24,7 @@ from sparsedrop.ops.stack.facts import (
     kind_of,
     parameters_of,
 )
+from sparsedrop.ops.stack.kernels import POINTWISE_DTYPES
 from sparsedrop.ops.stack.op import BACKWARD, FORWARD, from_list, kinds_of
 from sparsedrop.ops.stack.plain import stack_plain
 
@@ -52,7 +53,7 @@ def suits_compiler(
     features = [x.shape[-1], *(layer.weight.shape[0] for layer in layers)]
     return (
         are_equal
-        and dtype in select.KERNEL_DTYPES
+        and dtype in POINTWISE_DTYPES
         and x.dtype in (dtype, torch.float32)
         and weight.dtype in (dtype, torch.float32)
         and all(n % MASK_UNIT == 0 for n in dropped.block_shape)
@@ -60,7 +61,7 @@ def suits_compiler(
         and all(a > 0.0 or b > 0.0 for a, b in zip(dropped.rates, dropped.rates[1:], strict=False))
         and x.numel() > 0
         and _fits(max(features))
-        and has_kernels(x.device.index)
+        and takes_kernels(x.device.index, dtype)
         and _can_be_mixed(x, layers, dropped.rates, dtype)
     )
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsedrop import _native
 from sparsedrop.masks import scale
 from sparsedrop.ops.program import BIAS_FIRST_BYTES
 
@@ -108,6 +109,8 @@ class Facts(NamedTuple):
     # Live shares in percent; None: no mask.
     keeps: tuple[int | None, ...]
     block_shape: Blocks
+    # Whether products in float32 may be TF32.
+    tf32: bool = False
 
     @property
     def rows(self) -> int:
@@ -142,7 +145,8 @@ def facts_of(
     dtypes: of x, of the parameters and of the products.
     """
     keeps = tuple(round(100 * (1.0 - p)) if p > 0.0 else None for p in dropped.rates)
-    return x.get_device(), x.shape, *dtypes, kinds, keeps, dropped.block_shape
+    tf32 = _native.multiplies_as_tf32(dtypes[2])
+    return x.get_device(), x.shape, *dtypes, kinds, keeps, dropped.block_shape, tf32
 
 
 def parameters_of(layers: tuple[Layer, ...]) -> tuple[Tensor | None, ...]:

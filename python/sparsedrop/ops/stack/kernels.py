@@ -19,6 +19,10 @@ from sparsedrop.ops.stack.facts import Branch, Dropped, Facts, branches, is_dens
 from sparsedrop.ops.stack.places import Forward, Pack, kept_of
 from sparsedrop.select import kernels
 
+POINTWISE_DTYPES = (torch.bfloat16, torch.float16)
+"""In which there are kernels for what stands between the products: in others a stack is run product
+by product."""
+
 
 class Saved(NamedTuple):
     """What a backward pass needs of the forward pass."""
@@ -51,9 +55,8 @@ def keys_of(facts: Facts) -> dict[Branch, tuple[Key, Key, Key]]:
         kind = facts.kinds[i]
         extents = facts.rows, features[i + 1], features[i]
         activation = None if kind.keeps_input else kind.activation
-        found[branch] = layer_keys(
-            facts.device, extents, dtypes, (masks[i], masks[i + 1]), activation
-        )
+        of = facts.device, extents, dtypes, (masks[i], masks[i + 1]), activation
+        found[branch] = layer_keys(*of, tf32=facts.tf32)
     return found
 
 
@@ -270,12 +273,12 @@ def make_stack(facts: tuple[Any, ...]) -> KernelStack | PlainStack | None:
     extents = of.rows, *of.features, *of.block_shape
     if max(extents) > min(select.MAX_EXTENT, _native.C.MAX_SUM_COLUMNS):
         return None
-    if not kernels.gpu_facts(of.device)["tiles"]:
+    if not kernels.gpu_facts(of.device)["tiles"] and select.is_free():
         return PlainStack()
     requests = {b: tuple(map(request_of, keys)) for b, keys in keys_of(of).items()}
     dropped = tuple(n for n, keep in zip(of.features, of.keeps, strict=True) if keep is not None)
     choice = select.decide_stack(tuple(requests.values()), dropped)
-    if choice.path == "kernel":
+    if choice.path == "kernel" and of.dtype in POINTWISE_DTYPES:
         choices = dict(zip(requests, choice.layers, strict=True))
         return KernelStack(of, choices) if are_legal(of, choices) else None
     return PlainStack() if choice.path == "dense" else None

@@ -85,12 +85,16 @@ def _dtype_of(parameters: Sequence[Tensor | None]) -> torch.dtype:
     return weight.dtype
 
 
-@functools.lru_cache(maxsize=1024)
 def _stack_for(facts: tuple[Any, ...]) -> KernelStack:
     """The stack for `Facts` in a plain tuple by the best kernels, whatever dense products take."""
+    return _stack_of(facts, select.forced_architecture())
+
+
+@functools.lru_cache(maxsize=1024)
+def _stack_of(facts: tuple[Any, ...], architecture: str | None) -> KernelStack:
     of = Facts(*facts)
     requests = {branch: tuple(map(request_of, keys)) for branch, keys in keys_of(of).items()}
-    found = select.best_stack(tuple(requests.values()))
+    found = select.best_stack(tuple(requests.values()), architecture=architecture)
     if isinstance(found, str):
         raise RuntimeError(ALONE.format(found))
     choices = dict(zip(requests, found, strict=True))

@@ -26,7 +26,7 @@ class Pack:
             is_scaled = branch.layer == last and facts.keeps[-1] is not None
             if branch.has_bias and (facts.rounds_parameters or is_scaled):
                 self._bias_at[branch] = size
-                size = _aligned(size + 2 * facts.kinds[branch.layer].outputs)
+                size = _aligned(size + facts.dtype.itemsize * facts.kinds[branch.layer].outputs)
         self.size = size
 
     def mask(self, index: int, number: int) -> MaskPlace:

@@ -5,7 +5,7 @@
     sparsedrop bench --network mlp vit gpt    training steps of whole networks, in every mode
     sparsedrop bench --network wide-resnet-28-10 --methods none dropout sliceout --whole-step
     sparsedrop bench --network ffn ffn-wide stack    and of feed-forward blocks, and of a stack
-    sparsedrop bench --tune    the constants of this GPU for the selection
+    sparsedrop bench --tune --save    the constants of this GPU for the selection, and keep them
     sparsedrop bench --against OTHER/_C.so    products of this build against another's
 
 Y = (X ∘ M_X) Wᵀ ∘ M_Y with X [M, K] and W [N, K]; M_Y only in the products named "both":
@@ -41,6 +41,7 @@ from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
 from sparsedrop.tools.networks import DEFAULT_METHODS, METHODS
 
 DEFAULT = " ".join(DEFAULT_METHODS)
+OUT = Path("bench-results")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="time torch BSR and STK too, where they are installed; default: no",
     )
+    _add_tune_arguments(parser)
     add("--compile", action="store_true", help="with --step: under torch.compile too")
     amp_help = "with --step: float32 weights under autocast, and inputs of the dtype"
     add("--amp", action="store_true", help=amp_help)
@@ -103,8 +105,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch", type=count, metavar="N", help="likewise: samples; default: the network's own")
     add("--whole-step", action="store_true", help="likewise: the optimiser's step too")
-    out = Path("bench-results")
-    add("--out", type=Path, default=out, metavar="DIR", help=f"for the results; default: {out}")
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"for the results; default: {OUT}")
+
+
+def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
+    save_help = "with --tune: the selection goes by them from now on"
+    parser.add_argument("--save", action="store_true", help=save_help)
+    parser.add_argument(
+        "--architecture",
+        nargs="+",
+        metavar="NAME",
+        help="with --tune: of which kernels, such as sm80; default: all that run on the GPU",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ import sparsedrop
 from sparsedrop import reference, select
 from sparsedrop.masks import BlockMask, Masks
 from sparsedrop.ops import How, Product, cpu, cuda
+from sparsedrop.select.rules import why_no_kernel
 from sparsedrop.tools.bench import peers, products
 from sparsedrop.tools.bench.products import Extents, Operands, live_share
 from sparsedrop.tools.bench.settings import Block, Settings, block_name
@@ -191,7 +192,7 @@ def request_for(a: Tensor, b: Tensor, masks: Masks) -> select.Request:
 
 def _legal(request: select.Request) -> Iterator[select.Choice]:
     """Every tile in each orientation that can run the request."""
-    if request.dtype not in select.KERNEL_DTYPES:
+    if why_no_kernel(request) is not None:
         return
     for choice in select.candidates(request):
         if select.refusal(request, choice) is None:

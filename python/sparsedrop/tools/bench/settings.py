@@ -76,6 +76,8 @@ class Settings:
     compiled: bool
     amp: bool  # of layers: a network has a precision
     against: Path | None  # the extension of another build
+    architectures: tuple[str, ...]  # whose tiles are measured; none named: all of the GPU
+    save: bool  # what was measured
     networks: tuple[str, ...]
     methods: tuple[str, ...]  # of a network: words of METHODS
     modes: tuple[str, ...]
@@ -106,6 +108,8 @@ class Settings:
             "precision": list(self.precisions),
             "whole_step": self.whole_step,
             "batch": self.batch,
+            "architecture": list(self.architectures),
+            "save": self.save,
             "against": None if self.against is None else self.against.name,
         }
 
@@ -124,6 +128,9 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
     if kind is not None and (args.tiles or args.peers):
         option = "tiles" if args.tiles else "peers"
         raise UserError(f"--{option} is about products and dense ones: leave out --{kind}")
+    for option in ("architecture", "save"):
+        if getattr(args, option) and not args.tune:
+            raise UserError(f"--{option} is about the constants of the kernels: add --tune")
     if args.against is not None and not args.against.is_file():
         raise UserError(f"--against {args.against} is not a file")
     for option in ("compile", "amp"):
@@ -157,6 +164,8 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
         compiled=args.compile,
         amp=args.amp,
         against=args.against,
+        architectures=_distinct(args.architecture or ()),
+        save=args.save,
         networks=_distinct(args.network or ()),
         methods=_distinct(args.methods or DEFAULT_METHODS),
         modes=_modes(args, device),

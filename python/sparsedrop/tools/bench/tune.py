@@ -1,30 +1,41 @@
-"""Measures the constants of one GPU, from which `sparsedrop.costs` predicts its times."""
+"""Measures the constants of one GPU, from which `sparsedrop.select` predicts its times."""
 
 from __future__ import annotations
 
 import functools
 import math
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 
 import sparsedrop
 from sparsedrop import select
 from sparsedrop.masks import BlockMask
-from sparsedrop.select.gpus import CUBLAS, CUBLAS_TILE, Cost
-from sparsedrop.select.kernels import Tile
+from sparsedrop.select import saved
+from sparsedrop.select.architectures import Tile, id_within
+from sparsedrop.select.gpus import CUBLAS, CUBLAS_TILE, HALF, TF32, Cost, Costs
 from sparsedrop.tools import markdown
-from sparsedrop.tools.bench.measure import operand_sets
+from sparsedrop.tools.bench.measure import (
+    TOLERANCES,
+    WrongProductError,
+    operand_sets,
+    relative_error,
+)
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
 from sparsedrop.tools.bench.report import Report
 from sparsedrop.tools.bench.settings import Settings
 from sparsedrop.tools.bench.timing import Candidate, Turns
+from sparsedrop.tools.cli import UserError
 from sparsedrop.tools.names import device_name, dtype_name
 
 WAVES = (1, 2, 4)
 K_TILES = (8, 16, 32, 64)
+
+TF32_TOLERANCE = 2e-3
+"""It has the 11 bits of float16, to which one of two products may round and the other cut."""
 
 HEADER = ["tile", "launch µs", "µs per tile", "µs per K tile", "TFLOP/s", "worst residual"]
 
@@ -35,6 +46,23 @@ class Sample(NamedTuple):
     waves: int
     k_tiles: int
     us: float
+
+
+class Timed(NamedTuple):
+    """What is measured: a tile by its position among those of the GPU, or cuBLAS; in a dtype."""
+
+    tile: Tile
+    position: int | None
+    dtype: torch.dtype
+    name: str
+
+    @property
+    def key(self) -> Tile | str:
+        return CUBLAS if self.position is None else self.tile
+
+    @property
+    def precision(self) -> str:
+        return TF32 if self.dtype is torch.float32 else HALF
 
 
 def fit(samples: Sequence[Sample]) -> Cost:
@@ -70,16 +98,20 @@ def well_filled(tile: Tile, waves: int, k_tiles: int, sms: int) -> Extents:
     return Extents(rows * tile_m, tiles // rows * tile_n, k_tiles * tile_k)
 
 
-def table_entry(gpu: str, sms: int, tiles: dict[str, Tile], costs: dict[str, Cost]) -> str:
-    """Python to paste where the selection's constants are."""
-    lines = [f'"{gpu}": Gpu(', f"    sms={sms},", "    costs={"]
-    for name, cost in costs.items():
-        key = "CUBLAS" if name == CUBLAS else f"Tile{_arguments(tiles[name])}"
-        lines.append(
-            f"        {key}: Cost(launch_us={cost.launch_us:.2f}, tile_us={cost.tile_us:.3f}, "
-            f"k_tile_us={cost.k_tile_us:.4f}),  # {cost.tflops(tiles[name], sms):.0f} TFLOP/s"
-        )
-    return "\n".join([*lines, "    },", "),"])
+def table_entry(gpu: str, sms: int, costs: Mapping[str, Costs]) -> str:
+    """Python to paste where the selection's constants are; costs by their precision."""
+    lines = [f'"{gpu}": Gpu(', f"    sms={sms},"]
+    for precision, some in costs.items():
+        lines.append(f"    {'tf32' if precision == TF32 else 'costs'}={{")
+        for tile, cost in some.items():
+            key = f"Tile{_arguments(tile)}" if isinstance(tile, Tile) else "CUBLAS"
+            rate = cost.tflops(tile if isinstance(tile, Tile) else CUBLAS_TILE, sms)
+            lines.append(
+                f"        {key}: Cost(launch_us={cost.launch_us:.2f}, tile_us={cost.tile_us:.3f}, "
+                f"k_tile_us={cost.k_tile_us:.4f}),  # {rate:.0f} TFLOP/s"
+            )
+        lines.append("    },")
+    return "\n".join([*lines, "),"])
 
 
 def _arguments(tile: Tile) -> tuple[object, ...]:
@@ -87,55 +119,132 @@ def _arguments(tile: Tile) -> tuple[object, ...]:
     return tuple(tile)[: 4 if tile == Tile(*tile[:4]) else None]
 
 
+def to_time(
+    tiles: tuple[Tile, ...], architectures: Sequence[str], dtypes: Sequence[torch.dtype]
+) -> list[Timed]:
+    """The tiles of these architectures, or of all, and cuBLAS: in one dtype of each precision.
+
+    Raises:
+        UserError: for an architecture or a dtype without kernels.
+    """
+    there = select.names_of(tiles)
+    for name in architectures:
+        if name not in there:
+            raise UserError(
+                f"--architecture {name}: the kernels that run on this GPU are those of "
+                f"{' and '.join(there) or 'no architecture'}"
+            )
+    found: list[Timed] = []
+    for dtype in dtypes:
+        if dtype is torch.float64:
+            raise UserError("--tune is about what kernels multiply, which is not float64")
+        if Timed(CUBLAS_TILE, None, dtype, "").precision in {timed.precision for timed in found}:
+            continue
+        for position, tile in enumerate(tiles):
+            name = tile.architecture
+            if name in (architectures or there) and dtype in select.architecture(name).dtypes:
+                label = f"{name} #{id_within(tiles, position)} {tile}"
+                found.append(Timed(tile, position, dtype, label))
+        found.append(Timed(CUBLAS_TILE, None, dtype, CUBLAS))
+    return found
+
+
 def run(settings: Settings) -> Report:
-    """Measures every tile that is compiled in, and cuBLAS, in the first dtype of the settings."""
-    device, dtype = settings.device, settings.dtypes[0]
-    sms = torch.cuda.get_device_properties(device).multi_processor_count
-    kernels = select.gpu_facts(device.index)["tiles"] if dtype in select.KERNEL_DTYPES else ()
-    tiles: dict[str, Tile] = {f"#{index} {tile}": tile for index, tile in enumerate(kernels)}
-    tiles[CUBLAS] = CUBLAS_TILE
-    samples: dict[str, list[Sample]] = {}
-    for index, (name, tile) in enumerate(tiles.items()):
-        samples[name] = _samples(tile, None if name == CUBLAS else index, sms, settings)
-        print(f"{index + 1}/{len(tiles)}  {name}", file=sys.stderr, flush=True)
-    costs = {name: fit(some) for name, some in samples.items()}
-    residuals = {name: worst_residual(cost, samples[name]) for name, cost in costs.items()}
-    rows = [_cells(name, cost, tiles[name], sms, residuals[name]) for name, cost in costs.items()]
-    entry = table_entry(device_name(device), sms, tiles, costs)
+    """Measures the tiles that run on the GPU, and cuBLAS, in the dtypes of the settings.
+
+    Raises:
+        UserError: for an architecture or a dtype without kernels, or a folder that cannot be
+            written.
+        WrongProductError: where a tile's product is not cuBLAS's.
+    """
+    facts = select.gpu_facts(settings.device.index)
+    tiles, sms, gpu = facts["tiles"], facts["sms"], device_name(settings.device)
+    all_timed = to_time(tiles, settings.architectures, settings.dtypes)
+    samples: list[list[Sample]] = []
+    for number, timed in enumerate(all_timed):
+        with tf32_allowed():
+            samples.append(_samples(timed, sms, settings.device))
+        progress = f"{number + 1}/{len(all_timed)}  {timed.name} in {dtype_name(timed.dtype)}"
+        print(progress, file=sys.stderr, flush=True)
+    costs = list(map(fit, samples))
+    by_precision: dict[str, dict[Tile | str, Cost]] = {}
+    for timed, cost in zip(all_timed, costs, strict=True):
+        by_precision.setdefault(timed.precision, {})[timed.key] = cost
+    rows = [
+        _cells(timed, cost, sms, worst_residual(cost, some))
+        for timed, cost, some in zip(all_timed, costs, samples, strict=True)
+    ]
+    entry = table_entry(gpu, sms, by_precision)
     results = {
-        "dtype": dtype_name(dtype),
-        "costs": {
-            name: {**cost._asdict(), "tflops": cost.tflops(tiles[name], sms)}
-            for name, cost in costs.items()
-        },
-        "samples": {name: [s._asdict() for s in some] for name, some in samples.items()},
+        "costs": [
+            {**_named(timed), **cost._asdict(), "samples": [s._asdict() for s in some]}
+            for timed, cost, some in zip(all_timed, costs, samples, strict=True)
+        ],
         "entry": entry,
     }
-    text = f"{markdown.table(HEADER, rows)}\n\n{entry}"
-    sentences = [f"Fitted to well-filled products in {dtype_name(dtype)}, every block live."]
-    return Report(text, sentences, [], results, [], "")
+    sentences = ["Fitted to well-filled products, every block live."]
+    if settings.save:
+        sentences.append(_save(gpu, sms, tiles, by_precision))
+    return Report(f"{markdown.table(HEADER, rows)}\n\n{entry}", sentences, [], results, [], "")
 
 
-def _samples(tile: Tile, index: int | None, sms: int, settings: Settings) -> list[Sample]:
+def _named(timed: Timed) -> dict[str, Any]:
+    """JSON values."""
+    return {"name": timed.name, "dtype": dtype_name(timed.dtype), "precision": timed.precision}
+
+
+def _save(gpu: str, sms: int, tiles: tuple[Tile, ...], costs: Mapping[str, Costs]) -> str:
+    try:
+        path = saved.save(gpu, sms, tiles, costs)
+    except OSError as error:
+        raise UserError(f"--save: {error}") from error
+    return f"Kept in {path}: from its next start on, a program's products are chosen by them."
+
+
+@contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """Inside, torch multiplies float32 as TF32."""
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def _samples(timed: Timed, sms: int, device: torch.device) -> list[Sample]:
     """The forward product by that tile, or by cuBLAS, at all WAVES and K_TILES; interleaved."""
-    device, dtype = settings.device, settings.dtypes[0]
+    tile, position, dtype, _ = timed
     turns = Turns(device)
     candidates: dict[tuple[int, int], Candidate] = {}
     for waves in WAVES:
         for k_tiles in K_TILES:
             extents = well_filled(tile, waves, k_tiles, sms)
-            calls = []
+            calls: list[Callable[[], torch.Tensor]] = []
             for step in operand_sets(extents, dtype, device):
                 a, b = PRODUCTS["forward"].factors(step)
-                if index is None:
+                if position is None:
                     calls.append(functools.partial(torch.mm, a, b))
                 else:
                     mask = _all_live(a, tile)
                     calls.append(functools.partial(sparsedrop.matmul, a, b, a_mask=mask))
-            with select.override(None if index is None else "kernel", index, swap=False, split_k=1):
+            path = None if position is None else "kernel"
+            with select.override(path, position, swap=False, split_k=1):
+                if position is not None:
+                    _check(timed, calls[-1](), torch.mm(a, b))
                 candidates[waves, k_tiles] = turns.prepare(calls)
     times = turns.medians_us(candidates)
     return [Sample(waves, k_tiles, us) for (waves, k_tiles), us in times.items()]
+
+
+def _check(timed: Timed, ours: torch.Tensor, dense: torch.Tensor) -> None:
+    """What is measured for the selection to take has to be right."""
+    error = relative_error(ours, dense)
+    allowed = TF32_TOLERANCE if timed.precision == TF32 else TOLERANCES[timed.dtype]
+    if not error <= allowed:
+        name = f"{timed.name} in {dtype_name(timed.dtype)}"
+        raise WrongProductError(f"{name}: differs from the dense product by {error:.1e}")
 
 
 def _all_live(a: torch.Tensor, tile: Tile) -> BlockMask:
@@ -145,12 +254,12 @@ def _all_live(a: torch.Tensor, tile: Tile) -> BlockMask:
     return BlockMask.from_live(live, (a.shape[0], a.shape[1]), block_shape=block)
 
 
-def _cells(name: str, cost: Cost, tile: Tile, sms: int, residual: float) -> list[str]:
+def _cells(timed: Timed, cost: Cost, sms: int, residual: float) -> list[str]:
     return [
-        name,
+        f"{timed.name} in {dtype_name(timed.dtype)}",
         f"{cost.launch_us:.2f}",
         f"{cost.tile_us:.3f}",
         f"{cost.k_tile_us:.4f}",
-        f"{cost.tflops(tile, sms):.0f}",
+        f"{cost.tflops(timed.tile, sms):.0f}",
         f"{residual:.1%}",
     ]
