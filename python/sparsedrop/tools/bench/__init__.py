@@ -41,6 +41,7 @@ from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
 from sparsedrop.tools.networks import DEFAULT_METHODS, METHODS
 
 DEFAULT = " ".join(DEFAULT_METHODS)
+RATES_HELP = "0.1 0.3 0.5 0.7, of a network its own"
 OUT = Path("bench-results")
 
 
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where they take longer than there",
     )
     add("--shapes", type=extents, nargs="+", metavar="MxNxK", help="default: ten, on a CPU two")
-    add("--rates", type=rate, nargs="+", metavar="P", help="default: 0.1 0.3 0.5 0.7, or its own")
+    add("--rates", type=rate, nargs="+", metavar="P", help=f"default: {RATES_HELP}")
     names = list(PRODUCTS)
     add("--products", choices=names, nargs="+", default=names[:3], help="default: forward dX dW")
     dtype_help = "default: bfloat16 on a GPU, float32 on a CPU"
