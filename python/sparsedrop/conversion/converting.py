@@ -51,7 +51,8 @@ def convert(
     activation -> Dropout -> Linear ("mlp") and the same with a gate ("gated"), where one mask
     serves the layers before and behind the hidden value. In an nn.Sequential such layers run as
     one `nn.SparseDropStack`. Hugging Face's Conv1D counts as a linear layer. Two modules that share
-    a parameter go on sharing it.
+    a parameter go on sharing it. For "sliceout" also channels between convolutions ("conv"), with
+    batch norms, grouped convolutions and squeeze-excites among them.
 
     Args:
         model: any module.
@@ -60,13 +61,13 @@ def convert(
             training mode without gradients; generators, buffers and flags are put back. None: only
             neighbours in nn.Sequential and the feed-forward parts of torch's transformer layers.
         method: "sparsedrop" (blocks are dropped of inputs, outputs and hidden values), "sliceout"
-            or "row-pattern" (hidden units, as `nn.SliceOutMLP` and `nn.RowPatternMLP` do), or
-            "tile-pattern" (tiles of the weight of a layer behind a dropout, as
-            `nn.TilePatternLinear` does). What a method cannot do stays; `block_shape` and
+            (hidden units as by `nn.SliceOutMLP`, and channels), "row-pattern" (hidden units as by
+            `nn.RowPatternMLP`), or "tile-pattern" (tiles of the weight of a layer behind a dropout,
+            as by `nn.TilePatternLinear`). What a method cannot do stays; `block_shape` and
             `sampler` are of "sparsedrop".
         p: the rate of all that is converted; None: each keeps its own.
-        filter: called with the name and the linear layer of each site, in a block the one behind
-            the dropout; where it returns False, the site stays.
+        filter: called with the name and the layer of each site, in a block the one behind the
+            dropout; where it returns False, the site stays.
         min_speedup: sites that are expected to gain less stay; 0 converts all that can be.
         block_shape: rows and columns of a block. None: 128x128, or finer by halves if the example
             has fewer rows or features, or so few blocks that all would be dropped together.
