@@ -22,7 +22,7 @@ BETWEEN = {
     "silu": nn.SiLU,
     "hardswish": nn.Hardswish,
     "max": lambda: nn.MaxPool2d(3, 1, 1),
-    "mean": lambda: nn.AvgPool2d(2),
+    "mean": lambda: nn.AvgPool2d(3, 1, 1),
     "squeeze": lambda: SqueezeExcite(C, 3, False),
     "linear squeeze": lambda: SqueezeExcite(C, 3, True),
 }
