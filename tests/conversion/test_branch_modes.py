@@ -141,6 +141,22 @@ def test_batch_norms_of_all_kinds(kwargs, compiled):
         torch.testing.assert_close(call(x), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_layer_alone_is_compiled():
+    """It reads a slice that was drawn outside, and draws another one."""
+    case = CASES["chain"]
+    original, x = case.make().double(), torch.randn(3, 8, 6, 6).double()
+    model = copy.deepcopy(original)
+    convert(model, x)
+    torch._dynamo.reset()
+    model[4].compile(backend="aot_eager")
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = run(masked(original, case, drawn(case)), x)
+        torch.manual_seed(seed)
+        for made, truth in zip(run(model, x)[:8], expected[:8], strict=True):
+            torch.testing.assert_close(made, truth, rtol=1e-12, atol=1e-12)
+
+
 def test_second_derivatives():
     model, x = _model(lambda: nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh(), nn.Dropout(0.5),
                                             nn.Conv2d(8, 2, 1)), torch.float64)  # fmt: skip

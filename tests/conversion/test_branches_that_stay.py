@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from convolutions import GatedConvolutions, Inverted, SqueezeExcite, Wide, convert
+from convolutions import GatedConvolutions, Inverted, Wide, convert
 from networks import Feedforward, found
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -291,6 +291,7 @@ def test_without_an_example_nothing_is_known_of_channels():
     ]
 
 
-def test_a_model_without_dropouts_has_nothing_to_convert():
-    with pytest.raises(ValueError, match="nothing to convert in SqueezeExcite: 0 dropouts"):
-        convert(SqueezeExcite(8, 4, False), torch.randn(3, 8, 6, 6))
+def test_images_that_are_in_no_batch():
+    model = nn.Sequential(nn.Conv2d(8, 6, 1), nn.Dropout(0.5), nn.Conv2d(6, 8, 1))
+    report = convert(model, torch.randn(8, 6, 6))
+    assert [entry.reason for entry in report.skipped] == ["0 takes images that are in no batch"]

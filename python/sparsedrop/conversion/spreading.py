@@ -77,8 +77,9 @@ class Spread:
         """The values of these channels on the other sides of a call."""
         self.has_conv = self.has_conv or call.kind in ("conv", "norm")
         module = call.module
+        if call.kind in ("linear", "conv"):
+            _check_rank(call, value)
         if call.kind == "linear" or (isinstance(module, nn.Conv2d) and module.groups == 1):
-            self._check_rank(call, value)
             (self.makers if value in call.outputs else self.readers).add(call)
             return []
         if call.kind in ("conv", "norm"):
@@ -92,11 +93,6 @@ class Spread:
         if any(v.shape is None or v.shape[1:2] != (self.channels,) for v in around):
             raise Left(f"{call.what} has other channels on its other side")
         return around
-
-    def _check_rank(self, call: Call, value: Value) -> None:
-        """The channels have to be the features of a linear layer."""
-        if call.kind == "linear" and (value.shape is None or len(value.shape) != 2):
-            raise Left(f"{call.what} is a linear layer along another extent than the channels")
 
     def _check_passer(self, call: Call) -> None:
         module = call.module
@@ -122,6 +118,15 @@ class Spread:
         if call.kind in ("elementwise", "channelwise"):
             return True
         return call.kind in ("reshape", "rearrangement") and call.what in SAME_ORDER
+
+
+def _check_rank(call: Call, value: Value) -> None:
+    """Channels are the second extent, of a linear layer the last one, too."""
+    rank = 0 if value.shape is None else len(value.shape)
+    if call.kind == "linear" and rank not in (0, 2):
+        raise Left(f"{call.what} is a linear layer along another extent than the channels")
+    if call.kind == "conv" and rank not in (0, 4):
+        raise Left(f"{call.what} takes images that are in no batch")
 
 
 def _is_number(value: Value) -> bool:

@@ -56,12 +56,12 @@ def conv2d(x: Tensor, conv: nn.Conv2d, read: Channels | None, made: Channels | N
     elif read is not None:
         groups = conv.groups * read.width // read.units
         read = None
-    cut, numbers = _cut(read, made)
+    cut, (rows, cols) = _cut(read, made, x.device)
     how = Convolution(conv.stride, _padding(conv), conv.dilation, groups, cut, alpha)  # type: ignore[arg-type]
-    if numbers == (None, None):
+    if rows is None and cols is None:
         return run_conv2d(x, conv.weight, conv.bias, how)
     x = operands.cast(x, dtype_of(x, conv.weight, conv.bias))
-    return by_numbers(x, conv.weight, conv.bias, how, numbers)
+    return by_numbers(x, conv.weight, conv.bias, how, (rows, cols))
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, ...] | str:
@@ -78,7 +78,7 @@ def _padding(conv: nn.Conv2d) -> tuple[int, ...] | str:
 def linear(x: Tensor, layer: nn.Linear, read: Channels | None, made: Channels | None) -> Tensor:
     """x [N, in'] -> [N, out'], likewise."""
     alpha = 1.0 if read is None else read.scale
-    cut, (rows, cols) = _cut(read, made)
+    cut, (rows, cols) = _cut(read, made, x.device)
     if rows is None and cols is None:
         return run_linear(x, layer.weight, layer.bias, cut, alpha)
     weight = _numbered(_numbered(layer.weight, rows), cols, 1)
@@ -115,13 +115,18 @@ def _numbered(tensor: Tensor | None, numbers: Tensor | None, dim: int = 0) -> Te
 
 
 def _cut(
-    read: Channels | None, made: Channels | None
+    read: Channels | None, made: Channels | None, device: torch.device
 ) -> tuple[Cut, tuple[Tensor | None, Tensor | None]]:
     """Of a weight [out, in, ...]: its cut, or the numbers of rows and columns."""
     rows, cols = (None if own is None else own.live for own in (made, read))
     if isinstance(rows, Tensor) or isinstance(cols, Tensor):
-        assert not isinstance(rows, Slice)
-        assert not isinstance(cols, Slice)
-        return Cut(), (rows, cols)
+        return Cut(), (_numbers(rows, device), _numbers(cols, device))
     pieces = (None if own is None else own.pieces for own in (rows, cols))
     return Cut(*pieces), (None, None)
+
+
+def _numbers(live: Slice | Tensor | None, device: torch.device) -> Tensor | None:
+    """A slice that was drawn outside of a program, inside of which another one was."""
+    if not isinstance(live, Slice):
+        return live
+    return torch.cat([torch.arange(start, stop, device=device) for start, stop in live.pieces])
