@@ -7,12 +7,6 @@ from typing import NamedTuple
 from sparsedrop import select
 
 
-class Limits(NamedTuple):
-    max_split_k: int = 8
-    max_split_n: int = 128
-    max_split_slots: int = 8192
-
-
 class Architecture(NamedTuple):
     """A family of kernels, as `_C` has them; oldest: the first compute capability that runs it."""
 
@@ -21,7 +15,7 @@ class Architecture(NamedTuple):
     dtypes: list[str]
     oldest: tuple[int, int]
     newest: tuple[int, int] = (99, 0)
-    limits: Limits = Limits()
+    limits: tuple[int, int, int] = (8, 128, 8192)
 
     def runs_on(self, major: int, minor: int) -> bool:
         return self.oldest <= (major, minor) <= self.newest

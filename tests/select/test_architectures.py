@@ -182,7 +182,7 @@ def test_what_the_user_measured_is_taken():
 
 def test_the_limits_are_the_architectures_own(monkeypatch):
     sm90, sm80 = extension_stub.C.ARCHITECTURES
-    tight = sm80._replace(limits=sm80.limits._replace(max_split_k=2))
+    tight = sm80._replace(limits=(2, *sm80.limits[1:]))
     monkeypatch.setattr(extension_stub.C, "ARCHITECTURES", [sm90, tight])
     request = only(b_block=(128, 128))._replace(m=512, n=512, tiles=HOPPER)
     for tile, most in ((1, 8), (FIRST_OF_SM80 + 1, 2)):

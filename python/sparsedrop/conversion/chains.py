@@ -12,8 +12,9 @@ from sparsedrop import functional, operands
 from sparsedrop._torch import is_watched
 from sparsedrop.conversion.layers import ConvertedLinear, StandIn
 from sparsedrop.conversion.swapping import Swap
+from sparsedrop.nn.stack import layers_of
 from sparsedrop.ops import stack as stacks
-from sparsedrop.ops.stack import Dropped, Layer
+from sparsedrop.ops.stack import Dropped
 
 
 class ConvertedSequential(nn.Sequential):
@@ -49,10 +50,7 @@ class Chain(NamedTuple):
         dropped = self._dropped()
         if dropped is None:
             return None
-        layers = tuple(
-            Layer(linear.weight, linear.bias, activation)
-            for linear, activation in zip(self.layers, self.activations, strict=True)
-        )
+        layers = layers_of(self.layers, self.activations)
         if not x.is_cuda:
             is_seen = is_watched(x) and not torch.compiler.is_compiling()
             return None if is_seen else functional.dropped_stack(x, layers, dropped, True)

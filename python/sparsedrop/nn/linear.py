@@ -15,6 +15,7 @@ from sparsedrop.masks import (
 )
 from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.rated import Blocked
+from sparsedrop.ops.explaining import explain_layer, where
 from sparsedrop.ops.layer import Options
 
 
@@ -157,6 +158,29 @@ class SparseDropLinear(Blocked, nn.Linear):
             self._side,
         )
         return dropped_linear(x, self.weight, self.bias, options, True)
+
+    def explain(
+        self,
+        rows: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> str:
+        """How a training step of so many rows would run, and why; nothing is run.
+
+        Args:
+            rows: of the input, flattened to `[M, in_features]`.
+            dtype: of the products; None: autocast's where it is on, else the weight's.
+            device: "cpu", or a GPU; None: the weight's.
+
+        Raises:
+            TypeError, ValueError: where rows are no number above 0.
+            RuntimeError: for a GPU that is not there, or that this build has no code for.
+        """
+        options = Options(self.p, self._block_shape, self._sampler, side=self._side)
+        return explain_layer(
+            where(rows, self.weight, dtype, device), self.weight, self.bias, options
+        )
 
     def extra_repr(self) -> str:
         own = f"side={self.side!r}, block_shape={self.block_shape}, sampler={self.sampler!r}"

@@ -19,6 +19,7 @@ from sparsedrop.nn.stack import (
     runs_as_linear,
 )
 from sparsedrop.ops import check_activation
+from sparsedrop.ops.explaining import explain_stack, where
 from sparsedrop.ops.stack import Dropped, Layer
 
 
@@ -157,13 +158,25 @@ class SparseDropMLP(Blocked, Activated):
         if p and not torch.compiler.is_compiling() and self._is_new:
             self._is_new = False
             warn_if_coarse("hidden activation", x, up.out_features, p, self._block_shape)
-        layers = (
-            Layer(up.weight, up.bias, self._activation)
-            if gate is None
-            else Layer(up.weight, up.bias, self._activation, gate.weight, gate.bias),
-            Layer(down.weight, down.bias),
-        )
-        return dropped_stack(x, layers, dropped, True)
+        return dropped_stack(x, self._layers(), dropped, True)
+
+    def _layers(self) -> tuple[Layer, Layer]:
+        up, gate, down = self.up, self.gate, self.down
+        of_gate = () if gate is None else (gate.weight, gate.bias)
+        return Layer(up.weight, up.bias, self._activation, *of_gate), Layer(down.weight, down.bias)
+
+    def explain(
+        self,
+        rows: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> str:
+        """How a training step of so many rows would run, and why: as `SparseDropLinear.explain`."""
+        at = where(rows, self.up.weight, dtype, device)
+        dropped = Dropped((0.0, self.p, self.out_p), self._block_shape, self._sampler)
+        names = ["up", "down"] if self.gate is None else ["gate", "up", "down"]
+        return explain_stack(at, self._layers(), dropped, names)
 
     def extra_repr(self) -> str:
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.features import check_features
 from sparsedrop.nn.rated import Blocked, applied_rate_of
 from sparsedrop.ops import ACTIVATIONS, check_activation
+from sparsedrop.ops.explaining import explain_stack, where
 from sparsedrop.ops.stack import Dropped, Layer
 
 
@@ -96,7 +97,7 @@ class SparseDropStack(Blocked):
         count = len(linears)
         if not count:
             raise ValueError("a stack has a layer at least, but layers is empty")
-        activations = [self._activation] * (count - 1) + [self._last_activation]
+        activations = self._activations()
         rates = *(p,) * count, 0.0
         dropped = Dropped(rates, self._block_shape, self._sampler)
         plain = [linear for linear in linears if is_plain(linear)]
@@ -107,17 +108,41 @@ class SparseDropStack(Blocked):
             narrowest = min(plain, key=lambda linear: linear.in_features)
             what = "input" if narrowest is plain[0] else "hidden activation"
             warn_if_coarse(what, x, narrowest.in_features, p, self._block_shape)
-        layers = tuple(
-            Layer(linear.weight, linear.bias, activation)
-            for linear, activation in zip(plain, activations, strict=True)
-        )
-        return dropped_stack(x, layers, dropped, True)
+        return dropped_stack(x, layers_of(plain, activations), dropped, True)
+
+    def explain(
+        self,
+        rows: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> str:
+        """How a training step of so many rows would run, and why: as `SparseDropLinear.explain`."""
+        linears: list[Any] = list(self.layers)
+        layers = layers_of(linears, self._activations())
+        rates = *(self.p,) * len(linears), 0.0
+        dropped = Dropped(rates, self._block_shape, self._sampler)
+        names = [f"layers.{i}" for i in range(len(linears))]
+        at = where(rows, linears[0].weight, dtype, device)
+        return explain_stack(at, layers, dropped, names)
+
+    def _activations(self) -> list[str | None]:
+        """Behind each layer."""
+        return [self._activation] * (len(self.layers) - 1) + [self._last_activation]
 
     def extra_repr(self) -> str:
         return (
             f"activation={self.activation!r}, last_activation={self.last_activation!r}, "
             f"block_shape={self.block_shape}, sampler={self.sampler!r}"
         )
+
+
+def layers_of(linears: Sequence[nn.Linear], activations: Sequence[str | None]) -> tuple[Layer, ...]:
+    """Layers of these modules, and what is behind each."""
+    return tuple(
+        Layer(linear.weight, linear.bias, activation)
+        for linear, activation in zip(linears, activations, strict=True)
+    )
 
 
 def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:

@@ -142,6 +142,11 @@ def layer_keys(
 
 def request_of(key: Key) -> select.Request:
     """What `select` is asked for the products of a key."""
+    return request_on("cuda", key)._replace(**kernels.gpu_facts(key.device))
+
+
+def request_on(device: str, key: Key) -> select.Request:
+    """The same on a kind of device, of which nothing else is said."""
     a_shape, *a_memory, a_turned = key.a
     b_shape, *b_memory, b_turned = key.b
     m, k = a_shape[::-1] if a_turned else a_shape
@@ -153,13 +158,12 @@ def request_of(key: Key) -> select.Request:
         _as_used(key.out_mask, False),
     )
     return select.Request(
-        "cuda", key.dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep,
+        device, key.dtype, m, n, k, a_block, b_block, out_block, a_keep, b_keep, out_keep,
         a_k_major=a_lies.row_major != a_turned,
         b_k_major=b_lies.row_major == b_turned,
         activates=key.activation is not None,
         aligned=a_lies.in_place and b_lies.in_place and n % UNIT == 0,
         tf32=key.tf32,
-        **kernels.gpu_facts(key.device),
     )  # fmt: skip
 
 

@@ -63,15 +63,11 @@ def architecture(name: str) -> Architecture:
     if name not in built():
         return {WITHOUT_BUILD.name: WITHOUT_BUILD}[name]
     found = {known.name: known for known in _native.C.ARCHITECTURES}[name]
-    # A build that is older than this package, which it is compared with, names no dtypes.
-    names = getattr(found, "dtypes", None)
-    dtypes = KERNEL_DTYPES if names is None else tuple(getattr(torch, each) for each in names)
-    limits = getattr(found, "limits", found)
-    return Architecture(
-        name,
-        dtypes,
-        Limits(limits.max_split_k, limits.max_split_n, limits.max_split_slots),
-    )
+    if not hasattr(found, "dtypes"):  # a build older than this package, which it is compared with
+        limits = Limits(found.max_split_k, found.max_split_n, found.max_split_slots)
+        return Architecture(name, KERNEL_DTYPES, limits)
+    dtypes = tuple(getattr(torch, each) for each in found.dtypes)
+    return Architecture(name, dtypes, Limits(*found.limits))
 
 
 def has_kernels(name: str, dtype: torch.dtype) -> bool:
