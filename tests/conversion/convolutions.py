@@ -31,9 +31,9 @@ class Wide(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """By 1x1 convolutions, or by linear layers."""
+    """By 1x1 convolutions, or by linear layers, also between views."""
 
-    def __init__(self, channels: int, squeezed: int, by_linear: bool) -> None:
+    def __init__(self, channels: int, squeezed: int, by_linear: bool | str) -> None:
         super().__init__()
         layer = nn.Linear if by_linear else lambda ins, outs: nn.Conv2d(ins, outs, 1)
         self.squeeze, self.excite = layer(channels, squeezed), layer(squeezed, channels)
@@ -43,6 +43,9 @@ class SqueezeExcite(nn.Module):
         if not self.by_linear:
             gate = self.excite(nn.functional.silu(self.squeeze(self.pool(x))))
             return x * gate.sigmoid()
+        if self.by_linear == "views":
+            gate = self.excite(self.squeeze(self.pool(x).view(len(x), -1)).relu())
+            return x * gate.sigmoid().reshape((len(x), -1, 1, 1)).expand_as(x)
         gate = self.excite(nn.functional.silu(self.squeeze(x.mean((2, 3)))))
         return x * gate.sigmoid()[..., None, None]
 
@@ -123,6 +126,7 @@ CASES = {
     "inverted, dropped before the squeeze": _inverted(place="middle", by_linear=True),
     "inverted, dropped before the depthwise convolution": _inverted(place="first"),
     "inverted, linear squeeze": _inverted(by_linear=True),
+    "inverted, squeeze between views": _inverted(by_linear="views"),
     "inverted, in groups": _inverted(group=8),
     "chain": Case(
         _chain, (("", "conv"), ("", "conv")), ((("4",), 32, 1, 0.5), (("7",), 32, 1, 0.25))

@@ -136,11 +136,12 @@ LEFT = {
     "a squeeze-excite of views": (
         _se_of_views, LAYERS,
         "its channels go through view, whose arguments may name how many there are: use flatten, "
-        "unsqueeze or [..., None, None]",
+        "unsqueeze, [..., None, None] or -1",
     ),
     "a flattened image": (
         lambda m, x: m.head(m.drop(m.one(x)).flatten(1)), {"head": lambda: nn.Linear(32 * 36, 2)},
-        "flatten has other channels on its other side",
+        "its channels go through flatten, whose arguments may name how many there are: use "
+        "flatten, unsqueeze, [..., None, None] or -1",
     ),
     "a linear layer along the width": (
         lambda m, x: m.head(m.drop(m.one(x)).relu() * 2.0), {"head": lambda: nn.Linear(6, 2)},

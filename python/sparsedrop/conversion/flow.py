@@ -66,12 +66,13 @@ class Call:
             block being one of ours around linear layers; of a function "functional dropout",
             "functional linear", "attention" (with dropout of its probabilities), "elementwise",
             "reshape" (the last extent and the order of the rows stay), "rearrangement" (all
-            elements stay), "channelwise" (of [N, C, ...] each channel by itself) or "other"; or
-            END.
+            elements stay) or "other"; or END.
         what: how a sentence names it.
         frame: the innermost module that was running; of a module's call the one around it.
         module, name: the linear layer, dropout or block; of a functional linear layer the nn.Linear
             whose own forward calls it, or only the name of the one that holds the weight.
+        keeps_channels: of a function, whether it works on [N, C, ...] for each channel by itself,
+            however many there are.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class Call:
     outputs: list[Value] = field(default_factory=list)
     module: nn.Module | None = None
     name: str = ""
+    keeps_channels: bool = False
 
 
 @dataclass

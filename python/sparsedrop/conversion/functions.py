@@ -28,8 +28,6 @@ def kind_of_call(
         return "rearrangement"
     elif len(out) == 1 and bare in kinds.ELEMENTWISE and _is_elementwise(read, out[0]):
         return "elementwise"
-    elif len(out) == 1 and _keeps_channels(bare, args, kwargs, read, out[0]):
-        return "channelwise"
     return "other"
 
 
@@ -70,31 +68,45 @@ def _is_elementwise(read: list[Tensor], out: Tensor) -> bool:
     )
 
 
-def _keeps_channels(
-    bare: str, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: Tensor
+def keeps_channels(
+    name: str, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: list[Tensor]
 ) -> bool:
     """Whether each channel of a result [N, C, ...] depends on that channel of the operands alone,
     and no argument names how many there are."""
-    if _is_any_nested(read, out) or out.dim() < 2 or not any(tensor.dim() for tensor in read):
+    bare = name.strip("_")
+    if len(out) != 1 or _is_any_nested(read, out[0]) or out[0].dim() < 2:
         return False
+    shape, rank = out[0].shape, out[0].dim()
     for tensor in read:
         is_number = tensor.dim() == 0 and not tensor.requires_grad
-        if not is_number and (tensor.dim() < 2 or tensor.shape[:2] != out.shape[:2]):
+        if not is_number and (tensor.dim() < 2 or tensor.shape[:2] != shape[:2]):
             return False
     if bare in kinds.ELEMENTWISE:
-        return all(tensor.dim() in (0, out.dim()) for tensor in read)
+        return all(tensor.dim() in (0, rank) for tensor in read)
+    if bare in kinds.POOLS:
+        return True
+    return len(read) == 1 and _leaves_channels(bare, args, kwargs, read[0].dim())
+
+
+def _leaves_channels(bare: str, args: Any, kwargs: dict[str, Any], rank: int) -> bool:
+    """Likewise of one operand, of so many extents, by the other arguments."""
+    others = args[1:]
     if bare in kinds.OVER_PLACES:
-        dims = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+        dims = others[0] if others else kwargs.get("dim", kwargs.get("axis"))
         dims = dims if isinstance(dims, (tuple, list)) else (dims,)
-        rank = read[0].dim()
         return all(isinstance(dim, int) and dim % rank > 1 for dim in dims)
     if bare == "getitem":
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return all(each is None or each is Ellipsis or each == slice(None) for each in index)
+        index = others[0] if isinstance(others[0], tuple) else others
+        return all(
+            each is None or each is Ellipsis or (isinstance(each, slice) and each == slice(None))
+            for each in index
+        )
     if bare == "pad":
-        pads = args[1] if len(args) > 1 else kwargs["pad"]
-        return len(pads) <= 2 * (read[0].dim() - 2)
-    return bare in kinds.POOLS
+        return len(others[0] if others else kwargs["pad"]) <= 2 * (rank - 2)
+    if bare in ("view", "reshape"):
+        sizes = others[0] if others and isinstance(others[0], (tuple, list)) else others
+        return len(sizes) > 1 and sizes[1] == -1
+    return bare in kinds.SAME_ORDER
 
 
 def _is_any_nested(read: list[Tensor], out: Tensor) -> bool:

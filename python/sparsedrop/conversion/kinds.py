@@ -49,6 +49,9 @@ POOLS = frozenset((
 OVER_PLACES = frozenset(("mean", "sum", "amax", "amin"))
 """Likewise, of which an argument says over which extents."""
 
+SAME_ORDER = frozenset(("flatten", "unsqueeze", "squeeze", "contiguous"))
+"""Functions that keep elements in their order, and whose arguments name no number of channels."""
+
 LOOKS = frozenset((
     "size", "dim", "ndimension", "stride", "numel", "nelement", "element_size", "is_contiguous",
     "is_floating_point", "is_complex", "get_device", "__len__", "storage_offset", "__hash__",

@@ -13,9 +13,6 @@ from torch import nn
 
 from sparsedrop.conversion.flow import END, Call, Value
 
-SAME_ORDER = ("flatten", "unsqueeze", "squeeze", "contiguous")
-"""Functions that keep elements in their order, and whose arguments name no number of channels."""
-
 SUMS = ("add", "iadd", "radd", "sub", "isub", "rsub", "subtract")
 
 NORMS = ("group_norm", "layer_norm", "instance_norm", "rms_norm", "local_response_norm")
@@ -115,9 +112,7 @@ class Spread:
     def _is_inner(self, call: Call) -> bool:
         if call.what.strip("_") in SUMS and len({_roots(v) for v in _operands(call)}) > 1:
             raise Left(f"its channels meet a residual sum ({call.what}), which has all of them")
-        if call.kind in ("elementwise", "channelwise"):
-            return True
-        return call.kind in ("reshape", "rearrangement") and call.what in SAME_ORDER
+        return call.kind == "elementwise" or call.keeps_channels
 
 
 def _check_rank(call: Call, value: Value) -> None:
@@ -164,7 +159,7 @@ def _why_left(call: Call, value: Value) -> str:
     if call.kind in ("reshape", "rearrangement"):
         return (
             f"its channels go through {call.what}, whose arguments may name how many there are: "
-            "use flatten, unsqueeze or [..., None, None]"
+            "use flatten, unsqueeze, [..., None, None] or -1"
         )
     if call.kind == END or value not in call.outputs:
         return f"its channels are read by {call.what}, which takes all of them"
