@@ -69,7 +69,7 @@ def test_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
 def test_slice_out(capsys: pytest.CaptureFixture[str]) -> None:
     """The examples of the page, one behind the other: losses fall."""
     examples = _examples(ROOT / "docs" / "slice-out.md")
-    assert len(examples) == 3
+    assert len(examples) == 4
     for code, text in examples:
         names = _run(code, text, capsys)
         losses = names["losses"]

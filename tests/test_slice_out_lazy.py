@@ -17,6 +17,7 @@ MODELS = {
     "block": lambda: SliceOutMLP(8, 24, align=4),
     "gated": lambda: SliceOutMLP(8, 24, align=4, gated=True, bias=False),
     "attention": lambda: SliceOutAttention(8, 4, 2),
+    "fused attention": lambda: SliceOutAttention(8, 4, 2, fused=True),
     "two": lambda: nn.Sequential(SliceOutMLP(8, 24, align=4), nn.Linear(8, 8),
                                  SliceOutMLP(8, 16, align=4)),
 }  # fmt: skip
@@ -147,9 +148,8 @@ def test_gradients_are_as_large_as_the_slice(make):
         for name, p in lazy.named_parameters()
         if gradient_of(p) is not None
     }
-    assert len(sizes) == {"block": 3, "gated": 3, "attention": 7, "two": 6}[
-        next(name for name in MODELS if MODELS[name] is make)
-    ]  # fmt: skip
+    counts = {"block": 3, "gated": 3, "attention": 7, "fused attention": 3, "two": 6}
+    assert len(sizes) == counts[next(name for name in MODELS if MODELS[name] is make)]
     assert set(sizes.values()) == {(0.5, None)}
 
 

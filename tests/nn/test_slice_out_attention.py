@@ -22,6 +22,9 @@ MODULES = {
     "pairs": {"align": 2},
     "from anywhere": {"starts": "all", "normalization": "probabilistic", "kv_heads": 3},
     "not scaled": {"normalization": "none"},
+    "fused": {"fused": True},
+    "fused, grouped": {"fused": True, "kv_heads": 3},
+    "fused, no bias, few": {"fused": True, "bias": False, "p": 0.8},
 }
 
 
@@ -29,9 +32,19 @@ def _attention(dtype=torch.float64, **kwargs):
     return SliceOutAttention(24, 6, **kwargs).to(dtype)
 
 
+def _layers(module):
+    """Weight and bias of q, k, v and out."""
+    out = module.out_proj.weight, module.out_proj.bias
+    if not module.fused:
+        layers = module.q_proj, module.k_proj, module.v_proj
+        return [*((layer.weight, layer.bias) for layer in layers), out]
+    sizes, bias = [24, *[4 * module.kv_heads] * 2], module.qkv_proj.bias
+    biases = [None] * 3 if bias is None else bias.split(sizes)
+    return [*zip(module.qkv_proj.weight.split(sizes), biases, strict=True), out]
+
+
 def _reference(module, x, chosen, bias=0.0):
-    names = "q_proj", "k_proj", "v_proj", "out_proj"
-    layers = [(getattr(module, name).weight, getattr(module, name).bias) for name in names]
+    layers = _layers(module)
     scale = scale_of(module, module.kv_heads, x.dtype)
     heads = module.heads, module.kv_heads
     return reference.attention(x, layers, heads, chosen.mask(x.device), scale, bias)
@@ -70,12 +83,13 @@ def test_every_slice_is_the_masked_dense_module(kwargs, scores, device):
         )
         assert_equal_to(ours, exact)
         for name, grad in zip(names, ours[2:], strict=True):
-            units = grad.shape[-1 if name == "out_proj.weight" else 0] // module.kv_heads
-            dropped = ~chosen.mask(device).repeat_interleave(units)
-            if name == "out_proj.weight":
-                assert not grad[:, dropped].any()
-            elif name != "out_proj.bias":
-                assert not grad[dropped].any()
+            if name == "out_proj.bias":
+                continue
+            rows = grad.t() if name == "out_proj.weight" else grad
+            sizes = [24, *[4 * module.kv_heads] * 2] if name.startswith("qkv") else [len(rows)]
+            for part in rows.split(sizes):
+                dropped = ~chosen.mask(device).repeat_interleave(len(part) // module.kv_heads)
+                assert not part[dropped].any()
 
 
 def test_the_mean_over_all_slices_is_the_dense_module():
@@ -97,15 +111,19 @@ def test_without_dropout_it_is_the_dense_module_and_draws_nothing(kwargs, how):
     else:
         assert sparsedrop.set_rate(module, 0.0) == 1
     state = torch.get_rng_state()
-    q, k, v = (layer(x) for layer in (module.q_proj, module.k_proj, module.v_proj))
+    if module.fused:
+        q, k, v = module.qkv_proj(x).split([24, *[4 * module.kv_heads] * 2], -1)
+    else:
+        q, k, v = (layer(x) for layer in (module.q_proj, module.k_proj, module.v_proj))
     heads = [t.unflatten(-1, (-1, 4)).transpose(1, 2) for t in (q, k, v)]
     mixed = nn.functional.scaled_dot_product_attention(*heads, enable_gqa=module.kv_heads != 6)
     assert torch.equal(module(x), module.out_proj(mixed.transpose(1, 2).flatten(2)))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_seeds_checkpoints_and_second_derivatives():
-    module = _attention(kv_heads=3)
+@pytest.mark.parametrize("fused", [False, True])
+def test_seeds_checkpoints_and_second_derivatives(fused):
+    module = _attention(kv_heads=3, fused=fused)
     x = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)
 
     def grads(run):
@@ -129,8 +147,9 @@ def test_seeds_checkpoints_and_second_derivatives():
         assert torch.autograd.gradgradcheck(run, (x[:1, :2].detach().requires_grad_(),))
 
 
-@pytest.mark.parametrize("kwargs", [{"kv_heads": 3}, {"starts": "all",
-                                    "normalization": "probabilistic"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("kwargs", [{"kv_heads": 3}, {"kv_heads": 3, "fused": True},
+                                    {"starts": "all", "normalization": "probabilistic"}],
+                         ids=str)  # fmt: skip
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_program_draws_at_each_run(kwargs, backend):
     module = _attention(**kwargs)
@@ -153,15 +172,17 @@ def test_a_compiled_program_draws_at_each_run(kwargs, backend):
 
 
 def test_modules_that_are_not_plain_are_called():
-    for kwargs in ({"kv_heads": 3}, {"starts": "all", "normalization": "probabilistic"}):
+    for kwargs in ({"kv_heads": 3}, {"starts": "all", "normalization": "probabilistic"},
+                   {"kv_heads": 3, "fused": True}):  # fmt: skip
         module, x = _attention(**kwargs), torch.randn(2, 5, 24).double()
         torch.manual_seed(3)
         before = module(x)
         seen = []
-        module.v_proj.register_forward_hook(lambda *args, seen=seen: seen.append(args[2].shape))
+        last = module.qkv_proj if module.fused else module.v_proj
+        last.register_forward_hook(lambda *args, seen=seen: seen.append(args[2].shape))
         torch.manual_seed(3)
         torch.testing.assert_close(module(x), before, rtol=1e-12, atol=1e-12)
-        assert seen == [(2, 5, 4 * module.kv_heads)]
+        assert seen == [(2, 5, last.out_features)]
 
 
 def test_autocast():
@@ -177,14 +198,28 @@ def test_autocast():
     assert (out - exact).norm() <= 0.03 * exact.norm()
 
 
-def test_flops_are_those_of_the_slice():
+@pytest.mark.parametrize("fused", [False, True])
+def test_flops_are_those_of_the_slice(fused):
     """One of three key-value heads with two query heads: a third of all but the scores."""
-    module, x = _attention(torch.float32, kv_heads=3, p=0.6), torch.randn(2, 5, 24)
+    module = _attention(torch.float32, kv_heads=3, p=0.6, fused=fused)
+    x = torch.randn(2, 5, 24)
     with FlopCounterMode(display=False) as counter:
         module(x.requires_grad_()).sum().backward()
     counts = counter.get_flop_counts()["Global"]
     products = sum(n for op, n in counts.items() if "mm" in str(op) and "bmm" not in str(op))
     assert products == 3 * 2 * 10 * 24 * (24 + 12 + 12 + 24) // 3
+
+
+def test_queries_keys_and_values_of_one_layer_are_views(monkeypatch):
+    module, seen = _attention(torch.float32, fused=True), []
+    attend = nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        nn.functional, "scaled_dot_product_attention",
+        lambda *given, **how: (seen.extend(given[:3]), attend(*given, **how))[1],
+    )  # fmt: skip
+    module(torch.randn(2, 5, 24))
+    assert len({tensor.untyped_storage().data_ptr() for tensor in seen}) == 1
+    assert [tensor.shape for tensor in seen] == [(2, 3, 5, 4)] * 3
 
 
 def test_names_of_the_state_dict():
@@ -193,6 +228,12 @@ def test_names_of_the_state_dict():
     assert shapes == {
         "q_proj.weight": (24, 24), "q_proj.bias": (24,), "k_proj.weight": (8, 24),
         "k_proj.bias": (8,), "v_proj.weight": (8, 24), "v_proj.bias": (8,),
+        "out_proj.weight": (24, 24), "out_proj.bias": (24,),
+    }  # fmt: skip
+    module = _attention(kv_heads=2, fused=True)
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    assert shapes == {
+        "qkv_proj.weight": (40, 24), "qkv_proj.bias": (40,),
         "out_proj.weight": (24, 24), "out_proj.bias": (24,),
     }  # fmt: skip
 

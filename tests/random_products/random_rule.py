@@ -10,7 +10,8 @@ what its roundings explain: by norm, and in the single element that is furthest 
   summed squares of the products, and of the result, since a sum may start at the bias. Where all
   products are equal all roundings may point one way: 2**-24 inner of the result.
 - The gradient behind gelu and silu is taken, as in eager torch, at what went into the activation,
-  rounded: |x act''(x)| <= 0.4, |act''| <= 0.8. It is rounded itself, and both reach all sums.
+  which errs as the sums above and is rounded: |x act''(x)| <= 0.4, |act''| <= 0.8. It is rounded
+  itself, and both reach all sums.
 
 The last two are random: the norm of n such errors is their own sqrt(n) + 6 standard deviations with
 less than 1 in 10**7 beyond (concentration of the norm), so few elements may have relatively more.
@@ -38,7 +39,8 @@ class Measured(NamedTuple):
 
     `before`: without activation. `spread`: root of the summed squares of all products, and a bound
     of a single sum's; `up_spread` with the upstream gradient in place of that behind the
-    activation; `first_peak` is the bound of the forward product.
+    activation; `first_peak` is the bound of the forward product, `first_truth_peak` the largest of
+    what goes into the activation.
     """
 
     error: float
@@ -54,6 +56,7 @@ class Measured(NamedTuple):
     up_spread: float
     up_spread_peak: float
     first_peak: float
+    first_truth_peak: float
     # Elements that are not 0; the largest in a dropped block; elements that differ from the truth.
     count: float
     dropped: float
@@ -143,7 +146,7 @@ def allowed(case: Case, name: str, found: Measured) -> tuple[float, float]:
         rounding_peak = SLOPE * rounding_peak + eps * found.truth_peak
         random_peak *= SLOPE
     elif case.activation in SMOOTH:
-        late = 0.4 * eps + 0.8 * step * math.sqrt(case.k) * abs(case.alpha) * found.first_peak
+        late = 0.4 * eps + 0.8 * _late(case, step, found)
         random += alpha * math.hypot(late * found.up_spread, eps * found.spread)
         reach = late * found.up_spread_peak + eps * found.spread_peak
         random_peak += DEVIATIONS * alpha * reach
@@ -152,6 +155,13 @@ def allowed(case: Case, name: str, found: Measured) -> tuple[float, float]:
     norm = twice * (rounding + few * random)
     peak = twice * (rounding_peak + random_peak)
     return max(2 * found.torch, norm), max(2 * found.torch_peak, peak)
+
+
+def _late(case: Case, step: float, found: Measured) -> float:
+    """How far what goes into the activation may be off, by the roundings of its sums."""
+    sums = step * math.sqrt(case.k)
+    whole = step * case.k if _alike(case, "out") else sums
+    return sums * abs(case.alpha) * found.first_peak + whole * found.first_truth_peak
 
 
 def _repeats(case: Case, name: str) -> int:

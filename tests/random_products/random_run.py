@@ -204,7 +204,7 @@ def _measure(case: Case, problem: Problem, results: dict[str, Tensor]) -> dict[s
         "bias": (ones, grad, ones, up),
     }
     matrices: dict[str, Matrix] = {"out": problem.upstream, "a": problem.a, "b": problem.b}
-    first_peak = a.of(b)[1]
+    first = a.of(b)[1], largest(wide.before)
     measured = {}
     for name, result in results.items():
         live = matrices[name].live if name in matrices else None
@@ -218,7 +218,7 @@ def _measure(case: Case, problem: Problem, results: dict[str, Tensor]) -> dict[s
         worst = torch.stack(torch_errors).amax(0)
         figures = [*own_error, *worst, *_size(before), *_size(truth)]
         left, right, up_left, up_right = factors[name]
-        figures += [*left.of(right), *up_left.of(up_right), first_peak]
+        figures += [*left.of(right), *up_left.of(up_right), *first]
         figures += [torch.count_nonzero(truth).double(), largest(dropped)]
         figures.append(torch.count_nonzero(result != truth.to(result.dtype)).double())
         measured[name] = torch.stack(figures)

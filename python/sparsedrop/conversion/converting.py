@@ -8,13 +8,21 @@ from typing import Any
 from torch import nn
 
 from sparsedrop.conversion import kinds
+from sparsedrop.conversion.branches import Branch, find_branches
 from sparsedrop.conversion.chains import chain_swaps
 from sparsedrop.conversion.existing import already_converted
 from sparsedrop.conversion.flow import Call, Graph
-from sparsedrop.conversion.judging import METHODS, Filter, Wishes, judge, with_shared_dropouts
+from sparsedrop.conversion.judging import (
+    METHODS,
+    SLICEOUT,
+    Filter,
+    Wishes,
+    judge,
+    with_shared_dropouts,
+)
 from sparsedrop.conversion.plans import plan
 from sparsedrop.conversion.report import Entry, Report
-from sparsedrop.conversion.sites import find_sites
+from sparsedrop.conversion.sites import Site, find_sites
 from sparsedrop.conversion.structure import from_structure
 from sparsedrop.conversion.swapping import swap
 from sparsedrop.conversion.tracing import trace
@@ -43,7 +51,8 @@ def convert(
     activation -> Dropout -> Linear ("mlp") and the same with a gate ("gated"), where one mask
     serves the layers before and behind the hidden value. In an nn.Sequential such layers run as
     one `nn.SparseDropStack`. Hugging Face's Conv1D counts as a linear layer. Two modules that share
-    a parameter go on sharing it.
+    a parameter go on sharing it. For "sliceout" also channels between convolutions ("conv"), with
+    batch norms, grouped convolutions and squeeze-excites among them.
 
     Args:
         model: any module.
@@ -52,13 +61,13 @@ def convert(
             training mode without gradients; generators, buffers and flags are put back. None: only
             neighbours in nn.Sequential and the feed-forward parts of torch's transformer layers.
         method: "sparsedrop" (blocks are dropped of inputs, outputs and hidden values), "sliceout"
-            or "row-pattern" (hidden units, as `nn.SliceOutMLP` and `nn.RowPatternMLP` do), or
-            "tile-pattern" (tiles of the weight of a layer behind a dropout, as
-            `nn.TilePatternLinear` does). What a method cannot do stays; `block_shape` and
+            (hidden units as by `nn.SliceOutMLP`, and channels), "row-pattern" (hidden units as by
+            `nn.RowPatternMLP`), or "tile-pattern" (tiles of the weight of a layer behind a dropout,
+            as by `nn.TilePatternLinear`). What a method cannot do stays; `block_shape` and
             `sampler` are of "sparsedrop".
         p: the rate of all that is converted; None: each keeps its own.
-        filter: called with the name and the linear layer of each site, in a block the one behind
-            the dropout; where it returns False, the site stays.
+        filter: called with the name and the layer of each site, in a block the one behind the
+            dropout; where it returns False, the site stays.
         min_speedup: sites that are expected to gain less stay; 0 converts all that can be.
         block_shape: rows and columns of a block. None: 128x128, or finer by halves if the example
             has fewer rows or features, or so few blocks that all would be dropped together.
@@ -84,7 +93,10 @@ def convert(
         block_shape = check_block_shape(block_shape)
     check_sampler(sampler)
     graph = from_structure(model) if example_inputs is None else trace(model, example_inputs)
-    sites, refused = find_sites(graph)
+    linear_sites, refused = find_sites(graph)
+    sites: list[Site | Branch] = list(linear_sites)
+    if method == SLICEOUT:
+        sites, refused = find_branches(graph, linear_sites, refused)
     refused = [refusal for refusal in refused if refusal.reason != kinds.CONVERTED]
     already = already_converted(model)
     if not sites and not already and not any(each.is_next_to_linear for each in refused):

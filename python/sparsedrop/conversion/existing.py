@@ -51,7 +51,7 @@ def _places(name: str, module: nn.Module, owners: dict[Handover, str]) -> Iterat
         for _ in module.layers[1:]:
             yield name, "mlp"
     elif isinstance(module, Converted):
-        if module.incoming is not None:
+        if module.incoming is not None and getattr(module.incoming, "is_last", True):
             handover = module.incoming.handover
             yield (name, "input") if handover is None else (owners[handover], handover.kind)
         if module.outgoing is not None and module.outgoing.handover is None:

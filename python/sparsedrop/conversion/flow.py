@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+TRAINED = ("linear", "conv", "norm", "block")
+"""The kinds of modules, which have parameters."""
+
 END = "end"
 """The kind of whatever reads a value after the pass: the caller, or a module that keeps it."""
 
@@ -33,7 +36,7 @@ class Value:
         while values:
             value = values.pop()
             call = value.producer
-            if value.is_trained or (call is not None and call.kind in ("linear", "block")):
+            if value.is_trained or (call is not None and call.kind in TRAINED):
                 return False
             new = [] if call is None else [other for other in call.inputs if other not in seen]
             seen.update(new)
@@ -59,14 +62,17 @@ class Call:
     """A function that ran, or a module of which the inside is not looked at.
 
     Attributes:
-        kind: "linear", "dropout" or "block" of a module, a block being one of ours around linear
-            layers; of a function "functional dropout", "functional linear", "attention" (with
-            dropout of its probabilities), "elementwise", "reshape" (the last extent and the order
-            of the rows stay), "rearrangement" (all elements stay) or "other"; or END.
+        kind: "linear", "conv", "norm" (an nn.BatchNorm2d), "dropout" or "block" of a module, a
+            block being one of ours around linear layers; of a function "functional dropout",
+            "functional linear", "attention" (with dropout of its probabilities), "elementwise",
+            "reshape" (the last extent and the order of the rows stay), "rearrangement" (all
+            elements stay) or "other"; or END.
         what: how a sentence names it.
         frame: the innermost module that was running; of a module's call the one around it.
         module, name: the linear layer, dropout or block; of a functional linear layer the nn.Linear
             whose own forward calls it, or only the name of the one that holds the weight.
+        keeps_channels: of a function, whether it works on [N, C, ...] for each channel by itself,
+            however many there are.
     """
 
     kind: str
@@ -76,6 +82,7 @@ class Call:
     outputs: list[Value] = field(default_factory=list)
     module: nn.Module | None = None
     name: str = ""
+    keeps_channels: bool = False
 
 
 @dataclass

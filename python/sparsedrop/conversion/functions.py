@@ -68,5 +68,46 @@ def _is_elementwise(read: list[Tensor], out: Tensor) -> bool:
     )
 
 
+def keeps_channels(
+    name: str, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: list[Tensor]
+) -> bool:
+    """Whether each channel of a result [N, C, ...] depends on that channel of the operands alone,
+    and no argument names how many there are."""
+    bare = name.strip("_")
+    if len(out) != 1 or _is_any_nested(read, out[0]) or out[0].dim() < 2:
+        return False
+    shape, rank = out[0].shape, out[0].dim()
+    for tensor in read:
+        is_number = tensor.dim() == 0 and not tensor.requires_grad
+        if not is_number and (tensor.dim() < 2 or tensor.shape[:2] != shape[:2]):
+            return False
+    if bare in kinds.ELEMENTWISE:
+        return all(tensor.dim() in (0, rank) for tensor in read)
+    if bare in kinds.POOLS:
+        return True
+    return len(read) == 1 and _leaves_channels(bare, args, kwargs, read[0].dim())
+
+
+def _leaves_channels(bare: str, args: Any, kwargs: dict[str, Any], rank: int) -> bool:
+    """Likewise of one operand, of so many extents, by the other arguments."""
+    others = args[1:]
+    if bare in kinds.OVER_PLACES:
+        dims = others[0] if others else kwargs.get("dim", kwargs.get("axis"))
+        dims = dims if isinstance(dims, (tuple, list)) else (dims,)
+        return all(isinstance(dim, int) and dim % rank > 1 for dim in dims)
+    if bare == "getitem":
+        index = others[0] if isinstance(others[0], tuple) else others
+        return all(
+            each is None or each is Ellipsis or (isinstance(each, slice) and each == slice(None))
+            for each in index
+        )
+    if bare == "pad":
+        return len(others[0] if others else kwargs["pad"]) <= 2 * (rank - 2)
+    if bare in ("view", "reshape"):
+        sizes = others[0] if others and isinstance(others[0], (tuple, list)) else others
+        return len(sizes) > 1 and sizes[1] == -1
+    return bare in kinds.SAME_ORDER
+
+
 def _is_any_nested(read: list[Tensor], out: Tensor) -> bool:
     return any(tensor.is_nested for tensor in (*read, out))

@@ -8,14 +8,15 @@ from typing import NamedTuple
 from torch import nn
 
 from sparsedrop import select
-from sparsedrop.conversion import units
-from sparsedrop.conversion.planning import Block, block_for, extents, gain
+from sparsedrop.conversion import channels, units
+from sparsedrop.conversion.branches import Branch
+from sparsedrop.conversion.planning import DEFAULT_BLOCK, Block, block_for, extents, gain
 from sparsedrop.conversion.report import Entry
 from sparsedrop.conversion.sites import Site
-from sparsedrop.masks import check_p
+from sparsedrop.masks import check_p, check_sliced_p
 from sparsedrop.nn.rated import rate_of
 
-SPARSEDROP, TILES = "sparsedrop", "tile-pattern"
+SPARSEDROP, SLICEOUT, TILES = "sparsedrop", "sliceout", "tile-pattern"
 METHODS = (SPARSEDROP, *units.METHODS, TILES)
 
 Filter = Callable[[str, nn.Module], bool]
@@ -34,21 +35,39 @@ class Wishes(NamedTuple):
 class Judged(NamedTuple):
     """A site, and what is to become of it. block: where blocks are dropped."""
 
-    site: Site
+    site: Site | Branch
     p: float
     block: Block
     entry: Entry
 
 
-def judge(site: Site, wishes: Wishes) -> Judged:
+def judge(site: Site | Branch, wishes: Wishes) -> Judged:
     """Whether a site that can be converted should be."""
     p = rate_of(site.dropout.module) if wishes.p is None else wishes.p
+    if isinstance(site, Branch):
+        block, why_not = DEFAULT_BLOCK, _why_not_branch(site, p)
+        gains = _by_share(channels.kept(site.channels, site.size, p)) if why_not is None else None
+        return _judged(site, wishes, p, block, why_not, gains)
     if wishes.method == TILES and site.consumer is not None:
         site = Site("input", site.consumer.name, site.dropout, (), site.consumer)
     rows, width = extents(site)
     block = wishes.block_shape or block_for(rows, width, p)
     why_not = _why_not(site, wishes.method, p)
     gains = _gain(site, wishes.method, p, block) if why_not is None else None
+    if why_not is None and wishes.block_shape is not None and block[1] > width:
+        why_not = f"blocks of {block[0]}x{block[1]} are wider than its {width} features"
+    return _judged(site, wishes, p, block, why_not, gains)
+
+
+def _judged(
+    site: Site | Branch,
+    wishes: Wishes,
+    p: float,
+    block: Block,
+    why_not: str | None,
+    gains: select.Gain | None,
+) -> Judged:
+    """What the caller wishes comes first, and last what it gains."""
     reason = None
     if p == 0.0 and wishes.p is None:
         reason = "its rate is 0: give p"
@@ -56,8 +75,6 @@ def judge(site: Site, wishes: Wishes) -> Judged:
         reason = "excluded by filter"
     elif why_not is not None:
         reason = why_not
-    elif wishes.block_shape is not None and block[1] > width:
-        reason = f"blocks of {block[0]}x{block[1]} are wider than its {width} features"
     elif gains is not None and gains.speedup < wishes.min_speedup:
         reason = (
             f"expected to gain less than min_speedup={wishes.min_speedup:g}: "
@@ -67,12 +84,24 @@ def judge(site: Site, wishes: Wishes) -> Judged:
     return Judged(site, p, block, Entry(site.name, site.kind, speedup, reason))
 
 
+def _why_not_branch(branch: Branch, p: float) -> str | None:
+    try:
+        check_sliced_p(p)
+    except ValueError as error:
+        return str(error)
+    units, size = branch.channels, branch.size
+    if p > 0.0 and channels.kept(units, size, p) == 1.0:
+        align = channels.align_for(units, size)
+        return f"of {units} channels a slice of whole {align}s keeps all at p = {p:g}"
+    return None
+
+
 def _why_not(site: Site, method: str, p: float) -> str | None:
     """Why a method cannot do what is dropped there; None where it can."""
     if method == SPARSEDROP:
         return None
     if method in units.METHODS and site.kind not in ("mlp", "gated"):
-        return f"{method} drops units between two linear layers"
+        return site.why_no_branch or f"{method} drops units between two linear layers"
     if method == TILES and site.consumer is None:
         return f"{method} drops parts of the weight of a layer behind a dropout"
     if not all(isinstance(call.module, nn.Linear) for call in site.layers):
@@ -94,6 +123,10 @@ def _gain(site: Site, method: str, p: float, block: Block) -> select.Gain:
     kept = 1.0 - p
     if method in units.METHODS:
         kept = units.METHODS[method].kept(extents(site)[1], p)
+    return _by_share(kept)
+
+
+def _by_share(kept: float) -> select.Gain:
     return select.Gain(1.0 / kept, f"{kept:.0%} of the operations are left")
 
 

@@ -40,6 +40,18 @@ RESHAPES = frozenset((
 REARRANGEMENTS = RESHAPES | {"transpose", "t", "permute", "swapaxes", "movedim"}
 """Functions that keep all elements: a dropout of single elements may as well come behind them."""
 
+POOLS = frozenset((
+    "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d", "lp_pool2d",
+    "interpolate", "expand_as",
+))  # fmt: skip
+"""Functions that make each channel from that channel alone."""
+
+OVER_PLACES = frozenset(("mean", "sum", "amax", "amin"))
+"""Likewise, of which an argument says over which extents."""
+
+SAME_ORDER = frozenset(("flatten", "unsqueeze", "squeeze", "contiguous"))
+"""Functions that keep elements in their order, and whose arguments name no number of channels."""
+
 LOOKS = frozenset((
     "size", "dim", "ndimension", "stride", "numel", "nelement", "element_size", "is_contiguous",
     "is_floating_point", "is_complex", "get_device", "__len__", "storage_offset", "__hash__",
@@ -60,6 +72,10 @@ ELEMENTWISE_MODULES = (
     nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid,
     nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold, nn.Identity,
 )  # fmt: skip
+
+
+PLAIN: dict[type, str] = {nn.Conv2d: "conv", nn.BatchNorm2d: "norm"}
+"""Modules of a class and none derived from it, whose calls are of these kinds."""
 
 
 def check_model(model: nn.Module) -> None:
@@ -126,7 +142,10 @@ def kind_of(module: nn.Module) -> str | None:
         return "dropout"
     if is_linear(module):
         return "linear"
-    return "block" if is_block(module) else None
+    if is_block(module):
+        return "block"
+    is_plain = "forward" not in vars(module)
+    return PLAIN.get(type(module)) if is_plain else None
 
 
 def why_not_dropout(module: nn.Module) -> str | None:

@@ -32,7 +32,7 @@ class Served:
 
 
 class StandIn(Rate):
-    """At the place of a dropout whose work linear layers do: it holds the rate.
+    """At the place of a dropout whose work layers do: it holds the rate.
 
     Called, it returns its argument. The layers have it as a child, too, so that the rate and the
     training flag are the dropout's own. Its attribute `served` says which they are.

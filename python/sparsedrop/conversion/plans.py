@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from sparsedrop.conversion.branch_plans import plan_branches
+from sparsedrop.conversion.branches import Branch
 from sparsedrop.conversion.judging import TILES
 from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, Handover, Side
 from sparsedrop.conversion.planning import Block
@@ -21,8 +23,14 @@ Dropped = tuple[Any, nn.Module]
 """A side of a layer, and the dropout that was there."""
 
 
-def plan(sites: Sites, method: str, sampler: str) -> list[Swap]:
+def plan(accepted: list[tuple[Site | Branch, Block]], method: str, sampler: str) -> list[Swap]:
     """What every module of these sites becomes."""
+    sites = [(site, block) for site, block in accepted if isinstance(site, Site)]
+    branches = [site for site, _ in accepted if isinstance(site, Branch)]
+    return _plan_sites(sites, method, sampler) + plan_branches(branches)
+
+
+def _plan_sites(sites: Sites, method: str, sampler: str) -> list[Swap]:
     if method in METHODS:
         return _plan(sites, lambda _, *handed: UnitSide(method, *handed), _by_units)
     by = _by_tiles if method == TILES else _by_blocks

@@ -35,6 +35,7 @@ class Site:
         producers: the calls of the layers whose output is dropped, in their order.
         consumer: the call of the layer whose input is dropped.
         has_views: whether a hidden value is reshaped on its way.
+        why_no_branch: why it is none of convolutions, where one is near.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Site:
     producers: tuple[Call, ...]
     consumer: Call | None
     has_views: bool = False
+    why_no_branch: str | None = None
 
     @property
     def layers(self) -> tuple[Call, ...]:

@@ -13,9 +13,13 @@ from torch import nn
 
 from sparsedrop.conversion.kinds import check_model
 from sparsedrop.conversion.layers import Served, StandIn
+from sparsedrop.nn.rated import Rated
 
 ORIGIN = "converted_from"
 """The attribute of a converted module that says what it was."""
+
+SERVED = "served"
+"""That of one which says with which others it drops, where they are not its children."""
 
 
 class Origin(NamedTuple):
@@ -64,17 +68,18 @@ def revert(model: nn.Module) -> int:
         model: converted or not.
 
     Returns:
-        The number of linear layers that were put back; their dropouts, which drop again, are not
-        counted.
+        The number of layers with a rate that were put back. Not counted are their dropouts, which
+        drop again, and what lies between convolutions.
 
     Raises:
         TypeError: where `model` is no module.
     """
     check_model(model)
     found = _with_what_they_share(model)
+    count = sum(isinstance(module, Rated) for module in found)
     for module in found:
         _go_back(module)
-    return sum(not isinstance(module, (nn.Dropout, nn.Sequential)) for module in found)
+    return count
 
 
 def _with_what_they_share(model: nn.Module) -> list[nn.Module]:
@@ -83,7 +88,7 @@ def _with_what_they_share(model: nn.Module) -> list[nn.Module]:
     queue = list(found)
     while queue:
         module = queue.pop()
-        shares: Iterable[nn.Module] = vars(module).get("served", module.children())
+        shares: Iterable[nn.Module] = vars(module).get(SERVED, module.children())
         new = [other for other in shares if _is_converted(other) and other not in found]
         found.update(dict.fromkeys(new))
         queue += new
@@ -130,4 +135,4 @@ def _without(cls: type, original: type) -> type:
 
 def stand_in(dropout: nn.Module, layers: list[nn.Module]) -> Swap:
     """What a dropout becomes, whose work these layers do."""
-    return Swap(dropout, StandIn, {"served": Served(layers)}, {})
+    return Swap(dropout, StandIn, {SERVED: Served(layers)}, {})

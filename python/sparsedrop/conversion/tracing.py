@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from sparsedrop._torch import DispatchMode, version_of
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import END, Call, Frame, Graph, Value
-from sparsedrop.conversion.functions import kind_of_call
+from sparsedrop.conversion.functions import keeps_channels, kind_of_call
 from sparsedrop.conversion.preserving import preserved
 from sparsedrop.conversion.values import Values
 from sparsedrop.conversion.walking import tensors_in
@@ -186,7 +186,8 @@ class Tracer(TorchFunctionMode):
         call = self._call(func, args, kwargs, [tensor for tensor, _ in read], made + written)
         call.inputs = inputs
         if any(self._values.has_alias(tensor) for tensor in written):
-            call.kind = "other"  # whatever else shares the memory is written, too
+            # Whatever else shares the memory is written, too.
+            call.kind, call.keeps_channels = "other", False
         call.outputs = [self._values.new(tensor) for tensor in made + written]
         self.graph.connect(call)
         return out
@@ -195,7 +196,8 @@ class Tracer(TorchFunctionMode):
         self, func: Any, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: list[Tensor]
     ) -> Call:
         name = kinds.name_of(func)
-        call = Call(kind_of_call(name, args, kwargs, read, out), name, self._frame())
+        how = name, args, kwargs, read, out
+        call = Call(kind_of_call(*how), name, self._frame(), keeps_channels=keeps_channels(*how))
         if call.kind == "functional linear":
             frame = call.frame
             if frame is not None and isinstance(frame.module, nn.Linear):

@@ -23,6 +23,9 @@ class SliceOutAttention(Sliced):
     neither computed nor stored. The scale within a head stays 1 / sqrt(d_model / heads). In
     evaluation it is the dense module.
 
+    With `fused` one layer `qkv_proj` stands in the place of the three: its rows are those of all
+    query heads, then of all key heads, then of all value heads.
+
     Slices are drawn as for `SliceOutMLP`, also in CUDA graphs, and modules that were replaced or
     have hooks are called in the same way.
 
@@ -34,6 +37,7 @@ class SliceOutAttention(Sliced):
             round((1 - p) * kv_heads / align) key-value heads: the rate that few heads have is a
             rough one.
         bias: of the linear layers.
+        fused: whether queries, keys and values come from one layer.
         align: key-value heads that starts and lengths of slices are multiples of.
         starts, normalization, gradients: as for `SliceOutMLP`.
         device, dtype: as for nn.Linear.
@@ -51,6 +55,7 @@ class SliceOutAttention(Sliced):
         p: float = 0.5,
         *,
         bias: bool = True,
+        fused: bool = False,
         align: int = 1,
         starts: str = "cyclic",
         normalization: str = "constant",
@@ -66,9 +71,13 @@ class SliceOutAttention(Sliced):
         super().__init__()
         self.heads, self.kv_heads, self.d_head = heads, kv_heads, d_model // heads
         where = {"device": device, "dtype": dtype}
-        self.q_proj = nn.Linear(d_model, d_model, bias, **where)
-        self.k_proj = nn.Linear(d_model, kv_heads * self.d_head, bias, **where)
-        self.v_proj = nn.Linear(d_model, kv_heads * self.d_head, bias, **where)
+        d_kv, self.fused = kv_heads * self.d_head, fused
+        if fused:
+            self.qkv_proj = nn.Linear(d_model, d_model + 2 * d_kv, bias, **where)
+        else:
+            self.q_proj = nn.Linear(d_model, d_model, bias, **where)
+            self.k_proj = nn.Linear(d_model, d_kv, bias, **where)
+            self.v_proj = nn.Linear(d_model, d_kv, bias, **where)
         self.out_proj = nn.Linear(d_model, d_model, bias, **where)
         self.p, self.align, self.starts = p, align, starts
         self.normalization, self.gradients = normalization, gradients
@@ -95,24 +104,35 @@ class SliceOutAttention(Sliced):
             is_causal: likewise.
         """
         p = applied_rate_of(self._modules.get("dropout"))
-        projections = self.q_proj, self.k_proj, self.v_proj, self.out_proj
         choice = self.choice(self.kv_heads, p) if p else None
         if choice is None or choice.width == choice.units:
             return self.out_proj(self._attend(*self._by_modules(x), attn_mask, is_causal))
-        group = self.heads // self.kv_heads
-        if torch.compiler.is_exporting() or not all(map(is_plain, projections)):
+        group, features = self.heads // self.kv_heads, self.d_head
+        if torch.compiler.is_exporting() or not all(map(is_plain, self._projections())):
             hidden = self._attend(*self._by_modules(x), attn_mask, is_causal)
-            return self.out_proj(drop_units(hidden, choice, group * self.d_head))
-        live, features = LiveHeads(choice, self._gradients == "lazy"), self.d_head
-        q = live.project_to(x, self.q_proj, group * features)
-        k = live.project_to(x, self.k_proj, features)
-        v = live.project_to(x, self.v_proj, features)
+            return self.out_proj(drop_units(hidden, choice, group * features))
+        live, widths = LiveHeads(choice, self._gradients == "lazy"), (group, 1, 1)
+        if self.fused:
+            each = tuple(features * width for width in widths)
+            q, k, v = live.project_to_each(x, self.qkv_proj, each)
+        else:
+            layers = zip((self.q_proj, self.k_proj, self.v_proj), widths, strict=True)
+            q, k, v = (live.project_to(x, layer, features * width) for layer, width in layers)
         if attn_mask is not None and attn_mask.dim() > 2 and attn_mask.shape[-3] > 1:
             attn_mask = live.part(attn_mask, attn_mask.dim() - 3, group)
         hidden = self._attend(q, k, v, attn_mask, is_causal)
         return live.project_from(hidden, self.out_proj, group * features)
 
+    def _projections(self) -> tuple[nn.Module, ...]:
+        if self.fused:
+            return self.qkv_proj, self.out_proj
+        return self.q_proj, self.k_proj, self.v_proj, self.out_proj
+
     def _by_modules(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.fused:
+            d_kv = self.kv_heads * self.d_head
+            q, k, v = self.qkv_proj(x).split([self.heads * self.d_head, d_kv, d_kv], -1)
+            return q, k, v
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def _attend(
@@ -126,7 +146,8 @@ class SliceOutAttention(Sliced):
         return out.transpose(-3, -2).flatten(-2)
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, kv_heads={self.kv_heads}, {super().extra_repr()}"
+        heads = f"heads={self.heads}, kv_heads={self.kv_heads}"
+        return f"{heads}{', fused=True' * self.fused}, {super().extra_repr()}"
 
 
 def _check_heads(d_model: int, heads: int, kv_heads: int) -> None:

@@ -32,7 +32,28 @@ class LiveHeads:
 
     def project_to(self, x: Tensor, linear: nn.Linear, features: int) -> Tensor:
         """x [..., d] -> [..., w * features], of a layer with so many features a unit."""
-        return self._project(x, linear, features, True, 1.0)
+        return self._project(x, linear.weight, linear.bias, features, True, 1.0)
+
+    def project_to_each(
+        self, x: Tensor, linear: nn.Linear, features: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """x [..., d] -> [..., w * features] of each, of a layer that makes all of them, one behind
+        the other: views of one result."""
+        units, starts = self._choice.units, [0]
+        for each in features:
+            starts.append(starts[-1] + units * each)
+        if self._drawn is None:
+            return tuple(
+                self._project(x, *_rows_of(linear, start, units * each), each, True, 1.0)
+                for start, each in zip(starts, features, strict=False)
+            )
+        pieces = tuple(
+            (start + first, start + stop)
+            for start, each in zip(starts, features, strict=False)
+            for first, stop in self._drawn.times(each).pieces
+        )
+        out = run_linear(x, linear.weight, linear.bias, Cut(pieces), 1.0, self._lazy)
+        return out.split([self._drawn.width * each for each in features], -1)
 
     def project_from(self, x: Tensor, linear: nn.Linear, features: int) -> Tensor:
         """x [..., w * features] -> [..., d], with live units scaled."""
@@ -41,7 +62,7 @@ class LiveHeads:
         if factors is not None:
             own = self.part(factors.repeat_interleave(features), 0, features)
             x = x * own
-        return self._project(x, linear, features, False, choice.alpha)
+        return self._project(x, linear.weight, linear.bias, features, False, choice.alpha)
 
     def part(self, tensor: Tensor, dim: int, features: int) -> Tensor:
         """What belongs to live units along one extent, of so many features each."""
@@ -52,9 +73,14 @@ class LiveHeads:
         return tensor.index_select(dim, index.remainder(units * features))
 
     def _project(
-        self, x: Tensor, linear: nn.Linear, features: int, on_rows: bool, alpha: float
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        features: int,
+        on_rows: bool,
+        alpha: float,
     ) -> Tensor:
-        weight, bias = linear.weight, linear.bias
         if self._drawn is not None:
             pieces = self._drawn.times(features).pieces
             cut = Cut(pieces) if on_rows else Cut(None, pieces)
@@ -62,3 +88,9 @@ class LiveHeads:
         x = operands.cast(x, dtype_of(x, weight, bias))
         shape = self._choice.units, self._choice.width, features
         return linear_compiled(x, weight, bias, self._start, on_rows, shape, alpha)
+
+
+def _rows_of(linear: nn.Linear, start: int, count: int) -> tuple[Tensor, Tensor | None]:
+    """Of the weight and of the bias."""
+    bias = None if linear.bias is None else linear.bias.narrow(0, start, count)
+    return linear.weight.narrow(0, start, count), bias

@@ -136,13 +136,18 @@ def conv2d(
     else:
         live_groups = _live_groups(in_slice, out_slice, groups, channels, weight.shape[0])
     _check_compact(x, 1, "channels", in_slice, channels)
-    _check_bias(bias, weight)
-    x = operands.cast(x, dtype_of(x, weight, bias))
     how = Convolution(
         _pair(stride), padding if isinstance(padding, str) else _pair(padding), _pair(dilation),
         live_groups, cut,
     )  # fmt: skip
-    is_plain = not isinstance(padding, str) and not torch.compiler.is_compiling()
+    return run_conv2d(x, weight, bias, how)
+
+
+def run_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, how: Convolution) -> Tensor:
+    """The convolution, where slices fit."""
+    _check_bias(bias, weight)
+    x = operands.cast(x, dtype_of(x, weight, bias))
+    is_plain = not isinstance(how.padding, str) and not torch.compiler.is_compiling()
     if not is_plain or is_transformed() or _is_watched(x, weight, bias):
         return by_views(x, weight, bias, how)
     return convolution(x, weight, bias, how)

@@ -65,9 +65,12 @@ def batch_norm(
     if x.dim() < 2 or x.shape[1] != out_slice.width:
         raise ValueError(f"x is {list(x.shape)}, but out_slice keeps {out_slice.width} channels")
     pieces = out_slice.pieces
-    mean, var, own, own_bias = (
-        None if vector is None else live(vector, 0, pieces) for vector in vectors.values()
+    mean, var = (
+        # The backward pass of training does not read them, and they may have changed until then.
+        None if v is None else live(v.data if training else v, 0, pieces)
+        for v in (running_mean, running_var)
     )
+    own, own_bias = (None if v is None else live(v, 0, pieces) for v in (weight, bias))
     out = nn.functional.batch_norm(x, mean, var, own, own_bias, training, momentum, eps)
     if training and len(pieces) > 1:
         _write_back(running_mean, mean, pieces)

@@ -25,17 +25,44 @@ class Convolution(NamedTuple):
     groups: int
     cut: Cut
     """Of the weight [out, in / groups, height, width]."""
+    alpha: float = 1.0
+    """What multiplies the product, and not the bias."""
 
 
 def by_views(x: Tensor, weight: Tensor, bias: Tensor | None, how: Convolution) -> Tensor:
     """x [N, in', H, W] -> [N, out', ...], in plain differentiable operations."""
-    own = _live_weight(weight, how.cut).to(x.dtype)
-    own_bias = None if bias is None else live(bias, 0, how.cut.rows).to(x.dtype)
+    own_bias = None if bias is None else live(bias, 0, how.cut.rows)
+    return _convolved(x, _live_weight(weight, how.cut), own_bias, how)
+
+
+def by_numbers(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    how: Convolution,
+    numbers: tuple[Tensor | None, Tensor | None],
+) -> Tensor:
+    """The same of the outputs and of the inputs that have these numbers, int64; None: all. Copies,
+    of which the program knows the extents alone; there is no cut."""
+    rows, cols = numbers
+    own = weight if rows is None else weight.index_select(0, rows)
+    own = own if cols is None else own.index_select(1, cols)
+    own_bias = bias if bias is None or rows is None else bias.index_select(0, rows)
+    return _convolved(x, own, own_bias, how)
+
+
+def _convolved(x: Tensor, own: Tensor, own_bias: Tensor | None, how: Convolution) -> Tensor:
+    own, own_bias = _scaled(own, how, x), None if own_bias is None else own_bias.to(x.dtype)
     return nn.functional.conv2d(x, own, own_bias, how.stride, how.padding, how.dilation, how.groups)
 
 
 def _live_weight(weight: Tensor, cut: Cut) -> Tensor:
     return live(live(weight, 0, cut.rows), 1, cut.cols)
+
+
+def _scaled(own: Tensor, how: Convolution, x: Tensor) -> Tensor:
+    """In the dtype of x: the factor is in the weight, which is smaller than what it multiplies."""
+    return (own if how.alpha == 1.0 else own * how.alpha).to(x.dtype)
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, how: Convolution) -> Tensor:
@@ -63,12 +90,14 @@ class _Convolution(torch.autograd.Function):
                 grad,
                 needs,
             )
-        own = _live_weight(weight, how.cut).to(x.dtype)
+        own = _scaled(_live_weight(weight, how.cut), how, x)
         made = torch.ops.aten.convolution_backward(
             grad, x, own, [own.shape[0]] if needs[2] else None, how.stride, how.padding,
             how.dilation, False, (0, 0), how.groups, needs,
         )  # fmt: skip
         of_x, of_weight, of_bias = made
+        if needs[1] and how.alpha != 1.0:
+            of_weight = of_weight.to(weight.dtype).mul_(how.alpha)
         if needs[1]:
             of_weight = products.in_place_of(weight, of_weight, how.cut)
         if needs[2]:

@@ -150,7 +150,7 @@ def unflat(x: Tensor, like: Tensor) -> Tensor:
 
 def in_place_of(like: Tensor, compact: Tensor, cut: Cut) -> Tensor:
     """A gradient like the parameter, with a compact one in its place and all else exactly 0."""
-    found = like.new_empty(like.shape)
+    found = torch.empty_like(like)
     for source, row in _places(cut.rows):
         own, part = _narrow(found, 0, row), _narrow(compact, 0, source)
         for place, col in _places(cut.cols):

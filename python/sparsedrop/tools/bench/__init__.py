@@ -3,6 +3,7 @@
     sparsedrop bench           products against cuBLAS, dense and shrunk
     sparsedrop bench --step    training steps against nn.Dropout + nn.Linear
     sparsedrop bench --network mlp vit gpt    training steps of whole networks, in every mode
+    sparsedrop bench --network wide-resnet-28-10 --methods none dropout sliceout --whole-step
     sparsedrop bench --network ffn ffn-wide stack    and of feed-forward blocks, and of a stack
     sparsedrop bench --tune --save    the constants of this GPU for the selection, and keep them
     sparsedrop bench --against OTHER/_C.so    products of this build against another's
@@ -40,6 +41,7 @@ from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
 from sparsedrop.tools.networks import DEFAULT_METHODS, METHODS
 
 DEFAULT = " ".join(DEFAULT_METHODS)
+RATES_HELP = "0.1 0.3 0.5 0.7, of a network its own"
 OUT = Path("bench-results")
 
 
@@ -66,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where they take longer than there",
     )
     add("--shapes", type=extents, nargs="+", metavar="MxNxK", help="default: ten, on a CPU two")
-    add("--rates", type=rate, nargs="+", metavar="P", help="default: 0.1 0.3 0.5 0.7")
+    add("--rates", type=rate, nargs="+", metavar="P", help=f"default: {RATES_HELP}")
     names = list(PRODUCTS)
     add("--products", choices=names, nargs="+", default=names[:3], help="default: forward dX dW")
     dtype_help = "default: bfloat16 on a GPU, float32 on a CPU"

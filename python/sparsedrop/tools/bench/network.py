@@ -66,7 +66,7 @@ class Training:
         self, name: str, drop: Drop, precision: str, mode: str, settings: Settings
     ) -> None:
         network, device = NETWORKS[name], settings.device
-        batch = settings.batch or network.batch
+        batch = settings.batch or network.batch_on(device)
         torch.manual_seed(settings.seed)
         self.model = network.build(drop).to(device)
         self.inputs, self.targets = network.inputs(batch, device), network.targets(batch, device)
@@ -116,7 +116,7 @@ def run(settings: Settings) -> Report:
     rows: list[Row] = []
     for name in settings.networks:
         for precision in settings.precisions:
-            for p in settings.rates:
+            for p in settings.rates or (NETWORKS[name].p,):
                 for mode in settings.modes:
                     rows.append(_measure(name, precision, p, mode, settings))
                     found = ", ".join(f"{k} {x:.2f}" for k, x in rows[-1].speedups.items())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp
+from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp, wide_resnet
 
 PRECISIONS = ("amp", "bfloat16", "float32")
 """amp: float32 weights under bfloat16 autocast; else all is of that dtype."""
@@ -34,15 +34,22 @@ def _layers(drop: Drop) -> nn.Module:
 
 
 class Network(NamedTuple):
-    """A network, and what one batch of it is; `batch` samples by default.
+    """A network, and what one batch of it is; `batch` samples by default, `cpu_batch` on a CPU.
 
-    Targets are int64 answers of which there is a loss, or the gradient of the output.
+    Targets are int64 answers of which there is a loss, or the gradient of the output. `p` is the
+    drop probability by default.
     """
 
     build: Callable[[Drop], nn.Module]
     batch: int
     inputs: Callable[[int, torch.device], Tensor]
     targets: Callable[[int, torch.device], Tensor]
+    p: float = 0.5
+    cpu_batch: int | None = None
+
+    def batch_on(self, device: torch.device) -> int:
+        """Samples by default."""
+        return self.cpu_batch if device.type == "cpu" and self.cpu_batch else self.batch
 
 
 def _inner(build: Callable[[Drop], nn.Module], batch: int, width: int) -> Network:
@@ -52,6 +59,20 @@ def _inner(build: Callable[[Drop], nn.Module], batch: int, width: int) -> Networ
         batch,
         lambda batch, device: torch.randn(batch, width, device=device, requires_grad=True),
         lambda batch, device: torch.randn(batch, width, device=device),
+    )
+
+
+def _wide_resnet(depth: int, widen: int, cpu_batch: int) -> Network:
+    def images(batch: int, device: torch.device) -> Tensor:
+        return torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+
+    return Network(
+        lambda drop: wide_resnet(depth, widen, CLASSES, drop),
+        128,
+        images,
+        lambda batch, device: torch.randint(CLASSES, (batch,), device=device),
+        p=0.3,
+        cpu_batch=cpu_batch,
     )
 
 
@@ -92,6 +113,8 @@ NETWORKS = {
         lambda batch, device: torch.randn(batch, WIDTH, device=device),
         lambda batch, device: torch.randint(WIDTH, (batch,), device=device),
     ),
+    "wide-resnet-28-10": _wide_resnet(28, 10, 4),
+    "wide-resnet-small": _wide_resnet(16, 4, 32),
     "ffn": _inner(lambda drop: drop.feed_forward(1024, 4096), 8192, 1024),
     "ffn-wide": _inner(lambda drop: drop.feed_forward(4096, 16384), 16384, 4096),
     "stack": _inner(lambda drop: drop.stack(4096, 4), 8192, 4096),

@@ -33,7 +33,6 @@ class Defaults(NamedTuple):
 
 RATES = (0.1, 0.3, 0.5, 0.7)
 QUICK_RATES = (0.3, 0.5)
-NETWORK_RATES = (0.5,)
 KINDS = ("step", "tune", "against", "network")
 """What is measured instead of products, by the option that asks for it."""
 
@@ -63,7 +62,7 @@ class Settings:
     """What all rows of a run share, and what they differ in."""
 
     shapes: tuple[Extents, ...]
-    rates: tuple[float, ...]
+    rates: tuple[float, ...]  # empty: each network's own
     products: tuple[Product, ...]
     dtypes: tuple[torch.dtype, ...]
     block: Block  # of the mask of X
@@ -177,7 +176,7 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
 
 
 def _rates(args: argparse.Namespace) -> tuple[float, ...]:
-    return NETWORK_RATES if args.network else QUICK_RATES if args.quick else RATES
+    return () if args.network else QUICK_RATES if args.quick else RATES
 
 
 def _modes(args: argparse.Namespace, device: torch.device) -> tuple[str, ...]:
