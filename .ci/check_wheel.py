@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-LIMIT_MB = 30
+LIMIT_MB = 40
 # No libtorch, no libcuda, no libcudart: one wheel serves every torch release and driver.
 ALLOWED = re.compile(r"lib(stdc\+\+|gcc_s|c|m|rt|dl|pthread)\.so|ld-linux")
 

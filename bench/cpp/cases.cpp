@@ -33,6 +33,21 @@ int64_t shrunk_extent(int64_t extent, double share) {
   return std::min(extent, units * kBlock);
 }
 
+// Every tile of every architecture, either way round, whole and split along k.
+std::vector<Choice> all_choices() {
+  std::vector<Choice> choices;
+  for (int i = 0; i < architecture_count(); ++i) {
+    for (int id = 0; id < tile_count(architecture(i)); ++id) {
+      for (bool const swap : {false, true}) {
+        for (int const split_k : kSplits) {
+          choices.push_back({id, swap, split_k, architecture(i)});
+        }
+      }
+    }
+  }
+  return choices;
+}
+
 Mask mask_of(Product product, bool y) {
   return !y                         ? Mask{kNoWords, kNoWords, kBlock, kBlock}
          : product == Product::both ? Mask{kNoWords, kNoWords, kBlock, kBlockColsOfY}
@@ -47,9 +62,9 @@ std::string Case::name() const {
   for (auto const& [of, word] : kProducts) {
     text << (of == product ? word : "");
   }
-  text << "/" << extents.m << "x" << extents.n << "x" << extents.k << "/p=" << p
-       << "/tile=" << choice.tile << ":" << t.m << "x" << t.n << "x" << t.k
-       << (choice.swap ? "/swap" : "");
+  text << "/" << extents.m << "x" << extents.n << "x" << extents.k << "/p=" << p << "/"
+       << sparsedrop::name(choice.architecture) << "/tile=" << choice.tile << ":" << t.m << "x"
+       << t.n << "x" << t.k << (choice.swap ? "/swap" : "");
   if (choice.split_k > 1) {
     text << "/split_k=" << choice.split_k;
   }
@@ -77,14 +92,9 @@ std::vector<Case> all_cases() {
     for (Extents const& extents : kShapes) {
       Problem const problem = describe(product, extents, data, masks);
       for (double const p : kRates) {
-        for (int id = 0; id < tile_count(Architecture::sm90); ++id) {
-          for (bool const swap : {false, true}) {
-            for (int const split_k : kSplits) {
-              Choice const choice{id, swap, split_k};
-              if (refusal(problem, choice) == nullptr) {
-                cases.push_back({product, extents, p, choice});
-              }
-            }
+        for (Choice const& choice : all_choices()) {
+          if (refusal(problem, choice) == nullptr) {
+            cases.push_back({product, extents, p, choice});
           }
         }
       }

@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bindings/bind.hpp"
@@ -16,6 +17,20 @@ namespace py = pybind11;
 namespace sparsedrop {
 namespace {
 
+// By their names in torch.
+constexpr std::pair<char const*, DataType> kDtypes[] = {{"bfloat16", DataType::bf16},
+                                                        {"float16", DataType::fp16},
+                                                        {"float32", DataType::fp32},
+                                                        {"float64", DataType::fp64}};
+
+std::map<std::string, int> dtype_numbers() {
+  std::map<std::string, int> numbers;
+  for (auto const& [name, dtype] : kDtypes) {
+    numbers[name] = int(dtype);
+  }
+  return numbers;
+}
+
 // A family of kernels as Python reads it.
 struct BoundArchitecture {
   Architecture architecture;
@@ -25,6 +40,15 @@ struct BoundArchitecture {
     return sparsedrop::runs_on(architecture, major, minor);
   }
   Limits limits() const { return sparsedrop::limits(architecture); }
+  std::vector<std::string> dtypes() const {
+    std::vector<std::string> all;
+    for (auto const& [name, dtype] : kDtypes) {
+      if (takes(architecture, dtype)) {
+        all.push_back(name);
+      }
+    }
+    return all;
+  }
   std::vector<std::tuple<int, int, int, int>> tiles() const {
     std::vector<std::tuple<int, int, int, int>> all;
     for (int id = 0; id < tile_count(architecture); ++id) {
@@ -51,10 +75,7 @@ PYBIND11_MODULE(_C, module) {
   module.attr("MASK_UNIT") = kMaskUnit;
   module.attr("MAX_SUM_COLUMNS") = kMaxSumColumns;
   module.attr("MAX_EXTENT") = kMaxExtent;
-  module.attr("DTYPES") = std::map<std::string, int>{{"bfloat16", int(DataType::bf16)},
-                                                     {"float16", int(DataType::fp16)},
-                                                     {"float32", int(DataType::fp32)},
-                                                     {"float64", int(DataType::fp64)}};
+  module.attr("DTYPES") = dtype_numbers();
   module.attr("ACTIVATIONS") =
       std::map<std::string, int>{{"none", int(Activation::none)},
                                  {"relu", int(Activation::relu)},
@@ -73,7 +94,14 @@ PYBIND11_MODULE(_C, module) {
                                                           {"cols", int(UnitsAlong::cols)}};
   py::class_<BoundArchitecture>(module, "Architecture")
       .def_property_readonly("name", &BoundArchitecture::name)
+      .def_property_readonly("dtypes", &BoundArchitecture::dtypes)
       .def_property_readonly("tiles", &BoundArchitecture::tiles)
+      .def_property_readonly("limits",
+                             [](BoundArchitecture const& a) {
+                               Limits const l = a.limits();
+                               return std::make_tuple(l.max_split_k, l.max_split_n,
+                                                      l.max_split_slots);
+                             })
       .def_property_readonly("max_split_k",
                              [](BoundArchitecture const& a) { return a.limits().max_split_k; })
       .def_property_readonly("max_split_n",

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "common/gpu.hpp"
 #include "gemm/product.hpp"
 #include "schedule/schedule.hpp"
 
@@ -21,11 +22,19 @@ struct Kernels {
   Limits limits;
   KernelTile const* tiles;
   int tile_count;
+  // CTAs of that tile that an SM runs beside each other, of a product of so many records at most,
+  // splits counted.
+  int32_t (*ctas_per_sm)(int tile, Gpu const& gpu, int64_t records);
+  bool takes_fp32;  // operands in fp32, multiplied as tf32
   cudaError_t (*launch)(int tile, Product const& product, Schedule const& schedule,
                         cudaStream_t stream);
 };
 
 namespace sm90 {
+extern Kernels const kKernels;
+}
+
+namespace sm80 {
 extern Kernels const kKernels;
 }
 

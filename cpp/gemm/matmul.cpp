@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "common/gpu.hpp"
 #include "gemm/architecture.hpp"
 #include "gemm/product.hpp"
 #include "mask/refusal.hpp"
@@ -11,8 +12,15 @@
 namespace sparsedrop {
 namespace {
 
-// Best first.
-constexpr Kernels const* kArchitectures[] = {&sm90::kKernels};
+// Best first. CMake says which are compiled in.
+constexpr Kernels const* kArchitectures[] = {
+#ifdef SPARSEDROP_HAS_SM90
+    &sm90::kKernels,
+#endif
+#ifdef SPARSEDROP_HAS_SM80
+    &sm80::kKernels,
+#endif
+};
 
 // Null where this build has no kernels of that architecture.
 Kernels const* find(Architecture architecture) {
@@ -95,11 +103,10 @@ char const* shape_refusal(Problem const& problem, Choice choice) {
       return "an extent is below 1 or above 2^31 - 257";
     }
   }
-  if (problem.dtype == DataType::fp32 || problem.dtype == DataType::fp64) {
-    return "operands are bfloat16 or float16, and not wider";
-  }
-  if (problem.dtype != DataType::bf16 && problem.dtype != DataType::fp16) {
-    return "the data type is unknown";
+  if (!takes(choice.architecture, problem.dtype)) {
+    return kernels->takes_fp32
+               ? "operands are of another data type than bfloat16, float16 and float32"
+               : "operands are of another data type than bfloat16 and float16";
   }
   for (Mask const* mask : {&problem.a_mask, &problem.b_mask, &problem.d_mask}) {
     if (char const* const reason = blocks_refusal(*mask)) {
@@ -160,14 +167,6 @@ ScheduleRequest request_for(Product const& product, KernelTile const& tile, int 
       product.b_lines, product.d_lines, tile.tile, tile.has_parallel_slots,      split_k};
 }
 
-cudaError_t count_sms(int32_t* sms) {
-  int device = 0;
-  cudaError_t const status = cudaGetDevice(&device);
-  return status != cudaSuccess
-             ? status
-             : cudaDeviceGetAttribute(sms, cudaDevAttrMultiProcessorCount, device);
-}
-
 }  // namespace
 
 int architecture_count() { return int(sizeof(kArchitectures) / sizeof(kArchitectures[0])); }
@@ -178,6 +177,12 @@ char const* name(Architecture architecture) { return find(architecture)->name; }
 
 bool runs_on(Architecture architecture, int major, int minor) {
   return find(architecture)->runs_on(major, minor);
+}
+
+bool takes(Architecture architecture, DataType dtype) {
+  bool const is_fp32 = dtype == DataType::fp32;
+  return dtype == DataType::bf16 || dtype == DataType::fp16 ||
+         (is_fp32 && find(architecture)->takes_fp32);
 }
 
 Limits limits(Architecture architecture) { return find(architecture)->limits; }
@@ -205,17 +210,19 @@ cudaError_t matmul(Problem const& problem, Choice choice, void* workspace, cudaS
   if (refusal(problem, choice) != nullptr) {
     return cudaErrorInvalidValue;
   }
-  int32_t sms = 0;
-  cudaError_t status = count_sms(&sms);
+  Gpu gpu{};
+  cudaError_t status = read_gpu(&gpu);
   if (status != cudaSuccess) {
     return status;
   }
   Kernels const& kernels = *find(choice.architecture);
   Product const product = orient(problem, choice.swap);
+  ScheduleRequest const request = request_for(product, kernels.tiles[choice.tile], choice.split_k);
+  int64_t const records = max_records(product.m, product.n, request.tile) * choice.split_k;
+  int32_t const ctas = gpu.sms * kernels.ctas_per_sm(choice.tile, gpu, records);
   Schedule schedule;
-  status =
-      make_schedule(request_for(product, kernels.tiles[choice.tile], choice.split_k),
-                    {sms, kernels.warp_groups, kernels.overlaps, workspace, stream}, &schedule);
+  status = make_schedule(request, {ctas, kernels.warp_groups, kernels.overlaps, workspace, stream},
+                         &schedule);
   return status != cudaSuccess ? status : kernels.launch(choice.tile, product, schedule, stream);
 }
 

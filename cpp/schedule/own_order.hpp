@@ -13,7 +13,8 @@ namespace sparsedrop {
 static_assert(kMaxGroups <= 32, "one lane of a warp sums up a group");
 static_assert(kMaxGroups << kMaxGroupShift == kMaxOwnLines, "every line is in a group");
 
-// The CTA has at least kMaxOwnLines threads: each stands for a line or a seat.
+// Of a CTA of at least `kThreads` threads, whole warps: each stands for a line or a seat, or for
+// several.
 class OwnOrder {
  public:
   static constexpr int kScratchBytes = kMaxOwnLines * int(sizeof(uint32_t));
@@ -21,47 +22,49 @@ class OwnOrder {
   // By all threads of the CTA, where lines differ in their K tiles. A line's position is the number
   // of lines that come before it: those with a larger key, more live K tiles or as many and a lower
   // index. `scratch` is kScratchBytes of shared memory.
+  template <int kThreads = kMaxOwnLines>
   SPARSEDROP_DEVICE void sort_lines(Ordering const& by, uint4* scratch) {
-    constexpr int kKeys = sizeof(uint4) / sizeof(uint32_t);
-    auto const line = int32_t(threadIdx.x);
-    bool const is_one = line < by.grid.lines;
-    uint32_t key = 0;  // behind all lines
-    if (is_one) {
-      live_[line] = uint16_t(by.live_k_tiles(line));
-      key = uint32_t(live_[line]) * kMaxOwnLines + uint32_t(kMaxOwnLines - line);
-    }
-    if (line < kMaxOwnLines) {
-      reinterpret_cast<uint32_t*>(scratch)[line] = key;
+    constexpr int kRounds = kMaxOwnLines / kThreads;
+    static_assert(kRounds * kThreads == kMaxOwnLines, "threads share the lines evenly");
+    uint32_t keys[kRounds];
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      keys[round] = key_line(by, int32_t(threadIdx.x) + round * kThreads, scratch);
     }
     __syncthreads();
-    if (is_one) {
-      int32_t position = 0;
-#pragma unroll 4
-      for (int32_t i = 0; i < int32_t(ceil_div(by.grid.lines, kKeys)); ++i) {
-        uint4 const others = scratch[i];
-        position += (others.x > key) + (others.y > key) + (others.z > key) + (others.w > key);
-      }
-      order_[position] = uint16_t(line);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      place_line(by, int32_t(threadIdx.x) + round * kThreads, keys[round], scratch);
     }
     __syncthreads();
   }
 
   // By all threads of the CTA, with a mask on D: counts the tiles of each line.
+  template <int kThreads = kMaxOwnLines>
   SPARSEDROP_DEVICE void count_tiles(Ordering const& by) {
-    auto const seat = int32_t(threadIdx.x);
-    if (seat < kMaxOwnLines) {
-      int32_t const position = position_of(by.grid, seat);
-      bool const is_taken =
-          (seat & (kGroupLines - 1)) >> by.grid.shift == 0 && position < by.grid.lines;
-      int32_t const live_slots = is_taken ? by.live_slots(line_at(by, position)) : 0;
-      whole_[seat] = uint16_t(whole_tiles(live_slots, by.grid.slots_per_tile));
-      unsigned const with_rest =
-          __ballot_sync(kAllLanes, rest_slots(live_slots, by.grid.slots_per_tile) != 0);
-      if (lane_id() == 0) {
-        has_rest_[seat / kWarp] = with_rest;
-      }
+    constexpr int kRounds = kMaxOwnLines / kThreads;
+    static_assert(kRounds * kThreads == kMaxOwnLines, "threads share the seats evenly");
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      count_tiles_at(by, int32_t(threadIdx.x) + round * kThreads);
     }
     __syncthreads();
+  }
+
+  // By a warp: the `turn`-th tile of this CTA, or the end marker. Turns come one after the other,
+  // and end with the first marker.
+  SPARSEDROP_DEVICE TileRecord tile_of_turn(Ordering const& by, int32_t turn) const {
+    TileRecord tile;
+    if (by.d_lines.words != nullptr) {
+      tile = masked_tile(by, sum_up(by), turn);
+    } else {
+      Span const span = by.span(by.one_wave ? int32_t(blockIdx.x) : dealt(by.records, turn));
+      tile = by.tile_of(span, line_at(by, span.position));
+    }
+    if (tile.k_tiles != kNoMoreTiles) {
+      tile.k_tiles = count_k_tiles(by, tile);
+    }
+    return tile;
   }
 
   // By a warp: the first tile of one CTA, as Records deals them; its K tiles are not counted.
@@ -77,9 +80,7 @@ class OwnOrder {
     Sums const sums = has_mask ? sum_up(by) : Sums{by.records, 0};
     TileRecord tile = first;
     for (int32_t turn = 1; tile.k_tiles != kNoMoreTiles; ++turn) {
-      tile.k_tiles = by.b_lines.words != nullptr ? by.k_tiles_of(tile).count()
-                     : by.lines_differ()         ? live_[tile.m]
-                                                 : by.grid.k_tiles;
+      tile.k_tiles = count_k_tiles(by, tile);
       int32_t const next = dealt(sums.records, turn);
       tile.is_last = by.one_wave || next >= sums.records.count() ? 1 : 0;
       take(tile);
@@ -97,6 +98,57 @@ class OwnOrder {
 
  private:
   static constexpr int32_t kGroupLines = 1 << kMaxGroupShift;
+
+  // The first half of sorting, of one line: writes down its key and returns it.
+  SPARSEDROP_DEVICE uint32_t key_line(Ordering const& by, int32_t line, uint4* scratch) {
+    uint32_t key = 0;  // behind all lines
+    if (line < by.grid.lines) {
+      live_[line] = uint16_t(by.live_k_tiles(line));
+      key = uint32_t(live_[line]) * kMaxOwnLines + uint32_t(kMaxOwnLines - line);
+    }
+    if (line < kMaxOwnLines) {
+      reinterpret_cast<uint32_t*>(scratch)[line] = key;
+    }
+    return key;
+  }
+
+  // The second half.
+  SPARSEDROP_DEVICE void place_line(Ordering const& by, int32_t line, uint32_t key,
+                                    uint4 const* scratch) {
+    constexpr int kKeys = sizeof(uint4) / sizeof(uint32_t);
+    if (line < by.grid.lines) {
+      int32_t position = 0;
+#pragma unroll 4
+      for (int32_t i = 0; i < int32_t(ceil_div(by.grid.lines, kKeys)); ++i) {
+        uint4 const others = scratch[i];
+        position += (others.x > key) + (others.y > key) + (others.z > key) + (others.w > key);
+      }
+      order_[position] = uint16_t(line);
+    }
+  }
+
+  // By a warp of neighbouring seats.
+  SPARSEDROP_DEVICE void count_tiles_at(Ordering const& by, int32_t seat) {
+    if (seat < kMaxOwnLines) {
+      int32_t const position = position_of(by.grid, seat);
+      bool const is_taken =
+          (seat & (kGroupLines - 1)) >> by.grid.shift == 0 && position < by.grid.lines;
+      int32_t const live_slots = is_taken ? by.live_slots(line_at(by, position)) : 0;
+      whole_[seat] = uint16_t(whole_tiles(live_slots, by.grid.slots_per_tile));
+      unsigned const with_rest =
+          __ballot_sync(kAllLanes, rest_slots(live_slots, by.grid.slots_per_tile) != 0);
+      if (lane_id() == 0) {
+        has_rest_[seat / kWarp] = with_rest;
+      }
+    }
+  }
+
+  // The live K tiles of a tile.
+  SPARSEDROP_DEVICE int32_t count_k_tiles(Ordering const& by, TileRecord const& tile) const {
+    return by.b_lines.words != nullptr ? by.k_tiles_of(tile).count()
+           : by.lines_differ()         ? live_[tile.m]
+                                       : by.grid.k_tiles;
+  }
 
   struct Sums {
     Records records;

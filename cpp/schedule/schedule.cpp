@@ -66,7 +66,7 @@ cudaError_t make_schedule(ScheduleRequest const& request, Resources const& resou
     return cudaSuccess;
   }
   int64_t const records = max_records(request.m, request.n, request.tile);
-  schedule->ctas = int32_t(records > resources.sms ? resources.sms : records);
+  schedule->ctas = int32_t(records > resources.ctas ? resources.ctas : records);
   if (!needs_list) {
     return cudaSuccess;
   }

@@ -54,7 +54,7 @@ struct Schedule {
 size_t schedule_bytes(ScheduleRequest const& request, int32_t warp_groups);
 
 struct Resources {
-  int32_t sms;
+  int32_t ctas;         // that the GPU runs at the same time
   int32_t warp_groups;  // that leave partial sums, each for itself
   bool overlaps;        // see common/overlap.hpp
   void* workspace;      // of schedule_bytes()

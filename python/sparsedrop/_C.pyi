@@ -6,7 +6,7 @@ Every function raises RuntimeError, with the values and CUDA's reason, where a l
 from collections.abc import Sequence
 
 CUDA_ARCHS: str
-"""Compiled for: such as "90a"."""
+"""Compiled for: such as "80, 90a-real"."""
 
 MASK_UNIT: int
 """Elements that one bit of a mask's words stands for."""
@@ -18,7 +18,7 @@ MAX_EXTENT: int
 """The largest extent of a product."""
 
 DTYPES: dict[str, int]
-"""What the kernels call a dtype, by its name in torch; float32 is for results only."""
+"""What the kernels call a dtype, by its name in torch; operands have `Architecture.dtypes`."""
 
 ACTIVATIONS: dict[str, int]
 """Likewise for activations; "none" is among them."""
@@ -37,6 +37,12 @@ class Architecture:
 
     @property
     def name(self) -> str: ...
+    @property
+    def dtypes(self) -> list[str]:
+        """Names in torch of what operands may be; float32 is multiplied as tf32."""
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """max_split_k, max_split_n and max_split_slots."""
     @property
     def tiles(self) -> list[tuple[int, int, int, int]]:
         """m, n, k, slot_n of its tiles, by their ids."""

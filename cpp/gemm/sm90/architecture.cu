@@ -21,6 +21,9 @@ constexpr auto kTileList = list_tiles(cute::make_index_sequence<kTiles>{});
 // Machine code of sm_90a runs on exactly that capability.
 bool runs_on(int major, int minor) { return major == 9 && minor == 0; }
 
+// A CTA takes all registers of an SM.
+int32_t ctas_per_sm(int, Gpu const&, int64_t) { return 1; }
+
 // Calls launch_tile<Element, AKMajor, BKMajor, NMajor> with the product's own values.
 template <class Element, bool... Known>
 cudaError_t dispatch_layout(int tile, Product const& product, Schedule const& schedule,
@@ -51,8 +54,9 @@ cudaError_t dispatch(int tile, Product const& product, Schedule const& schedule,
 
 }  // namespace
 
-constexpr Kernels kKernels{
-    Architecture::sm90, "sm90", &runs_on, kOverlaps, kConsumerWarpGroups, kLimits,
-    kTileList.data(),   kTiles, &dispatch};
+constexpr Kernels kKernels{Architecture::sm90,   "sm90",   &runs_on,         kOverlaps,
+                           kConsumerWarpGroups,  kLimits,  kTileList.data(), kTiles,
+                           &ctas_per_sm,
+                           /*takes_fp32=*/false, &dispatch};
 
 }  // namespace sparsedrop::sm90

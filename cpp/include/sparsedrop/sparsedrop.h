@@ -76,8 +76,8 @@ cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, 
 cudaError_t balanced_live(int32_t const* keys, int64_t grid_rows, int64_t grid_cols, int64_t count,
                           uint8_t* live, cudaStream_t stream);
 
-// Operands of products are bf16 or fp16. fp32 is for sums, for D by Problem::d_is_fp32 and, as fp64
-// is, for what goes element by element.
+// Operands of products are bf16 or fp16, or fp32 where an architecture takes it (takes). Else fp32
+// is for sums, for D by Problem::d_is_fp32 and, as fp64 is, for what goes element by element.
 enum class DataType { bf16 = 0, fp16 = 1, fp32 = 2, fp64 = 3 };
 
 // out = factor · in where a block is live, 0 where it is dropped and nothing is read: row-major
@@ -177,8 +177,8 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
 // Tiles reach past the last row and column, and both are counted in 32 bits.
 constexpr int64_t kMaxExtent = INT32_MAX - 256;
 
-// One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`,
-// which is bf16 or fp16.
+// One product. Accumulation, alpha, bias and activation are in fp32; A, B, D and bias in `dtype`.
+// Operands in fp32 are rounded to tf32, to the nearest, as they are multiplied.
 //
 // What the gradient of gelu, gelu_tanh or silu needs is stored beside D where `pre_activation` is
 // not null: P = alpha · (A ∘ M_A) (B ∘ M_B) + bias, as D lies and in its dtype. D is then act(P) of
@@ -188,8 +188,9 @@ constexpr int64_t kMaxExtent = INT32_MAX - 256;
 // in fp32, never rounded to `dtype`, and with `accumulates` it is added to D in place. D has no
 // mask, bias and activation then, and of A, m is contiguous, of B, n: as in dW = dYᵀ X.
 //
-// Base pointers are 16-byte aligned; n, the contiguous extents of A and B, and all leading
-// dimensions are multiples of 8, but of 4 that of an fp32 D; extents are 1 to kMaxExtent.
+// Base pointers are 16-byte aligned, and so are neighbours along whatever is not contiguous: n, the
+// contiguous extents of A and B, and all leading dimensions are multiples of 8, or of 4 those of
+// matrices in fp32. Extents are 1 to kMaxExtent.
 struct Problem {
   DataType dtype = DataType::bf16;
   int64_t m = 0;
@@ -211,7 +212,7 @@ struct Problem {
 };
 
 // A family of kernels, named by the compute capability that it was written for.
-enum class Architecture { sm90 = 90 };
+enum class Architecture { sm80 = 80, sm90 = 90 };
 
 // Those that are compiled in, best first: 0 <= i < architecture_count(). What follows is asked of
 // one of them.
@@ -221,6 +222,9 @@ char const* name(Architecture architecture);
 
 // Whether a GPU of that compute capability runs its kernels.
 bool runs_on(Architecture architecture, int major, int minor);
+
+// Whether its kernels multiply operands of that type.
+bool takes(Architecture architecture, DataType dtype);
 
 // The work of one CTA: n / slot_n slots, which are multiplied side by side and may lie anywhere
 // along n as long as they share their list of live K tiles.

@@ -5,7 +5,6 @@
 #include <cuda_fp16.h>
 #include <gtest/gtest.h>
 
-#include <limits>
 #include <random>
 #include <string>
 #include <type_traits>
@@ -13,28 +12,16 @@
 
 #include "common/host_device.hpp"
 #include "device_memory.hpp"
+#include "gemm/operands.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
 namespace {
 
-constexpr Architecture kSm90 = Architecture::sm90;
 constexpr float kAlpha = 2.0f;
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kBehind = 42.0f;  // stands behind the rows of D
 constexpr int kMaxSplit = 3;
 constexpr int32_t kBlock = 768;  // a whole number of every tile
-
-// The grid of a mask; without blocks, all is live.
-struct LiveGrid {
-  Blocking by{};
-  std::vector<uint8_t> live;
-
-  bool has(int64_t row, int64_t col) const {
-    return live.empty() || live[size_t(row / by.block_rows * ceil_div(by.cols, by.block_cols) +
-                                       col / by.block_cols)] != 0;
-  }
-};
 
 enum class Dropped { row, column };
 
@@ -47,20 +34,6 @@ LiveGrid draw_grid(Blocking const& by, Dropped second, std::mt19937& engine) {
     grid.live.push_back(is_second ? 0 : uint8_t(engine() % 2));
   }
   return grid;
-}
-
-Mask mask_of(LiveGrid const& grid) {
-  if (grid.live.empty()) {
-    return {};
-  }
-  Blocking const& by = grid.by;
-  auto const zeros = [](int64_t lines, int64_t words) {
-    return to_device(std::vector<uint32_t>(size_t(lines * words)));
-  };
-  uint32_t* const rows = zeros(ceil_div(by.rows, by.block_rows), mask_line_words(by.cols));
-  uint32_t* const cols = zeros(ceil_div(by.cols, by.block_cols), mask_line_words(by.rows));
-  EXPECT_EQ(mask_words(to_device(grid.live), by, rows, cols, nullptr), cudaSuccess);
-  return {rows, cols, by.block_rows, by.block_cols};
 }
 
 // An operand as it lies, k rows of `extent` values of -1, 0 and 1: with zeros where it is dropped,
@@ -83,15 +56,6 @@ Drawn draw(int64_t k, int64_t extent, int64_t ld, std::mt19937& engine, IsLive c
     }
   }
   return drawn;
-}
-
-template <class Element>
-Element* rounded_to_device(std::vector<float> const& values) {
-  std::vector<Element> rounded;
-  for (float const value : values) {
-    rounded.push_back(Element(value));
-  }
-  return to_device(rounded);
 }
 
 struct Shape {
@@ -181,50 +145,37 @@ void run_and_check(Gradient const& gradient, Choice choice, bool accumulates) {
   }
 }
 
-void run_every_way(Gradient const& gradient) {
-  for (int id = 0; id < tile_count(kSm90); ++id) {
-    int const max_split = tile(kSm90, id).n <= limits(kSm90).max_split_n ? kMaxSplit : 1;
-    for (int split_k = 1; split_k <= max_split; ++split_k) {
-      for (bool swap : {false, true}) {
-        for (bool accumulates : {false, true}) {
-          SCOPED_TRACE("tile " + std::to_string(id) + (swap ? ", swapped" : "") + ", split into " +
-                       std::to_string(split_k) + (accumulates ? ", added to D" : ""));
-          run_and_check(gradient, {id, swap, split_k, kSm90}, accumulates);
-        }
-      }
-    }
-  }
-}
-
-class WideProduct : public testing::Test {
+class WideProduct : public OnEachKernels {
  protected:
-  void SetUp() override {
-    int major = 0, minor = 0;
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess ||
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) != cudaSuccess ||
-        !runs_on(kSm90, major, minor)) {
-      GTEST_SKIP() << "no GPU of compute capability 9.0";
+  void run_every_way(Gradient const& gradient) const {
+    for (Choice const& choice : all_choices(gradient.problem.dtype, kMaxSplit)) {
+      for (bool accumulates : {false, true}) {
+        SCOPED_TRACE(describe(choice) + (accumulates ? ", added to D" : ""));
+        run_and_check(gradient, choice, accumulates);
+      }
     }
   }
 };
 
-TEST_F(WideProduct, IsExactInOneTileAndInRests) {
+INSTANTIATE_ON_EACH(WideProduct);
+
+TEST_P(WideProduct, IsExactInOneTileAndInRests) {
   run_every_way(make_gradient<__nv_bfloat16>({8, 8, 1}, false));
   run_every_way(make_gradient<__nv_bfloat16>({200, 328, 300}, false));
   run_every_way(make_gradient<__half>({328, 200, 300}, false));
 }
 
-TEST_F(WideProduct, IsExactWithMasks) {
+TEST_P(WideProduct, IsExactWithMasks) {
   run_every_way(make_gradient<__nv_bfloat16>({1544, 1672, 330}, true));
   run_every_way(make_gradient<__half>({1000, 200, 1030}, true));
 }
 
-TEST_F(WideProduct, IsExactInManyTilesForEachCta) {
+TEST_P(WideProduct, IsExactInManyTilesForEachCta) {
   run_every_way(make_gradient<__nv_bfloat16>({3080, 2056, 72}, false));
 }
 
 // More lines than a CTA orders itself.
-TEST_F(WideProduct, IsExactByAList) {
+TEST_P(WideProduct, IsExactByAList) {
   run_every_way(make_gradient<__nv_bfloat16>({33032, 136, 72}, false));
 }
 

@@ -86,20 +86,27 @@ void expect_one_list_a_tile(ScheduleRequest const& request, Seen* seen) {
   seen->several_waves += !launch.by.one_wave;
 }
 
+// Those that the kernels have.
+constexpr KernelTile kTiles[] = {{{128, 256, 64, 128, Architecture::sm90}, false},
+                                 {{128, 128, 64, 64, Architecture::sm90}, false},
+                                 {{128, 128, 64, 64, Architecture::sm80}, true},
+                                 {{64, 128, 64, 64, Architecture::sm90}, true},
+                                 {{128, 192, 64, 64, Architecture::sm90}, false}};
+constexpr int32_t kMaxSplitN = 128;
+
 // A tile of any width that is run lies inside one block of B, and every slot is computed once:
 // whole tiles, rests, narrower ones, single slots, splits along k.
 TEST(Ordering, EveryTileHasOneList) {
   Seen seen;
   MaskLines const a{nullptr, 1, 128};
-  for (int id = 0; id < sm90::kKernels.tile_count; ++id) {
-    auto const [tile, has_parallel_slots] = sm90::kKernels.tiles[id];
+  for (auto const& [tile, has_parallel_slots] : kTiles) {
     for (int32_t tiles_per_block = 0; tiles_per_block < 4; ++tiles_per_block) {
       MaskLines const b =
           tiles_per_block > 0 ? MaskLines{nullptr, 1, tiles_per_block * tile.n} : MaskLines{};
       for (int64_t m : {64, 500, 1116, 1840, 4100}) {
         for (int64_t n : {8, 328, 1116, 1856, 2304, 5000}) {
           for (int32_t split_k : {1, 3}) {
-            if (split_k > 1 && tile.n > sm90::kKernels.limits.max_split_n) {
+            if (split_k > 1 && tile.n > kMaxSplitN) {
               continue;
             }
             expect_one_list_a_tile({m, n, 1096, 2, a, b, {}, tile, has_parallel_slots, split_k},
@@ -118,7 +125,7 @@ TEST(Ordering, EveryTileHasOneList) {
 // else list by list, in a launch of its own.
 TEST(Ordering, CtasDoNotGatherWhereListsDiffer) {
   MaskLines const lines{nullptr, 1, 128};
-  Tile const tile = sm90::kKernels.tiles[1].tile;
+  Tile const tile = kTiles[1].tile;
   EXPECT_TRUE(Ordering::suits({1024, 1024, 1024, 2, lines, {}, lines, tile, false, 1}));
   EXPECT_TRUE(Ordering::suits({1024, 1024, 1024, 2, lines, lines, {}, tile, false, 1}));
   EXPECT_FALSE(Ordering::suits({1024, 1024, 1024, 2, {}, lines, lines, tile, false, 1}));
@@ -127,7 +134,7 @@ TEST(Ordering, CtasDoNotGatherWhereListsDiffer) {
 TEST(Ordering, WithAMaskOnDAnOnlyTileHasLiveSlotsOnly) {
   // Slots of 64 in blocks of 64: three of four are live.
   uint32_t const words[] = {0b1101u};
-  Tile const tile = sm90::kKernels.tiles[1].tile;
+  Tile const tile = kTiles[1].tile;
   ScheduleRequest const request{128, 256, 64, 2, {}, {}, {words, 1, 128}, tile, false, 1};
   Schedule const schedule{request, 4, {}, {}};
   Ordering const by = Ordering::of(schedule);
