@@ -48,7 +48,8 @@ class SliceOutMLP(Sliced, Activated):
             `starts` is "cyclic") or "none" (for a batch norm that follows).
         gradients: "dense", or "lazy" (gradients and optimiser steps of the slice alone: see
             `sparsedrop.slice_out.lazy`).
-        device, dtype: as for nn.Linear.
+        device: as for nn.Linear.
+        dtype: as for nn.Linear.
 
     Raises:
         ValueError, TypeError: if one of these is invalid; p = 1 would leave nothing.

@@ -35,8 +35,11 @@ class SliceOutAttention(Sliced):
             rough one.
         bias: of the linear layers.
         align: key-value heads that starts and lengths of slices are multiples of.
-        starts, normalization, gradients: as for `SliceOutMLP`.
-        device, dtype: as for nn.Linear.
+        starts: as for `SliceOutMLP`.
+        normalization: as for `SliceOutMLP`.
+        gradients: as for `SliceOutMLP`.
+        device: as for nn.Linear.
+        dtype: as for nn.Linear.
 
     Raises:
         ValueError, TypeError: if one of these is invalid, or if heads do not divide; with one
