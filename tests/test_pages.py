@@ -63,13 +63,14 @@ def with_outputs(page: str) -> list[tuple[Block, str]]:
     ]
 
 
+ALONE, CUDA = "one process", "cuda"
+
+
 def is_there(need: str) -> bool:
-    if need == "cuda":
-        return torch.cuda.is_available()
+    """Whether the library is installed that a block needs."""
     return not need or importlib.util.find_spec(need) is not None
 
 
-ALONE = "one process"
 RUNNING = [
     name
     for name, page in PAGES.items()
@@ -78,12 +79,26 @@ RUNNING = [
 ]
 
 
+ON_A_GPU = [name for name in RUNNING if f"<!-- needs: {CUDA} -->" in PAGES[name]]
+
+
 @pytest.mark.parametrize("name", RUNNING)
 def test_python(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = [each for each in with_outputs(PAGES[name]) if each[0].needs != CUDA]
+    _run(name, blocks, capsys)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ON_A_GPU)
+def test_python_on_a_gpu(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(name, with_outputs(PAGES[name]), capsys)
+
+
+def _run(name: str, blocks: list[tuple[Block, str]], capsys: pytest.CaptureFixture[str]) -> None:
     """The blocks of a page one behind the other, with the names of those before."""
     names: dict[str, object] = {}
     torch.manual_seed(0)
-    for i, (block, text) in enumerate(with_outputs(PAGES[name])):
+    for i, (block, text) in enumerate(blocks):
         if not is_there(block.needs):
             continue
         names.pop("losses", None)
