@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sparsedrop._torch import is_exporting
 from sparsedrop.masks import check_sliced_p, check_starts
 from sparsedrop.nn.rated import applied_rate_of
 from sparsedrop.nn.sliced import Sliced, check_align, check_gradients
@@ -103,7 +104,7 @@ class SliceOutAttention(Sliced):
         if choice is None or choice.width == choice.units:
             return self.out_proj(self._attend(*self._by_modules(x), attn_mask, is_causal))
         group = self.heads // self.kv_heads
-        if torch.compiler.is_exporting() or not all(map(is_plain, projections)):
+        if is_exporting() or not all(map(is_plain, projections)):
             hidden = self._attend(*self._by_modules(x), attn_mask, is_causal)
             return self.out_proj(drop_units(hidden, choice, group * self.d_head))
         live, features = LiveHeads(choice, self._gradients == "lazy"), self.d_head
