@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "sharded": {"_native", "masks", "ops"},
     "functional": {"_native", "masks", "ops", "operands", "sharded"},
     "slice_out": {"_torch", "masks", "ops", "operands"},
-    "nn": {"masks", "ops", "operands", "functional", "slice_out"},
+    "nn": {"_torch", "masks", "ops", "operands", "functional", "slice_out"},
     "schedules": {"masks"},
     "patterns": {"masks"},
     "conversion": {

@@ -156,8 +156,8 @@ def dropout_linear(
         generator: of the device of x; None is torch's default one.
         side: "input" or "output": what is dropped.
 
-    Raises: as `linear`, and ValueError if p, the block shape, the sampler or the side is invalid. A
-        backward pass under `create_graph` raises RuntimeError with `fuse_wgrad_accumulation`.
+    Raises: as `linear`, and ValueError if p, the block shape, the sampler or the side is invalid.
+    A backward pass under `create_graph` raises RuntimeError with `fuse_wgrad_accumulation`.
     """
     options = Options(
         check_p(p),

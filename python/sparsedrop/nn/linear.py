@@ -30,7 +30,9 @@ class SparseDropLinear(Blocked, nn.Linear):
     that of the child `dropout`, an `nn.Dropout`.
 
     Args:
-        in_features, out_features, bias, device, dtype: as for `nn.Linear`.
+        in_features: as for `nn.Linear`.
+        out_features: as for `nn.Linear`.
+        bias: as for `nn.Linear`.
         p: drop probability in [0, 1]; may be set later.
         side: "input" or "output": what is dropped.
         block_shape: rows and columns of a block of the input, flattened to `[M, in_features]`, or
@@ -39,6 +41,8 @@ class SparseDropLinear(Blocked, nn.Linear):
         fuse_wgrad_accumulation: as for `dropout_linear`: gradients are added in place.
         generator: that masks are drawn from, of the device of the input; None is torch's default
             one. A deep copy of the module has a copy of it, which draws the same.
+        device: as for `nn.Linear`.
+        dtype: as for `nn.Linear`.
 
     Raises:
         ValueError, TypeError: if p, the side, the block shape or the sampler is invalid.

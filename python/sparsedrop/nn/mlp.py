@@ -45,7 +45,8 @@ class SparseDropMLP(Blocked, Activated):
         out_p: drop probability of the output, bias included; may be set later.
         block_shape: rows and columns of a block, of what is dropped flattened to [M, features].
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
-        device, dtype: as for nn.Linear.
+        device: as for nn.Linear.
+        dtype: as for nn.Linear.
 
     Raises:
         ValueError, TypeError: if a rate, a number of features, the activation, the block shape or

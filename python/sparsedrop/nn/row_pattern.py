@@ -48,7 +48,8 @@ class RowPatternMLP(Patterned, Activated):
         patterns: of how many periods one is drawn: 1, ..., patterns.
         scale: of kept units: "global" is 1 / (1 - p), "pattern" the period. Both keep each unit's
             expectation; with "pattern" a sum over units varies less.
-        device, dtype: as for nn.Linear.
+        device: as for nn.Linear.
+        dtype: as for nn.Linear.
 
     Raises:
         ValueError, TypeError: if an argument is invalid, and for p above (patterns - 1) / patterns,

@@ -49,12 +49,19 @@ class RowPatternLSTM(Patterned, nn.LSTM):  # type: ignore[misc]
     sequences among them.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size, device,
-            dtype: as for nn.LSTM.
+        input_size: as for nn.LSTM.
+        hidden_size: as for nn.LSTM.
+        num_layers: as for nn.LSTM.
+        bias: as for nn.LSTM.
+        batch_first: as for nn.LSTM.
+        bidirectional: as for nn.LSTM.
+        proj_size: as for nn.LSTM.
         dropout: 0; p stands in its place.
         p: drop probability of the input of each layer; may be set later.
         patterns: of how many periods one is drawn: 1, ..., patterns.
         scale: of kept features: "global" is 1 / (1 - p), "pattern" the period.
+        device: as for nn.LSTM.
+        dtype: as for nn.LSTM.
 
     Raises:
         ValueError, TypeError: if an argument is invalid, and for p above (patterns - 1) / patterns,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sparsedrop._torch import is_exporting
 from sparsedrop.masks import check_sliced_p, check_starts
 from sparsedrop.nn.activated import Activated
 from sparsedrop.nn.rated import applied_rate_of
@@ -48,7 +49,8 @@ class SliceOutMLP(Sliced, Activated):
             `starts` is "cyclic") or "none" (for a batch norm that follows).
         gradients: "dense", or "lazy" (gradients and optimiser steps of the slice alone: see
             `sparsedrop.slice_out.lazy`).
-        device, dtype: as for nn.Linear.
+        device: as for nn.Linear.
+        dtype: as for nn.Linear.
 
     Raises:
         ValueError, TypeError: if one of these is invalid; p = 1 would leave nothing.
@@ -130,7 +132,7 @@ class SliceOutMLP(Sliced, Activated):
         if not p or not (is_plain(up) and is_plain(down) and (gate is None or is_plain(gate))):
             return self._by_modules(x, p)
         choice = self.choice(up.out_features, p)
-        if choice.width == choice.units or torch.compiler.is_exporting():
+        if choice.width == choice.units or is_exporting():
             return self._by_modules(x, p)
         layers = (
             Layer(up.weight, up.bias, self._activation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sparsedrop._torch import is_exporting
 from sparsedrop.masks import check_sliced_p, check_starts
 from sparsedrop.nn.rated import applied_rate_of
 from sparsedrop.nn.sliced import Sliced, check_align, check_gradients
@@ -39,8 +40,11 @@ class SliceOutAttention(Sliced):
         bias: of the linear layers.
         fused: whether queries, keys and values come from one layer.
         align: key-value heads that starts and lengths of slices are multiples of.
-        starts, normalization, gradients: as for `SliceOutMLP`.
-        device, dtype: as for nn.Linear.
+        starts: as for `SliceOutMLP`.
+        normalization: as for `SliceOutMLP`.
+        gradients: as for `SliceOutMLP`.
+        device: as for nn.Linear.
+        dtype: as for nn.Linear.
 
     Raises:
         ValueError, TypeError: if one of these is invalid, or if heads do not divide; with one
@@ -108,7 +112,7 @@ class SliceOutAttention(Sliced):
         if choice is None or choice.width == choice.units:
             return self.out_proj(self._attend(*self._by_modules(x), attn_mask, is_causal))
         group, features = self.heads // self.kv_heads, self.d_head
-        if torch.compiler.is_exporting() or not all(map(is_plain, self._projections())):
+        if is_exporting() or not all(map(is_plain, self._projections())):
             hidden = self._attend(*self._by_modules(x), attn_mask, is_causal)
             return self.out_proj(drop_units(hidden, choice, group * features))
         live, widths = LiveHeads(choice, self._gradients == "lazy"), (group, 1, 1)

@@ -37,7 +37,8 @@ class SparseDropStack(Blocked):
         bias: of the linear layers.
         block_shape: rows and columns of a block, of what is dropped flattened to [M, features].
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
-        device, dtype: as for nn.Linear.
+        device: as for nn.Linear.
+        dtype: as for nn.Linear.
 
     Raises:
         ValueError, TypeError: if p, the sizes, an activation, the block shape or the sampler is

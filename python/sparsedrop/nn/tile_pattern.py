@@ -39,11 +39,15 @@ class TilePatternLinear(Patterned, nn.Linear):
     drawn first, and kept on the weight's device until the module moves.
 
     Args:
-        in_features, out_features, bias, device, dtype: as for `nn.Linear`.
+        in_features: as for `nn.Linear`.
+        out_features: as for `nn.Linear`.
+        bias: as for `nn.Linear`.
         p: drop probability; may be set later.
         tile: rows and columns of a tile; kernels skip tiles of 64 and 128.
         patterns: of how many periods one is drawn: 1, ..., patterns.
         scale: of what is kept: "global" is 1 / (1 - p), "pattern" the period.
+        device: as for `nn.Linear`.
+        dtype: as for `nn.Linear`.
 
     Raises:
         ValueError, TypeError: if an argument is invalid, and for p above (patterns - 1) / patterns,
