@@ -41,8 +41,8 @@ class Mainloop {
     }
   }
 
-  // Adds up the tile that was begun last, in warps whose slot it has. Ends behind a barrier: stages
-  // are free.
+  // Adds up the tile that was begun last, in warps whose slot it has. The others send and wait as
+  // often: a barrier counts warps, whichever loop they come from. Ends behind one: stages are free.
   SPARSEDROP_DEVICE void multiply(int32_t k_tiles, bool has_slot, Accumulators& acc) {
     int32_t const steps = k_tiles * Traits::kStepsPerTile;
     if (has_slot) {
