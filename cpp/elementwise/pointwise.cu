@@ -201,8 +201,15 @@ __device__ void load(Params<Element> const& p, int64_t top, int32_t col, Loaded<
   }
 }
 
+// At the second CTA of an SM, or at its own choice, ptxas spills for compute capability 12.0.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int min_ctas(bool /*is_biased*/) { return 1; }
+#else
+constexpr int min_ctas(bool is_biased) { return is_biased ? 2 : 0; }
+#endif
+
 template <PointwiseKind kKind, bool kBiased, class Element>
-__global__ void __launch_bounds__(kThreads, kBiased ? 2 : 0)
+__global__ void __launch_bounds__(kThreads, min_ctas(kBiased))
     pointwise_kernel(Params<Element> const p) {
   auto const lane = int(threadIdx.x % kWarp);
   auto const warp = int(threadIdx.x / kWarp);
