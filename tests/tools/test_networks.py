@@ -23,8 +23,8 @@ from sparsedrop.tools.networks import (
     Drop,
     Lstm,
     loss_of,
-    wide_resnet,
 )
+from sparsedrop.tools.wide_resnet import wide_resnet
 
 CPU = torch.device("cpu")
 DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp, wide_resnet
+from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp
+from sparsedrop.tools.wide_resnet import wide_resnet
 
 PRECISIONS = ("amp", "bfloat16", "float32")
 """amp: float32 weights under bfloat16 autocast; else all is of that dtype."""
