@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "select",
         "ops",
         "operands",
+        "sharded",
         "functional",
         "slice_out",
         "nn",

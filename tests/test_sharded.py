@@ -142,6 +142,40 @@ def _feed_forward(device, gated):
     torch.testing.assert_close(mlp(x) + 0, alone.eval()(x), **tolerance)
 
 
+def _converted_feed_forward(device):
+    """Layers that `convert` has made, by columns and then by rows."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float64
+    mesh = init_device_mesh(device.type, (RANKS,))
+    torch.manual_seed(0)
+    layers = [nn.Linear(*pair) for pair in pairwise(SIZES)]
+    model = nn.Sequential(layers[0], nn.SiLU(), nn.Dropout(P), layers[1], nn.Dropout(P))
+    model = model.to(device, dtype)
+    alone = copy.deepcopy(model)
+    x = torch.randn(ROWS, SIZES[0], device=device, dtype=dtype)
+    upstream = torch.randn(ROWS, SIZES[-1], device=device, dtype=dtype)
+    sparsedrop.convert(model, x, min_speedup=0, block_shape=BLOCK)
+    parallelize_module(model, mesh, {"0": ColwiseParallel(), "3": RowwiseParallel()})
+    masks = Masks()
+    leaf, plain_leaf = (x.clone().requires_grad_() for _ in range(2))
+    with _the_long_way(device):
+        out = model(leaf)
+        out.backward(upstream)
+    hidden_mask, out_mask = _whole(masks.found[0], True), _whole(masks.found[1], False)
+    assert len(masks.found) == 2
+    hidden = nn.functional.silu(alone[0](plain_leaf))
+    expected = reference.dropout_linear(
+        hidden, alone[3].weight, alone[3].bias, hidden_mask, P, "input"
+    )
+    expected = expected * out_mask.expand() * reference.dropout_scale(P)
+    expected.backward(upstream)
+    tolerance = {} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.5}
+    torch.testing.assert_close(out.detach() + 0, expected.detach(), **tolerance)
+    torch.testing.assert_close(leaf.grad, plain_leaf.grad, **tolerance)
+    for ours, truth in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), truth.grad, **tolerance)
+    torch.testing.assert_close(model.eval()(x) + 0, alone.eval()(x), **tolerance)
+
+
 def _feed_forward_with_hooks(device):
     """Whatever else hooks into a layer of a sharded block sees it called; the output is dropped
     alike on all ranks."""
@@ -238,6 +272,7 @@ TESTS = {
     "dropped outputs": functools.partial(_tensor_parallel, side="output"),
     "feed-forward": functools.partial(_feed_forward, gated=False),
     "gated feed-forward": functools.partial(_feed_forward, gated=True),
+    "converted feed-forward": _converted_feed_forward,
     "feed-forward with hooks": _feed_forward_with_hooks,
     "stack of replicas": functools.partial(_stack, placement=Replicate()),
     "stack of a sharded batch": functools.partial(_stack, placement=Shard(0)),

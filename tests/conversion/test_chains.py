@@ -219,6 +219,38 @@ def test_compiled_as_a_whole_and_not_again_for_another_rate():
     assert all((out - model.eval()(x)).abs().max() > 0 for out in outs)
 
 
+class _Shift(nn.Identity):
+    def forward(self, input):
+        return input + 100.0
+
+
+def _shift(_):
+    identity = nn.Identity()
+    identity.forward = lambda x: x + 100.0
+    return identity
+
+
+@pytest.mark.parametrize("place", [1, 2, 4])
+@pytest.mark.parametrize("make", [lambda _: _Shift(), _shift], ids=["a class", "an instance"])
+def test_an_identity_that_is_none_is_called(make, place, stacks):
+    modules = list(_mlp((24, 40, 32)))
+    modules.insert(place, make(None))
+    model = _converted(nn.Sequential(*modules))
+    x = normal(ROWS, 24)
+    ours, theirs = _step(model, x), _step(_one_by_one(model), x)
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+
+
+def test_reports_name_the_class_that_was_written():
+    model = _mlp().float()
+    report = sparsedrop.convert(model, torch.zeros(ROWS, 24), min_speedup=0)
+    again = sparsedrop.convert(model, torch.zeros(ROWS, 24), min_speedup=0)
+    for each in (report, again):
+        assert "ConvertedSequential" not in str(each)
+        assert "Sequential" in str(each)
+
+
 def test_layers_of_our_own_are_left_alone():
     model = nn.Sequential(SparseDropLinear(24, 24), nn.ReLU(), *_mlp().float())
     _converted(model)

@@ -8,6 +8,7 @@ from networks import BLOCK, Block, convert, found, value_and_grads
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import Replicate, distribute_module, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsedrop
@@ -70,6 +71,26 @@ def _ddp_first(device):
     assert sparsedrop.revert(model) == 2
 
 
-@pytest.mark.parametrize("function", [_fsdp, _ddp, _ddp_first])
+def _replicas(device):
+    """A Sequential whose parameters and input are DTensors, the same on all ranks."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 32)).double()
+    x, upstream = (torch.randn(48, 32, dtype=torch.float64) for _ in range(2))
+    convert(model, x, block_shape=BLOCK)
+    alone = copy.deepcopy(model)
+    torch.manual_seed(1)
+    expected = alone(x)
+    expected.backward(upstream)
+    mesh = init_device_mesh("cpu", (RANKS,))
+    distribute_module(model, mesh)
+    torch.manual_seed(1)
+    out = model(distribute_tensor(x, mesh, [Replicate()]))
+    out.backward(distribute_tensor(upstream, mesh, [Replicate()]))
+    torch.testing.assert_close(out.full_tensor(), expected)
+    for ours, truth in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), truth.grad)
+
+
+@pytest.mark.parametrize("function", [_fsdp, _ddp, _ddp_first, _replicas])
 def test_in_a_process_group(function, tmp_path):
     run_in_processes(function, "cpu", tmp_path)

@@ -46,7 +46,8 @@ def test_the_dtype_is_autocasts_where_that_is_on():
 @pytest.mark.parametrize(
     ("rows", "error", "words"),
     [
-        (0, ValueError, "rows must be at least 1, not 0"),
+        (0, ValueError, "rows must be 1 to 2147483383, not 0"),
+        (2**70, ValueError, "rows must be 1 to 2147483383, not 1180591620717411303424"),
         (2.5, TypeError, "rows must be a whole number, not 2.5"),
         (True, TypeError, "rows must be a whole number, not True"),
     ],
@@ -54,6 +55,27 @@ def test_the_dtype_is_autocasts_where_that_is_on():
 def test_rows_are_checked(rows, error, words):
     with pytest.raises(error, match=words):
         SparseDropLinear(8, 8).explain(rows)
+
+
+def test_dtypes_are_checked():
+    for dtype in ("bfloat16", torch.int8):
+        with pytest.raises(TypeError, match=r"dtype must be one of torch.bfloat16, .* not "):
+            SparseDropLinear(8, 8).explain(64, dtype=dtype)
+
+
+def test_replaced_layers_run_one_by_one():
+    said = "its modules are called one by one, since one of them was replaced or has hooks"
+    stack, block = SparseDropStack([8, 8, 8]), SparseDropMLP(8, 8)
+    stack.layers[1] = torch.nn.Identity()
+    block.down.register_forward_hook(lambda *_: None)
+    assert stack.explain(64) == block.explain(64) == said
+    del stack.layers[:]
+    with pytest.raises(ValueError, match="a stack has a layer at least"):
+        stack.explain(64)
+
+
+def test_a_layer_without_features_has_nothing_to_drop():
+    assert SparseDropLinear(0, 64).explain(64).endswith("it is the dense module")
 
 
 def test_rows_of_another_library_are_numbers():

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sparsedrop import functional, operands
+from sparsedrop import functional, operands, sharded
 from sparsedrop._torch import is_watched
 from sparsedrop.conversion.layers import ConvertedLinear, StandIn
 from sparsedrop.conversion.swapping import Swap
@@ -51,6 +51,8 @@ class Chain(NamedTuple):
         if dropped is None:
             return None
         layers = layers_of(self.layers, self.activations)
+        if not torch.compiler.is_compiling() and sharded.are_sharded(x):
+            return functional.dropped_stack(x, layers, dropped, True)
         if not x.is_cuda:
             is_seen = is_watched(x) and not torch.compiler.is_compiling()
             return None if is_seen else functional.dropped_stack(x, layers, dropped, True)
@@ -89,7 +91,7 @@ def chain_from(modules: Sequence[nn.Module], start: int) -> Chain | None:
             is_dropped = False
         elif _has_hooks(module):
             break
-        elif isinstance(module, (StandIn, nn.Identity)):
+        elif _is_identity(module):
             is_dropped = is_dropped or isinstance(module, StandIn)
         else:
             name = _activation_of(module)
@@ -137,6 +139,11 @@ def _follows(layer: ConvertedLinear, before: ConvertedLinear) -> bool:
     if incoming is None or outgoing is None:
         return False
     return incoming.handover is outgoing.handover
+
+
+def _is_identity(module: nn.Module) -> bool:
+    """Whether a call of it returns its argument: subclasses and instances may do something else."""
+    return type(module) in (StandIn, nn.Identity) and "forward" not in vars(module)
 
 
 def _activation_of(module: nn.Module) -> str | None:

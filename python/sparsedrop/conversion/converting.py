@@ -24,7 +24,7 @@ from sparsedrop.conversion.plans import plan
 from sparsedrop.conversion.report import Entry, Report
 from sparsedrop.conversion.sites import Site, find_sites
 from sparsedrop.conversion.structure import from_structure
-from sparsedrop.conversion.swapping import swap
+from sparsedrop.conversion.swapping import class_before, swap
 from sparsedrop.conversion.tracing import trace
 from sparsedrop.masks import check_block_shape, check_p, check_sampler
 
@@ -105,6 +105,7 @@ def convert(
     judged = with_shared_dropouts([judge(site, wishes) for site in sites])
     accepted = [each for each in judged if each.entry.reason is None]
     rates = {each.site.dropout.module: each.p for each in accepted}
+    kind = class_before(model).__name__
     swap(
         plan([(each.site, each.block) for each in accepted], method, sampler),
         {dropout: rate for dropout, rate in rates.items() if isinstance(dropout, nn.Dropout)},
@@ -115,7 +116,7 @@ def convert(
     return Report(
         tuple(each.entry for each in accepted),
         (*already, *_in_order(staying, graph)),
-        type(model).__name__,
+        kind,
     )
 
 

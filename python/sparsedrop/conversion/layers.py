@@ -16,6 +16,8 @@ from sparsedrop.masks import BlockMask, check_p, draw, scale
 from sparsedrop.nn.rated import Rate, Rated, applied_rate_of
 from sparsedrop.operands import rows_of
 from sparsedrop.ops.layer import Options
+from sparsedrop.ops.stack import Dropped
+from sparsedrop.sharded import are_sharded
 
 
 class Served:
@@ -185,6 +187,8 @@ class _ByBlocks(Converted):
             how = Options(rate, side.block_shape, side.sampler, side=name, weight_turned=turned)
             return functional.dropped_linear(x, weight, bias, how, True)
         weight = weight.t() if turned else weight
+        if not torch.compiler.is_compiling() and are_sharded(x, weight):
+            return self._dropped_in_shards(x, weight, bias, p, out_p)
         x_mask = out_mask = None
         alpha = 1.0
         if self.incoming is not None and p > 0.0:
@@ -195,6 +199,27 @@ class _ByBlocks(Converted):
                 alpha *= scale(out_p)
                 bias = None if bias is None else bias * scale(out_p)
         return functional.linear(x, weight, bias, x_mask=x_mask, out_mask=out_mask, alpha=alpha)
+
+    def _dropped_in_shards(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, p: float, out_p: float
+    ) -> Tensor:
+        """The same for DTensors: a hidden value is dropped where it is read, each rank's part by a
+        mask of its own, unless the layer before it was whole and has dropped it."""
+        incoming, outgoing = self.incoming, self.outgoing
+        if incoming is None or p == 0.0:
+            out = nn.functional.linear(x, weight, bias)
+        elif (
+            incoming.handover is not None
+            and incoming.handover.masks.pop(x.device, None) is not None
+        ):
+            out = nn.functional.linear(x * scale(p), weight, bias)
+        else:
+            how = Options(p, incoming.block_shape, incoming.sampler, side="input")
+            out = functional.dropped_linear(x, weight, bias, how, True)
+        if outgoing is None or out_p == 0.0 or outgoing.handover is not None:
+            return out
+        dropped = Dropped((out_p,), outgoing.block_shape, outgoing.sampler)
+        return functional.dropped_activation(out, 0, dropped)
 
     def extra_repr(self) -> str:
         sides = (("input", self.incoming), ("output", self.outgoing))

@@ -99,6 +99,12 @@ def _is_converted(module: nn.Module) -> bool:
     return ORIGIN in vars(module)
 
 
+def class_before(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, if it was converted that of before."""
+    origin: Origin | None = vars(module).get(ORIGIN)
+    return type(module) if origin is None else origin.cls
+
+
 def _become(swap: Swap) -> None:
     module = swap.module
     added = tuple(name for name in swap.attributes if name not in vars(module))

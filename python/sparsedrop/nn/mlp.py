@@ -19,7 +19,7 @@ from sparsedrop.nn.stack import (
     runs_as_linear,
 )
 from sparsedrop.ops import check_activation
-from sparsedrop.ops.explaining import explain_stack, where
+from sparsedrop.ops.explaining import ONE_BY_ONE, explain_stack, where
 from sparsedrop.ops.stack import Dropped, Layer
 
 
@@ -174,6 +174,9 @@ class SparseDropMLP(Blocked, Activated):
         device: torch.device | str | None = None,
     ) -> str:
         """How a training step of so many rows would run, and why: as `SparseDropLinear.explain`."""
+        modules = [self.up, self.down] if self.gate is None else [self.up, self.gate, self.down]
+        if not all(map(is_plain, modules)):
+            return ONE_BY_ONE
         at = where(rows, self.up.weight, dtype, device)
         dropped = Dropped((0.0, self.p, self.out_p), self._block_shape, self._sampler)
         names = ["up", "down"] if self.gate is None else ["gate", "up", "down"]

@@ -15,8 +15,10 @@ from sparsedrop.nn.coarse import warn_if_coarse
 from sparsedrop.nn.features import check_features
 from sparsedrop.nn.rated import Blocked, applied_rate_of
 from sparsedrop.ops import ACTIVATIONS, check_activation
-from sparsedrop.ops.explaining import explain_stack, where
+from sparsedrop.ops.explaining import ONE_BY_ONE, explain_stack, where
 from sparsedrop.ops.stack import Dropped, Layer
+
+NO_LAYERS = "a stack has a layer at least, but layers is empty"
 
 
 class SparseDropStack(Blocked):
@@ -97,7 +99,7 @@ class SparseDropStack(Blocked):
         p, linears = applied_rate_of(self._modules.get("dropout")), list(self.layers)
         count = len(linears)
         if not count:
-            raise ValueError("a stack has a layer at least, but layers is empty")
+            raise ValueError(NO_LAYERS)
         activations = self._activations()
         rates = *(p,) * count, 0.0
         dropped = Dropped(rates, self._block_shape, self._sampler)
@@ -120,6 +122,10 @@ class SparseDropStack(Blocked):
     ) -> str:
         """How a training step of so many rows would run, and why: as `SparseDropLinear.explain`."""
         linears: list[Any] = list(self.layers)
+        if not linears:
+            raise ValueError(NO_LAYERS)
+        if not all(map(is_plain, linears)):
+            return ONE_BY_ONE
         layers = layers_of(linears, self._activations())
         rates = *(self.p,) * len(linears), 0.0
         dropped = Dropped(rates, self._block_shape, self._sampler)

@@ -22,6 +22,10 @@ from sparsedrop.ops.stack.kernels import keys_of as keys_of_stack
 
 PRODUCTS = "forward", "input gradient", "weight gradient"
 
+DTYPES = torch.bfloat16, torch.float16, torch.float32, torch.float64
+
+ONE_BY_ONE = "its modules are called one by one, since one of them was replaced or has hooks"
+
 DENSE = "nothing is dropped, so that it is the dense module"
 
 Keys = Sequence[tuple[Key, Key, Key]]
@@ -56,8 +60,10 @@ def where(
     if isinstance(rows, bool) or not hasattr(rows, "__index__"):
         raise TypeError(f"rows must be a whole number, not {rows!r}")
     rows = operator.index(rows)
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, not {rows}")
+    if not 1 <= rows <= select.MAX_EXTENT:
+        raise ValueError(f"rows must be 1 to {select.MAX_EXTENT}, not {rows}")
+    if dtype is not None and dtype not in DTYPES:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
     found = weight.device if device is None else torch.device(device)
     if found.type == "cuda":
         if not torch.cuda.is_available():
@@ -75,7 +81,7 @@ def where(
 
 def explain_layer(at: Where, weight: Tensor, bias: Tensor | None, options: Options) -> str:
     """How a training step of a layer would run."""
-    if not options.p:
+    if not options.p or 0 in weight.shape:
         return f"{at}: {DENSE}"
     casts = at.dtype is not weight.dtype
     of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
@@ -94,7 +100,7 @@ def explain_stack(
     at: Where, layers: tuple[Layer, ...], dropped: Dropped, names: Sequence[str]
 ) -> str:
     """Likewise of a stack, whose weights have these names, a gate's before its layer's."""
-    if not any(dropped.rates):
+    if not any(dropped.rates) or any(0 in layer.weight.shape for layer in layers):
         return f"{at}: {DENSE}"
     weight = layers[0].weight
     x = torch.empty(at.rows, weight.shape[1], dtype=at.dtype, device="meta")
