@@ -29,7 +29,8 @@ def scale_of(module, units: int, dtype: torch.dtype = torch.float64):
     """By the definition: of the width, or of how often a unit is kept."""
     every = every_slice(module, units)
     if module.normalization == "probabilistic":
-        return 1.0 / torch.stack([each.mask() for each in every]).to(dtype).mean(0)
+        device = next(module.parameters()).device
+        return 1.0 / torch.stack([each.mask(device) for each in every]).to(dtype).mean(0)
     return every[0].scale if module.normalization == "constant" else 1.0
 
 

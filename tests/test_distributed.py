@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from process_group import RANKS, run_in_processes
+from process_group import RANKS, TWO_GPUS, run_in_processes
 from sparsedrop.nn import (
     RowPatternMLP,
     SliceOutAttention,
@@ -20,12 +20,6 @@ from sparsedrop.nn import (
     SparseDropStack,
     TilePatternLinear,
 )
-
-TWO_GPUS = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < RANKS, reason="fewer than two GPUs"),
-]
-
 
 MODELS = {
     "layers": lambda: (

@@ -20,7 +20,7 @@ from torch.distributed.tensor import (
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import sparsedrop
-from process_group import RANKS, run_in_processes
+from process_group import RANKS, TWO_GPUS, run_in_processes
 from sparsedrop import BlockMask, functional, reference, select, sharded
 from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
 from sparsedrop.ops.layer import plain
@@ -282,7 +282,7 @@ TESTS = {
 
 
 @pytest.mark.parametrize("name", TESTS)
-@pytest.mark.parametrize("device_type", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("device_type", ["cpu", pytest.param("cuda", marks=TWO_GPUS)])
 def test_two_processes(name, device_type, tmp_path):
     run_in_processes(TESTS[name], device_type, tmp_path)
 

@@ -1,6 +1,6 @@
 // Microbenchmarks of the library alone: shapes x p x products x tiles, GPU time by CUDA events.
 //
-//     benchmarks --benchmark_filter='forward/4096x4096x4096/p=0.5'
+//     benchmarks --benchmark_filter='forward/bf16/4096x4096x4096/p=0.5'
 //
 // The time is that of one call. live_TFLOPs counts live FLOPs only. x_dense is the speed-up over
 // the dense product, and of_shrunk compares rates with the dense product of the live extent: by
@@ -32,31 +32,33 @@ constexpr double kReplaySeconds =
     500e-6;                          // short calls are repeated: launching a graph costs some 5 us
 constexpr double kPeakFlops = 1e15;  // of the fastest GPU that this runs on, dense bf16
 
+size_t bytes_of(DataType type) { return type == DataType::fp32 ? 4 : 2; }
+
 // The matrices of one call. Calls rotate over several sets.
 struct Set {
   Buffer x, w, dy, out;
 
-  explicit Set(Extents const& e, uint32_t seed)
-      : x(normal_bf16(e.m * e.k, seed)),
-        w(normal_bf16(e.n * e.k, seed + 1)),
-        dy(normal_bf16(e.m * e.n, seed + 2)),
-        out(2 * std::max({e.m * e.n, e.m * e.k, e.n * e.k})) {}
+  Set(DataType type, Extents const& e, uint32_t seed)
+      : x(normal(type, e.m * e.k, seed)),
+        w(normal(type, e.n * e.k, seed + 1)),
+        dy(normal(type, e.m * e.n, seed + 2)),
+        out(bytes_of(type) * std::max({e.m * e.n, e.m * e.k, e.n * e.k})) {}
 
   Matrices matrices() const { return {x.data(), w.data(), dy.data(), out.data()}; }
 };
 
 // As many that twice the L2 cache has gone by before one is read again.
-std::vector<Set> make_sets(Extents const& e) {
+std::vector<Set> make_sets(DataType type, Extents const& e) {
   int device = 0;
   int l2_bytes = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   check(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device), "size of the L2 cache");
-  double const bytes = 2.0 * double(e.m * e.k + e.n * e.k + e.m * e.n);
+  double const bytes = double(bytes_of(type)) * double(e.m * e.k + e.n * e.k + e.m * e.n);
   int const count = std::clamp(int(std::ceil(2.0 * l2_bytes / bytes)), 1, kMostSets);
   std::vector<Set> sets;
   sets.reserve(count);
   for (int i = 0; i < count; ++i) {
-    sets.emplace_back(e, kSeed + 3 * i);
+    sets.emplace_back(type, e, kSeed + 3 * i);
   }
   return sets;
 }
@@ -85,7 +87,7 @@ struct Candidate {
 // Who makes the dense product that a case is compared to.
 std::vector<std::unique_ptr<DenseProduct>> rivals_of(Case const& c) {
   if (c.choice.architecture == Architecture::sm80) {
-    return stock_products();
+    return stock_products(c.type);
   }
   std::vector<std::unique_ptr<DenseProduct>> rivals;
   if (auto cublas = dense_product()) {
@@ -101,13 +103,13 @@ void measure(benchmark::State& state, Case const& c) {
   if (device_masks.size() > 1) {
     masks.y = device_masks[1].mask();
   }
-  std::vector<Set> const sets = make_sets(c.extents);
+  std::vector<Set> const sets = make_sets(c.type, c.extents);
   Extents const few = shrunk(c.product, c.extents, c.p);
   double const flops = live_flops(c, grids);
   int const rounds =
       std::max(1, int(std::ceil(kReplaySeconds * kPeakFlops / (flops * double(sets.size())))));
   int const calls = std::min(rounds, 64) * int(sets.size());
-  Problem const first = describe(c.product, c.extents, sets[0].matrices(), masks);
+  Problem const first = describe(c.type, c.product, c.extents, sets[0].matrices(), masks);
   Buffer const workspace(workspace_bytes(first, c.choice));
   std::vector<std::unique_ptr<DenseProduct>> const rivals = rivals_of(c);
 
@@ -126,12 +128,12 @@ void measure(benchmark::State& state, Case const& c) {
   for (auto const& rival : rivals) {
     for (Extents const& extents : {c.extents, few}) {
       add([&rival, &c, extents](Matrices const& data, cudaStream_t s) {
-        (*rival)(describe(c.product, extents, data, {}), s);
+        (*rival)(describe(c.type, c.product, extents, data, {}), s);
       });
     }
   }
   add([&](Matrices const& data, cudaStream_t s) {
-    Problem const problem = describe(c.product, c.extents, data, masks);
+    Problem const problem = describe(c.type, c.product, c.extents, data, masks);
     check(matmul(problem, c.choice, workspace.data(), s), "sparsedrop::matmul");
   });
 

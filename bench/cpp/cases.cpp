@@ -13,11 +13,13 @@ constexpr int32_t kBlock = 128;
 constexpr int32_t kBlockColsOfY = 256;
 
 constexpr Extents kShapes[] = {
-    {1024, 1024, 1024},  {2048, 2048, 2048},  {4096, 4096, 4096}, {8192, 8192, 8192},
-    {16384, 4096, 1024}, {16384, 1024, 4096}, {8192, 4096, 1024}, {8192, 1024, 4096},
-    {12608, 3072, 768},  {8192, 11008, 4096},
+    {1024, 1024, 1024},  {2048, 2048, 2048},  {4096, 4096, 4096},  {8192, 8192, 8192},
+    {16384, 4096, 1024}, {16384, 1024, 4096}, {8192, 4096, 1024},  {8192, 1024, 4096},
+    {12608, 3072, 768},  {8192, 11008, 4096}, {16384, 4096, 4096},
 };
-constexpr double kRates[] = {0.1, 0.3, 0.5, 0.7};
+constexpr double kRates[] = {0.0, 0.1, 0.3, 0.5, 0.7};
+constexpr std::pair<DataType, char const*> kTypes[] = {{DataType::bf16, "bf16"},
+                                                       {DataType::fp32, "tf32"}};
 constexpr int kSplits[] = {1, 2, 4, 8};  // enough to see a trend
 constexpr std::pair<Product, char const*> kProducts[] = {{Product::forward, "forward"},
                                                          {Product::dx, "dX"},
@@ -62,6 +64,10 @@ std::string Case::name() const {
   for (auto const& [of, word] : kProducts) {
     text << (of == product ? word : "");
   }
+  text << "/";
+  for (auto const& [of, word] : kTypes) {
+    text << (of == type ? word : "");
+  }
   text << "/" << extents.m << "x" << extents.n << "x" << extents.k << "/p=" << p << "/"
        << sparsedrop::name(choice.architecture) << "/tile=" << choice.tile << ":" << t.m << "x"
        << t.n << "x" << t.k << (choice.swap ? "/swap" : "");
@@ -87,14 +93,17 @@ int64_t Grid::rows_of(int64_t r) const {
 std::vector<Case> all_cases() {
   Matrices const data{no_data, no_data, no_data, no_data};
   std::vector<Case> cases;
-  for (auto const& [product, word] : kProducts) {
-    Masks const masks{mask_of(product, false), mask_of(product, true)};
-    for (Extents const& extents : kShapes) {
-      Problem const problem = describe(product, extents, data, masks);
-      for (double const p : kRates) {
+  for (auto const& [type, type_word] : kTypes) {
+    for (auto const& [product, word] : kProducts) {
+      Masks const masks{mask_of(product, false), mask_of(product, true)};
+      for (Extents const& extents : kShapes) {
+        Problem const problem = describe(type, product, extents, data, masks);
         for (Choice const& choice : all_choices()) {
-          if (refusal(problem, choice) == nullptr) {
-            cases.push_back({product, extents, p, choice});
+          if (refusal(problem, choice) != nullptr) {
+            continue;
+          }
+          for (double const p : kRates) {
+            cases.push_back({type, product, extents, p, choice});
           }
         }
       }
@@ -118,10 +127,11 @@ std::vector<Grid> draw(Case const& c, uint32_t seed) {
   return grids;
 }
 
-Problem describe(Product product, Extents const& extents, Matrices const& data,
+Problem describe(DataType type, Product product, Extents const& extents, Matrices const& data,
                  Masks const& masks) {
   auto const [m, n, k] = extents;
   Problem problem;
+  problem.dtype = type;
   switch (product) {
     case Product::both:
     case Product::forward:  // X Wᵀ

@@ -1,4 +1,5 @@
-// What is measured: the products of a training step of Y = (X ∘ M_X) Wᵀ, by every legal tile.
+// What is measured: the products of a training step of Y = (X ∘ M_X) Wᵀ in bf16, and in fp32 by
+// TF32, by every legal tile.
 //
 // X is [m, k], W is [n, k] and dY is [m, n], all row-major. Masks are of 128×128 blocks; M_Y, in
 // the product "both", is of 128×256.
@@ -23,6 +24,7 @@ struct Extents {
 enum class Product { forward, dx, dw, both };
 
 struct Case {
+  DataType type;
   Product product;
   Extents extents;
   double p;
@@ -66,11 +68,12 @@ struct Grid {
 std::vector<Case> all_cases();
 
 // The masks that a case draws, block by block with probability p of being dropped: X's, and for
-// `both` also Y's.
+// `both` also Y's. At p = 0 all is live.
 std::vector<Grid> draw(Case const& c, uint32_t seed);
 
-// The product as the library takes it; bf16.
-Problem describe(Product product, Extents const& extents, Matrices const& data, Masks const& masks);
+// The product as the library takes it.
+Problem describe(DataType type, Product product, Extents const& extents, Matrices const& data,
+                 Masks const& masks);
 
 // The dense problem that has only the live extent, rounded to a multiple of 128.
 Extents shrunk(Product product, Extents const& extents, double p);

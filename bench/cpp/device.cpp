@@ -25,20 +25,30 @@ Buffer::~Buffer() { cudaFree(data_); }
 
 Buffer::Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
 
-Buffer normal_bf16(int64_t elements, uint32_t seed) {
+namespace {
+
+template <class T>
+Buffer normal_of(int64_t elements, uint32_t seed) {
   int64_t const period = std::min<int64_t>(elements, 1'000'000);
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal;
-  std::vector<__nv_bfloat16> values(period);
-  std::generate(values.begin(), values.end(), [&] { return __float2bfloat16(normal(engine)); });
-  Buffer buffer(elements * sizeof(__nv_bfloat16));
-  auto* const data = buffer.as<__nv_bfloat16>();
+  std::vector<T> values(period);
+  std::generate(values.begin(), values.end(), [&] { return T(normal(engine)); });
+  Buffer buffer(elements * sizeof(T));
+  auto* const data = buffer.as<T>();
   check(cudaMemcpy(data, values.data(), period * sizeof(*data), cudaMemcpyHostToDevice), "upload");
   for (int64_t filled = period; filled < elements; filled *= 2) {
     int64_t const more = std::min(filled, elements - filled);
     check(cudaMemcpy(data + filled, data, more * sizeof(*data), cudaMemcpyDeviceToDevice), "copy");
   }
   return buffer;
+}
+
+}  // namespace
+
+Buffer normal(DataType type, int64_t elements, uint32_t seed) {
+  return type == DataType::fp32 ? normal_of<float>(elements, seed)
+                                : normal_of<__nv_bfloat16>(elements, seed);
 }
 
 DeviceMask::DeviceMask(Grid const& grid)

@@ -35,9 +35,9 @@ class Buffer {
   void* data_ = nullptr;
 };
 
-// Elements of a normal distribution in bf16: a GPU runs zeros faster than it should. They repeat
-// every million elements.
-Buffer normal_bf16(int64_t elements, uint32_t seed);
+// Elements of a normal distribution in bf16 or fp32: a GPU runs zeros faster than it should. They
+// repeat every million elements.
+Buffer normal(DataType type, int64_t elements, uint32_t seed);
 
 // The bit words of a mask, built on the device from its grid.
 class DeviceMask {

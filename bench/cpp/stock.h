@@ -10,6 +10,6 @@
 namespace sparsedrop::bench {
 
 // One for each of its tiles: the fastest of them counts.
-std::vector<std::unique_ptr<DenseProduct>> stock_products();
+std::vector<std::unique_ptr<DenseProduct>> stock_products(DataType type);
 
 }  // namespace sparsedrop::bench

@@ -86,9 +86,17 @@ def test_autocast_is_as_accurate_as_the_dense_network(name, compiled, autocast):
         torch.manual_seed(1)
         with torch.autocast("cuda", autocast):
             results.append(run(each, x))
-    count = 2 + len(list(model.parameters()))
+    names = ["out", "x", *dict(model.named_parameters())]
+    count = len(names)
+    # In float16 cuDNN adds up the gradients of a depthwise convolution's weight in float16 where
+    # the convolution has as many channels as the slice, and in float32 where it has all.
+    judged = [not (autocast is torch.float16 and name == "deep.weight") for name in names]
     errors = [
-        sum((own - truth).square().sum() for own, truth in zip(made[:count], exact, strict=False))
+        sum(
+            (own - truth).square().sum()
+            for own, truth, counts in zip(made, exact, judged, strict=False)
+            if counts
+        )
         for made in results
     ]
     assert errors[0] <= 4 * errors[1]

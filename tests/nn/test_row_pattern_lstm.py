@@ -54,16 +54,15 @@ def _with_grads(function, lstm, x, given, *hx):
 
 def _exact(lstm, drawn):
     scales = [scale_of(lstm.scale, lstm.p, rows) for rows in drawn]
-    return lambda given, *hx: reference.lstm(
-        lstm, given, [rows.mask() for rows in drawn], scales, *hx
-    )
+    masks = [rows.mask(lstm.weight_hh_l0.device) for rows in drawn]
+    return lambda given, *hx: reference.lstm(lstm, given, masks, scales, *hx)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("kwargs", LSTMS.values(), ids=LSTMS)
-def test_every_pattern_is_the_masked_dense_lstm(kwargs, kind):
-    lstm = _lstm(**kwargs)
-    x, given = _input(lstm, kind)
+def test_every_pattern_is_the_masked_dense_lstm(kwargs, kind, device):
+    lstm = _lstm(device, **kwargs)
+    x, given = _input(lstm, kind, device)
     names = ["out", "h", "c", "x", *dict(lstm.named_parameters())]
     for rows in every_pattern(11, 8):
         width = (lstm.proj_size or 5) * (1 + lstm.bidirectional)
@@ -75,19 +74,20 @@ def test_every_pattern_is_the_masked_dense_lstm(kwargs, kind):
         for name, own, truth in zip(names, ours, exact, strict=True):
             torch.testing.assert_close(own, truth, rtol=1e-12, atol=1e-12)
             if name.startswith("weight_ih_l"):
-                mask = drawn[int(name[len("weight_ih_l")])].mask()
+                mask = drawn[int(name[len("weight_ih_l")])].mask(device)
                 assert not own[:, ~mask].any()
-        assert not ours[3][..., ~rows.mask()].any()
+        assert not ours[3][..., ~rows.mask(device)].any()
 
 
-def test_a_pattern_without_features_leaves_the_recurrence():
-    lstm, rows = _lstm(), RowPattern(11, 8, 7)
+def test_a_pattern_without_features_leaves_the_recurrence(device):
+    lstm, rows = _lstm(device), RowPattern(11, 8, 7)
     lstm.patterns = 16
     none = RowPattern(11, 16, 15)
-    x = torch.full((4, 3, 11), float("inf"), dtype=torch.float64, requires_grad=True)
+    how = {"dtype": torch.float64, "device": device}
+    x = torch.full((4, 3, 11), float("inf"), **how, requires_grad=True)
     with drawing(none):
         out, _ = lstm(x)
-    expected, _ = lstm.eval()(torch.zeros(4, 3, 11, dtype=torch.float64))
+    expected, _ = lstm.eval()(torch.zeros(4, 3, 11, **how))
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     out.sum().backward()
     assert not x.grad.any()

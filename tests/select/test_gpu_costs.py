@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from architecture_stub import AMPERE, HOPPER
 from cases import BIG, OUT, TILES, only
 from sparsedrop import _native, select
 from sparsedrop.select import Choice, choosing, gpu_costs, gpus, kernels
@@ -49,7 +50,8 @@ def _measured():
 
 def test_every_tile_of_a_build_has_costs():
     built = () if _native.C is None else kernels.tiles_on(9, 0)
-    assert set(H200) == {*TILES, gpus.CUBLAS}
+    assert set(H200) == {*HOPPER, gpus.CUBLAS}
+    assert set(gpus.GPUS[gpus.TYPICAL].tf32) == {*AMPERE, gpus.CUBLAS}
     for position in range(len(built)):
         assert _us(BIG._replace(tiles=built), position) > 0.0
 

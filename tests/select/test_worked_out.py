@@ -10,6 +10,7 @@ from architecture_stub import AMPERE, HOPPER
 from cases import BIG, OUT, TILES
 from sparsedrop import _native, select
 from sparsedrop.select import constants, gpus, kernels, worked_out
+from sparsedrop.select.architectures import ctas_per_sm
 from sparsedrop.select.gpus import CUBLAS, HALF, TF32
 from sparsedrop.select.worked_out import TYPICAL_SPEED, Speed
 
@@ -64,19 +65,27 @@ def test_costs_are_in_proportion():
 
     large = AMPERE[0]
     assert k_tile_us(CUBLAS, (8, 0)) == pytest.approx(2 * H200[CUBLAS].k_tile_us)
-    assert k_tile_us(large, (8, 0)) == pytest.approx(2 * H200[TILES[0]].k_tile_us)
-    assert k_tile_us(large, (8, 6)) == pytest.approx(4 * H200[TILES[0]].k_tile_us)
-    assert k_tile_us(large, (8, 0), precision=TF32) == pytest.approx(2 * k_tile_us(large, (8, 0)))
+    assert k_tile_us(large, (9, 0)) == pytest.approx(H200[large].k_tile_us)
+    # By mma.sync, which is not the best instruction of the typical GPU.
+    assert k_tile_us(large, (8, 0)) == pytest.approx(2 * 0.629 * H200[large].k_tile_us)
+    assert k_tile_us(large, (8, 6)) == pytest.approx(2 * k_tile_us(large, (8, 0)))
+    of_tf32 = gpus.GPUS[gpus.TYPICAL].tf32[large].k_tile_us
+    assert k_tile_us(large, (8, 0), precision=TF32) == pytest.approx(2 * 0.629 * of_tf32)
     slow = TYPICAL_SPEED._replace(clock_ghz=0.99)
     assert k_tile_us(large, (8, 0), slow) == pytest.approx(2 * k_tile_us(large, (8, 0)))
-    # mma.sync, on GPUs whose best instructions are others
-    assert k_tile_us(large, (9, 0)) == pytest.approx(H200[TILES[0]].k_tile_us / 0.629)
     # Capabilities that are not named are taken for the next lower one.
     assert k_tile_us(large, (8, 7)) == k_tile_us(large, (8, 6))
     assert k_tile_us(large, (12, 1)) == k_tile_us(large, (12, 0))
     # An extent that the typical GPU's tiles do not have: as the smallest tile, in proportion
     wide = select.Tile(64, 256, 64, 64, "sm80")
-    assert k_tile_us(wide, (8, 0)) == pytest.approx(4 * H200[TILES[2]].k_tile_us)
+    assert k_tile_us(wide, (9, 0)) == pytest.approx(2 * H200[AMPERE[2]].k_tile_us)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)], ids=str)
+def test_two_small_tiles_share_an_sm_that_has_room_for_them(capability):
+    has_room = capability not in ((8, 6), (8, 9), (12, 0))
+    assert [ctas_per_sm(tile, capability) for tile in AMPERE] == [1, 1 + has_room, 1 + has_room]
+    assert all(ctas_per_sm(tile, capability) == 1 for tile in TILES)
 
 
 def test_the_choice_says_where_its_costs_are_from():
@@ -144,8 +153,8 @@ def test_tf32_on_hopper_is_weighed_against_dense_tf32():
     sparse = select.choose(request._replace(a_keep=0.2))
     assert sparse.path == "kernel"
     assert HOPPER[sparse.tile].architecture == "sm80"
-    # Dense products in float32 take twice as long as those in 16 bits, or nearly.
-    assert 1.7 < select.dense_us(request) / select.dense_us(BIG) < 2.0
+    # Dense products in float32 take twice as long as those in 16 bits, and a little more.
+    assert 2.0 < select.dense_us(request) / select.dense_us(BIG) < 2.3
 
 
 def test_the_speed_is_what_torch_says():

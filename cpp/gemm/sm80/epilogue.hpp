@@ -56,12 +56,13 @@ struct Epilogue {
   SPARSEDROP_DEVICE static void store_rows(Params const& params, Corner const& corner,
                                            Values& values) {
     auto flat = cute::make_tensor(&values.of[0][0][0], cute::Layout<cute::Int<Values::kCount>>{});
-#pragma unroll
-    for (int i = 0; i < Values::kCount; ++i) {
-      flat(i) *= params.alpha;
-    }
     if (params.bias != nullptr) {
-      add_bias(params, corner, values);
+      scale_and_add_bias(params, corner, values);
+    } else {
+#pragma unroll
+      for (int i = 0; i < Values::kCount; ++i) {
+        flat(i) *= params.alpha;
+      }
     }
     if constexpr (Traits::kActivates) {
       if (params.pre_activation != nullptr) {
@@ -77,8 +78,11 @@ struct Epilogue {
     Stores::store(params.d, corner, params.n_major, params.accumulates, values);
   }
 
-  SPARSEDROP_DEVICE static void add_bias(Params const& params, Corner const& corner,
-                                         Values& values) {
+  // In one rounding, written out: the compiler would choose for each variant of the kernel anew,
+  // and a pre-activation is to equal the product without activation.
+  SPARSEDROP_DEVICE static void scale_and_add_bias(Params const& params, Corner const& corner,
+                                                   Values& values) {
+    auto const add = [&](float& value, float bias) { value = fmaf(params.alpha, value, bias); };
     int32_t const lane = thread_id() % kWarp;
     if (params.n_major) {
       using Pair = cutlass::AlignedArray<Element, 2>;
@@ -91,8 +95,8 @@ struct Epilogue {
           Pair const pair = *reinterpret_cast<Pair const*>(params.bias + column);
 #pragma unroll
           for (int half = 0; half < Values::kRowHalves; ++half) {
-            values.pair(half, j)[0] += float(pair[0]);
-            values.pair(half, j)[1] += float(pair[1]);
+            add(values.pair(half, j)[0], float(pair[0]));
+            add(values.pair(half, j)[1], float(pair[1]));
           }
         }
       }
@@ -103,8 +107,8 @@ struct Epilogue {
         float const of_row = row < params.m ? float(params.bias[row]) : 0.0f;
 #pragma unroll
         for (int j = 0; j < Values::kAtomsN; ++j) {
-          values.pair(half, j)[0] += of_row;
-          values.pair(half, j)[1] += of_row;
+          add(values.pair(half, j)[0], of_row);
+          add(values.pair(half, j)[1], of_row);
         }
       }
     }

@@ -185,17 +185,27 @@ class Mainloop {
     } else {
       load_transposed(to, Fragment::matrix(first, i, step));
     }
-    if constexpr (Traits::kIsTf32) {
+  }
+
+  // Here and not where they are loaded: the step that loads them would wait until they are there.
+  template <int kCount>
+  SPARSEDROP_DEVICE static void round(uint32_t (&fragments)[kCount][4]) {
 #pragma unroll
-      for (int reg = 0; reg < 4; ++reg) {
-        to[reg] = round_to_tf32(to[reg]);
+    for (auto& fragment : fragments) {
+#pragma unroll
+      for (uint32_t& word : fragment) {
+        word = round_to_tf32(word);
       }
     }
   }
 
   // Back and forth along n, so that the fragment of B that was used last is used again.
-  SPARSEDROP_DEVICE static void multiply(Fragments const& fragments, Accumulators& acc) {
+  SPARSEDROP_DEVICE static void multiply(Fragments& fragments, Accumulators& acc) {
     using Mma = typename MmaOf<Element>::Type;
+    if constexpr (Traits::kIsTf32) {
+      round(fragments.a);
+      round(fragments.b);
+    }
 #pragma unroll
     for (int i = 0; i < Accumulators::kAtomsM; ++i) {
 #pragma unroll

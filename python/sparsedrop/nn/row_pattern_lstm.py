@@ -212,7 +212,14 @@ def _dropped(data: Tensor, of_layer: list[Any], how: Rows) -> tuple[Tensor, list
         used = torch.where(
             torch.zeros((), dtype=torch.bool, device=data.device), data[..., kept], 0
         )
-    return used, [w for first, *rest in of_layer for w in (first[:, kept], *rest)]
+    return used, [w for first, *rest in of_layer for w in (_packable(first[:, kept]), *rest)]
+
+
+def _packable(weight: Tensor) -> Tensor:
+    """As it is, or a copy where cuDNN's caller in torch could not read it: as one line of all its
+    elements, by a view."""
+    is_line = weight.stride(0) == weight.shape[1] * weight.stride(1)
+    return weight if is_line or not weight.is_cuda else weight.contiguous()
 
 
 @contextmanager

@@ -34,6 +34,17 @@ class Tile(NamedTuple):
         return f"{self.m}x{self.n}x{self.k}"
 
 
+def ctas_per_sm(tile: Tile, capability: tuple[int, int]) -> int:
+    """How many CTAs of a tile share an SM of that compute capability.
+
+    One of two takes as long alone as both do together: each has a warp for every partition of the
+    SM, and waits for memory.
+    """
+    has_little_shared_memory = capability in ((8, 6), (8, 9)) or capability >= (12, 0)
+    shares = tile.architecture == "sm80" and tile.n == 128  # see TileConfigs of cpp/gemm/sm80
+    return 2 if shares and not has_little_shared_memory else 1
+
+
 class Limits(NamedTuple):
     """Of split-K: into how many, up to which width of a tile, and how many slots all may have."""
 

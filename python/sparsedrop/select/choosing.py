@@ -11,6 +11,7 @@ import functools
 import math
 
 from sparsedrop.select import constants, cpu_costs, gpu_costs
+from sparsedrop.select.architectures import Tile, ctas_per_sm
 from sparsedrop.select.constants import cost_of
 from sparsedrop.select.gpus import CUBLAS
 from sparsedrop.select.request import Choice, Request, describe, describe_blocks
@@ -91,7 +92,7 @@ def _splits(request: Request, tile: int, swap: bool) -> tuple[int, ...]:
         return (1,)
     size, work = request.tiles[tile], _work(request, swap)
     cost, memory = cost_of(request, size), constants.memory_of(request)
-    count = gpu_costs.best_split(work, size, cost, request.sms, memory)
+    count = gpu_costs.best_split(work, size, cost, _ctas(request, size), memory)
     return (1, count) if count > 1 else (1,)
 
 
@@ -99,7 +100,13 @@ def expected_us(request: Request, choice: Choice) -> float:
     """Expected time of the kernels, in microseconds."""
     tile, work = request.tiles[choice.tile], _work(request, choice.swap)
     cost, memory = cost_of(request, tile), constants.memory_of(request)
-    return gpu_costs.expected_us(work, tile, cost, request.sms, choice.split_k, memory)
+    ctas = _ctas(request, tile)
+    return gpu_costs.expected_us(work, tile, cost, ctas, choice.split_k, memory)
+
+
+def _ctas(request: Request, tile: Tile) -> int:
+    """How many of a tile's run at a time."""
+    return request.sms * ctas_per_sm(tile, request.capability)
 
 
 def dense_us(request: Request) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sparsedrop.select import worked_out
 from sparsedrop.select.architectures import Tile, names_of
-from sparsedrop.select.gpus import CUBLAS, GPUS, TF32, TYPICAL, Cost, Memory
+from sparsedrop.select.gpus import CUBLAS, GPUS, TYPICAL, Cost, Memory
 from sparsedrop.select.request import Choice, Request
 from sparsedrop.select.worked_out import TYPICAL_SPEED, Speed
 
@@ -40,7 +40,7 @@ def known(request: Request, tile: Tile | str) -> Known:
     cost = worked_out.cost_of(tile, request.capability, request.gpu, speed, precision)
     at = f" at {request.speed.clock_ghz:.2f} GHz" if request.speed is not None else ""
     source = f"worked out from {request.sms} SMs{at}"
-    is_measured_elsewhere = precision != TF32 and tile in GPUS[TYPICAL].costs
+    is_measured_elsewhere = tile in GPUS[TYPICAL].of(precision)
     if is_measured_elsewhere and request.capability == HOPPER:
         return Known(cost, f"{source}, as measured on {TYPICAL}")
     return Known(cost, source, is_guess=tile != CUBLAS)

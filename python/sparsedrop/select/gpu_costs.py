@@ -87,25 +87,25 @@ class _Tiles(NamedTuple):
     rests: float  # of lines, with fewer slots than a tile
 
 
-def best_split(work: Work, tile: Tile, cost: Cost, sms: int, memory: Memory = H200_MEMORY) -> int:
+def best_split(work: Work, tile: Tile, cost: Cost, ctas: int, memory: Memory = H200_MEMORY) -> int:
     """Into how many each tile is best split along k, in one wave; 1: it stays whole."""
     limits = architecture(tile.architecture).limits
     if tile.n > limits.max_split_n or work.out_block is not None:
         return 1
-    most = min(limits.max_split_k, sms // (-(-work.m // tile.m) * -(-work.n // tile.n)))
+    most = min(limits.max_split_k, ctas // (-(-work.m // tile.m) * -(-work.n // tile.n)))
     splits = range(1, max(most, 1) + 1)
-    return min(splits, key=lambda s: expected_us(work, tile, cost, sms, s, memory))
+    return min(splits, key=lambda s: expected_us(work, tile, cost, ctas, s, memory))
 
 
 def expected_us(
     work: Work,
     tile: Tile,
     cost: Cost,
-    sms: int,
+    ctas: int,
     split_k: int = 1,
     memory: Memory = H200_MEMORY,
 ) -> float:
-    """Expected time of a product by these tiles on so many SMs, in microseconds."""
+    """Expected time of a product by these tiles, so many at a time, in microseconds."""
     lines, slots = -(-work.m // tile.m), -(-work.n // tile.slot_n)
     per_tile, all_k_tiles = tile.n // tile.slot_n, -(-work.k // tile.k)
     mean, deviation = all_k_tiles * work.keep, 0.0
@@ -116,19 +116,19 @@ def expected_us(
     rest = REST.get(tile, REST_OF_OTHERS)
 
     def time(tiles: _Tiles) -> float:
-        wholes, rests = _waves(tiles, per_tile, rest, sms)
+        wholes, rests = _waves(tiles, per_tile, rest, ctas)
         # Tiles that follow each other on one SM even out.
         k_tiles = mean + (longest - mean) / max(wholes + rests, 1.0) ** 1.5
         return cost.us(wholes + rest * rests, k_tiles)
 
     if split_k > 1:
-        waves = math.ceil(lines * -(-slots // per_tile) * split_k / sms)
+        waves = math.ceil(lines * -(-slots // per_tile) * split_k / ctas)
         computing = cost.us(waves, longest / split_k) + _adding_us(tile, split_k)
         return _soft_maximum(computing, _memory_us(work, lines, memory))
     if work.out_block is not None:
         cases = [time(tiles) for tiles in _masked_tiles(work, lines, slots, tile)]
         computing = MASKED_RESULT_US + sum(cases) / len(cases)
-    elif (narrow := _narrow_lines(work, tile, lines, slots, sms)) > 0:
+    elif (narrow := _narrow_lines(work, tile, lines, slots, ctas)) > 0:
         computing = cost.us(rest, longest)
         if narrow < lines:
             whole = mean + deviation * _nth_largest(narrow, lines)
@@ -141,11 +141,11 @@ def expected_us(
     )
 
 
-def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, sms: int) -> int:
+def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, ctas: int) -> int:
     """How many of the lines with the most live K tiles are cut a slot narrower: see NarrowLines."""
     per_tile = tile.n // tile.slot_n
     wide, narrow = -(-slots // per_tile), -(-slots // (per_tile - 1))
-    idle = sms - lines * wide
+    idle = ctas - lines * wide
     slots_are_parallel = tile.m == 64  # one for each half of the warps
     # A narrower tile may not reach from one block of b into the next: their lists differ.
     would_cross = work.b_block_n is not None and work.b_block_n % (tile.n - tile.slot_n) != 0
@@ -199,16 +199,16 @@ def dense_us(m: int, n: int, k: int, cost: Cost, sms: int) -> float:
     return min(map(time, CUBLAS_COLUMNS))
 
 
-def _waves(tiles: _Tiles, per_tile: int, rest: float, sms: int) -> tuple[float, float]:
+def _waves(tiles: _Tiles, per_tile: int, rest: float, ctas: int) -> tuple[float, float]:
     """Waves of whole tiles, and of rests: as in Records, the last takes the least time."""
-    full, left = divmod(tiles.wholes, sms)
+    full, left = divmod(tiles.wholes, ctas)
     if left == 0:
-        return full, math.ceil(tiles.rests / sms)
-    ways = [(full + 1, math.ceil(max(0.0, tiles.rests - (sms - left)) / sms))]
-    apart = math.ceil(tiles.rests / (sms - left))
+        return full, math.ceil(tiles.rests / ctas)
+    ways = [(full + 1, math.ceil(max(0.0, tiles.rests - (ctas - left)) / ctas))]
+    apart = math.ceil(tiles.rests / (ctas - left))
     ways.append((full, apart) if rest * apart > 1 else (full + 1, 0))
     if per_tile == 2:
-        ways.append((full, math.ceil((tiles.rests + per_tile * left) / sms)))
+        ways.append((full, math.ceil((tiles.rests + per_tile * left) / ctas)))
     return min(ways, key=lambda way: way[0] + rest * way[1])
 
 

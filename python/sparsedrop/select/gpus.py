@@ -17,7 +17,7 @@ HALF, TF32 = "16 bits", "TF32"
 
 
 class Cost(NamedTuple):
-    """What a tile costs, in microseconds."""
+    """What a tile costs, in microseconds; those that share an SM, together."""
 
     launch_us: float
     tile_us: float
@@ -27,10 +27,10 @@ class Cost(NamedTuple):
         """The time of a product."""
         return self.launch_us + waves * (self.tile_us + k_tiles * self.k_tile_us)
 
-    def tflops(self, tile: Tile, sms: int) -> float:
-        """Of all SMs together within the K tiles."""
+    def tflops(self, tile: Tile, ctas: int) -> float:
+        """Within the K tiles, of so many CTAs at a time."""
         tile_m, tile_n, tile_k = tile[:3]
-        return 2e-6 * tile_m * tile_n * tile_k * sms / self.k_tile_us
+        return 2e-6 * tile_m * tile_n * tile_k * ctas / self.k_tile_us
 
 
 Costs = Mapping[Tile | str, Cost]
@@ -70,7 +70,16 @@ GPUS = {
             Tile(128, 128, 64, 64): Cost(launch_us=2.78, tile_us=1.739, k_tile_us=0.3272),
             Tile(64, 128, 64, 64): Cost(launch_us=2.07, tile_us=1.259, k_tile_us=0.2353),
             Tile(128, 192, 64, 64): Cost(launch_us=3.14, tile_us=1.846, k_tile_us=0.4877),
+            Tile(128, 256, 64, 128, "sm80"): Cost(launch_us=2.38, tile_us=3.975, k_tile_us=1.1359),
+            Tile(128, 128, 64, 64, "sm80"): Cost(launch_us=0.30, tile_us=4.610, k_tile_us=1.1588),
+            Tile(64, 128, 64, 64, "sm80"): Cost(launch_us=0.00, tile_us=4.320, k_tile_us=0.6817),
             CUBLAS: Cost(launch_us=2.99, tile_us=2.398, k_tile_us=0.6468),
+        },
+        tf32={
+            Tile(128, 256, 64, 128, "sm80"): Cost(launch_us=3.81, tile_us=7.058, k_tile_us=2.6750),
+            Tile(128, 128, 64, 64, "sm80"): Cost(launch_us=0.59, tile_us=6.422, k_tile_us=2.6727),
+            Tile(64, 128, 64, 64, "sm80"): Cost(launch_us=1.11, tile_us=4.355, k_tile_us=1.7703),
+            CUBLAS: Cost(launch_us=6.82, tile_us=1.867, k_tile_us=1.4233),
         },
     ),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sparsedrop.select.architectures import Tile
-from sparsedrop.select.gpus import CUBLAS, GPUS, H200_MEMORY, TF32, TYPICAL, Cost, Memory
+from sparsedrop.select.gpus import CUBLAS, GPUS, H200_MEMORY, TYPICAL, Cost, Memory
 
 SM90 = "sm90"
 Capability = tuple[int, int]
@@ -58,9 +58,6 @@ GEFORCE = 0.5
 """GeForce cards add in float32 at half the rate of others of their capability: RTX 3090 71 TFLOP/s,
 RTX 4090 165, RTX 5090 209.5, by the same tables."""
 
-TF32_RATE = 0.5
-"""Of that in 16 bits, on all of these GPUs, by the same tables."""
-
 COPY_BYTES_PER_US = 3.0e6
 """What a masked copy reads and writes on the typical GPU."""
 
@@ -75,30 +72,31 @@ def rate_of(capability: Capability, gpu: str) -> Rate:
 def cost_of(
     tile: Tile | str, capability: Capability, gpu: str, speed: Speed, precision: str
 ) -> Cost:
-    """What a tile of the kernels, or CUBLAS, costs on that GPU."""
-    like = _alike(tile)
-    rate = rate_of(capability, gpu)
+    """What a tile of the kernels, or CUBLAS, costs on that GPU.
+
+    TF32 is half as fast as 16 bits on all of them, so that each is in proportion to its own.
+    """
+    like = _alike(tile, precision)
     is_best = tile == CUBLAS or (isinstance(tile, Tile) and tile.architecture == SM90)
-    flops = (rate.best if is_best else rate.mma_sync) * (TF32_RATE if precision == TF32 else 1.0)
+    here, there = rate_of(capability, gpu), RATES[9, 0]
+    slower = there.best / here.best if is_best else there.mma_sync / here.mma_sync
     clocks = TYPICAL_SPEED.clock_ghz / speed.clock_ghz
-    return Cost(
-        like.launch_us,
-        like.tile_us * clocks,
-        like.k_tile_us * clocks * RATES[9, 0].best / flops,
-    )
+    return Cost(like.launch_us, like.tile_us * clocks, like.k_tile_us * clocks * slower)
 
 
-def _alike(tile: Tile | str) -> Cost:
-    """Of a tile of the same extents on the typical GPU; else of the smallest, in proportion."""
-    costs = GPUS[TYPICAL].costs
-    if not isinstance(tile, Tile):
+def _alike(tile: Tile | str, precision: str) -> Cost:
+    """Of that tile on the typical GPU; else of its architecture's smallest, in proportion.
+
+    Of tiles that do not multiply in that precision, in 16 bits.
+    """
+    typical = GPUS[TYPICAL]
+    costs = {**typical.costs, **typical.of(precision)}
+    if tile in costs or not isinstance(tile, Tile):
         return costs[tile]
-    found = {known[:3]: cost for known, cost in costs.items() if isinstance(known, Tile)}
-    if tile[:3] in found:
-        return found[tile[:3]]
-    least = min(found, key=lambda extents: extents[0] * extents[1])
-    times = tile.m * tile.n * tile.k / (least[0] * least[1] * least[2])
-    return found[least]._replace(k_tile_us=found[least].k_tile_us * times)
+    of_same = [t for t in costs if isinstance(t, Tile) and t.architecture == tile.architecture]
+    least = min(of_same, key=lambda t: t.m * t.n)
+    times = tile.m * tile.n * tile.k / (least.m * least.n * least.k)
+    return costs[least]._replace(k_tile_us=costs[least].k_tile_us * times)
 
 
 def memory_of(speed: Speed) -> Memory:

@@ -114,6 +114,13 @@ class Drop(NamedTuple):
             )
         return model
 
+    def converted(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """The model, of which as much is converted as is expected to gain on its device."""
+        methods = {**_CONVERTED, TILE_PATTERN: "tile-pattern"}
+        if self.kind in methods and self.p > 0.0:
+            sparsedrop.convert(model, example, method=methods[self.kind])
+        return model
+
     def between_convolutions(self) -> nn.Module:
         """A dropout of single elements, which `branches` has to convert where it is to be more."""
         return nn.Identity() if self.kind == NONE else nn.Dropout(self.p)

@@ -182,19 +182,24 @@ class MaskedProduct : public OnEachKernels {
   void run_every_way(Case const& c) const {
     for (Order const a_order : {Order::row_major, Order::col_major}) {
       for (Order const b_order : {Order::row_major, Order::col_major}) {
-        Drawn const drawn = draw_product<Element>(c, a_order, b_order);
-        bool const may_split = !c.masks_d && c.activation == Activation::none;
-        for (Choice const& choice : all_choices(drawn.problem.dtype, may_split ? kMaxSplit : 1)) {
-          Tile const t = tile(choice.architecture, choice.tile);
-          if (kBlock % t.n != 0 && (c.masks_a || c.masks_b || c.masks_d)) {
-            continue;
-          }
-          SCOPED_TRACE(describe(choice) + ", A by " +
-                       (a_order == Order::row_major ? "rows" : "columns") + ", B by " +
-                       (b_order == Order::row_major ? "rows" : "columns"));
-          ASSERT_NO_FATAL_FAILURE(check<Element>(drawn, choice));
-        }
+        run_orders<Element>(c, a_order, b_order);
       }
+    }
+  }
+
+  template <class Element>
+  void run_orders(Case const& c, Order a_order, Order b_order) const {
+    Drawn const drawn = draw_product<Element>(c, a_order, b_order);
+    bool const may_split = !c.masks_d && c.activation == Activation::none;
+    for (Choice const& choice : all_choices(drawn.problem.dtype, may_split ? kMaxSplit : 1)) {
+      Tile const t = tile(choice.architecture, choice.tile);
+      if (kBlock % t.n != 0 && (c.masks_a || c.masks_b || c.masks_d)) {
+        continue;
+      }
+      SCOPED_TRACE(describe(choice) + ", A by " +
+                   (a_order == Order::row_major ? "rows" : "columns") + ", B by " +
+                   (b_order == Order::row_major ? "rows" : "columns"));
+      ASSERT_NO_FATAL_FAILURE(check<Element>(drawn, choice));
     }
   }
 
@@ -227,6 +232,23 @@ TEST_P(MaskedProduct, IsExactWithoutMasks) {
 TEST_P(MaskedProduct, IsExactWithAMaskOnEitherOperand) {
   run_all_types({520, 328, 200, true, false, false});
   run_all_types({328, 520, 200, false, true, false});
+}
+
+// k in several words of a mask, and in more stages than there are.
+TEST_P(MaskedProduct, IsExactAlongALongK) {
+  // Without a bias every sum is even, and exact in bf16 up to 512.
+  run_all_types({136, 264, 2120, true, true, false, Activation::none, false});
+  run_all_types({136, 264, 4168, false, true, false, Activation::none, false});
+}
+
+// Of an odd extent that is contiguous nowhere but, either way round, in the kernels' tiles.
+TEST_P(MaskedProduct, IsExactWithOddExtents) {
+  for (Order const b_order : {Order::row_major, Order::col_major}) {
+    run_orders<__nv_bfloat16>({203, 328, 136, true, false, true}, Order::row_major, b_order);
+    run_orders<float>({203, 328, 136, true, false, true}, Order::row_major, b_order);
+  }
+  run_orders<__nv_bfloat16>({328, 200, 77, true, true, false}, Order::col_major, Order::row_major);
+  run_orders<float>({328, 200, 77, true, true, false}, Order::col_major, Order::row_major);
 }
 
 TEST_P(MaskedProduct, IsExactWithAMaskOnTheResult) {

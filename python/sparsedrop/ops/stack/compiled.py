@@ -50,7 +50,8 @@ def suits_compiler(
     costs are not looked at."""
     weight = layers[0].weight
     are_equal = all(p is None or p.dtype == weight.dtype for p in parameters_of(layers))
-    features = [x.shape[-1], *(layer.weight.shape[0] for layer in layers)]
+    # Of the weights, whose extents the compiler knows; those of x may be symbols.
+    features = [weight.shape[1], *(layer.weight.shape[0] for layer in layers)]
     return (
         are_equal
         and dtype in POINTWISE_DTYPES

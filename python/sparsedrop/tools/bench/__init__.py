@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ from sparsedrop.masks import SAMPLERS
 from sparsedrop.tools import compact, machine
 from sparsedrop.tools.arguments import DEVICES, block, count, pick_device, rate
 from sparsedrop.tools.bench import against, network, step, sweep, tune
-from sparsedrop.tools.bench.measure import WrongProductError
+from sparsedrop.tools.bench.measure import WrongProductError, tf32_allowed
 from sparsedrop.tools.bench.networks import NETWORKS, PRECISIONS
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
 from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--shapes", type=extents, nargs="+", metavar="MxNxK", help="default: ten, on a CPU two")
     add("--rates", type=rate, nargs="+", metavar="P", help=f"default: {RATES_HELP}")
+    add("--tf32", action="store_true", help="torch may multiply float32 as TF32")
     names = list(PRODUCTS)
     add("--products", choices=names, nargs="+", default=names[:3], help="default: forward dX dW")
     dtype_help = "default: bfloat16 on a GPU, float32 on a CPU"
@@ -132,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
     print(title, flush=True)
     torch.manual_seed(settings.seed)
     try:
-        report = _MEASURE[kind](settings)
+        with tf32_allowed() if settings.tf32 else nullcontext():
+            report = _MEASURE[kind](settings)
     except WrongProductError as error:
         print(f"sparsedrop bench: {error}", file=sys.stderr)
         return 1

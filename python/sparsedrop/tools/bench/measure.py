@@ -7,6 +7,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,27 @@ TOLERANCES = {
     torch.float32: 1e-5,
     torch.float64: 1e-13,
 }
+
+TF32_TOLERANCE = 2e-3
+"""It has the 11 bits of float16, to which one of two products may round and the other cut."""
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far two products in that dtype may be from each other, as torch multiplies now."""
+    return TF32_TOLERANCE if select.multiplies_as_tf32(dtype) else TOLERANCES[dtype]
+
+
+@contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """Inside, torch multiplies float32 as TF32."""
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
 
 MAX_SETS = 32
 
@@ -170,7 +192,7 @@ def check(case: Case, factors: tuple[Tensor, Tensor], masks: Masks) -> None:
     """WrongProductError where the library's product is not the dense one of the masked operands."""
     expected = reference.matmul(*factors, **_named(masks))
     error = relative_error(ours(*factors, masks)(), expected)
-    if not error <= TOLERANCES[case.dtype]:
+    if not error <= tolerance(case.dtype):
         raise WrongProductError(
             f"{case.label}: differs from the masked dense product by {error:.1e}"
         )

@@ -82,6 +82,9 @@ class Training:
             self._optimizer = torch.optim.AdamW(
                 self.model.parameters(), lr=1e-4, fused=True, capturable=is_captured
             )
+        if network.is_converted:
+            with self._autocast():
+                self.model = drop.converted(self.model, self.inputs)
         self._forward: Callable[[Tensor], Tensor] = self.model
         self._marks_steps = mode == "reduce-overhead"
         if mode in ("compile", "reduce-overhead"):
@@ -91,12 +94,15 @@ class Training:
             self._step()
         self.step = captured(self._step, device) if mode == "graph" else self._step
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self._is_amp)
+
     def _step(self) -> None:
         if self._marks_steps:
             torch.compiler.cudagraph_mark_step_begin()
         self.model.zero_grad(set_to_none=True)
         self.inputs.grad = None
-        with torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self._is_amp):
+        with self._autocast():
             output = self._forward(self.inputs)
         if self.targets.is_floating_point():
             output.backward(self.targets)

@@ -5,7 +5,8 @@ model of Approximate Random Dropout's paper, two layers of 1500 units; "layers",
 layers of 1024 units behind a dropout each, little but launches; "ffn" and "ffn-wide", a
 feed-forward block; "stack", four linear layers with ReLU, each behind a dropout. The last three
 stand in the middle of a network: there is a gradient of the input, and in the place of a loss a
-gradient of the output.
+gradient of the output. "gpt2", "bert" and "vit-b-16" are Hugging Face's, whole models that
+`sparsedrop.convert` converts where they run, and as it judges by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparsedrop.tools.bench import hugging_face
 from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp
 from sparsedrop.tools.wide_resnet import wide_resnet
 
@@ -47,6 +49,7 @@ class Network(NamedTuple):
     targets: Callable[[int, torch.device], Tensor]
     p: float = 0.5
     cpu_batch: int | None = None
+    is_converted: bool = False  # as a whole, where it runs
 
     def batch_on(self, device: torch.device) -> int:
         """Samples by default."""
@@ -75,6 +78,13 @@ def _wide_resnet(depth: int, widen: int, cpu_batch: int) -> Network:
         p=0.3,
         cpu_batch=cpu_batch,
     )
+
+
+def _of_words(build: Callable[[Drop], nn.Module], words: int, batch: int, length: int) -> Network:
+    def text(batch: int, device: torch.device) -> Tensor:
+        return torch.randint(words, (batch, length), device=device)
+
+    return Network(build, batch, text, text, p=0.1, cpu_batch=1, is_converted=True)
 
 
 NETWORKS = {
@@ -116,6 +126,17 @@ NETWORKS = {
     ),
     "wide-resnet-28-10": _wide_resnet(28, 10, 4),
     "wide-resnet-small": _wide_resnet(16, 4, 32),
+    "gpt2": _of_words(hugging_face.gpt2, 50257, 8, 1024),
+    "bert": _of_words(hugging_face.bert, hugging_face.WORDS, 32, 512),
+    "vit-b-16": Network(
+        hugging_face.vit,
+        64,
+        lambda batch, device: torch.randn(batch, 3, 224, 224, device=device),
+        lambda batch, device: torch.randint(hugging_face.CLASSES, (batch,), device=device),
+        p=0.1,
+        cpu_batch=1,
+        is_converted=True,
+    ),
     "ffn": _inner(lambda drop: drop.feed_forward(1024, 4096), 8192, 1024),
     "ffn-wide": _inner(lambda drop: drop.feed_forward(4096, 16384), 16384, 4096),
     "stack": _inner(lambda drop: drop.stack(4096, 4), 8192, 4096),

@@ -65,6 +65,7 @@ class Settings:
     rates: tuple[float, ...]  # empty: each network's own
     products: tuple[Product, ...]
     dtypes: tuple[torch.dtype, ...]
+    tf32: bool  # float32 may be multiplied so
     block: Block  # of the mask of X
     both_blocks: tuple[Block, ...]  # of the mask of Y
     sampler: str
@@ -92,6 +93,7 @@ class Settings:
             "rates": list(self.rates),
             "products": [product.name for product in self.products],
             "dtype": list(map(dtype_name, self.dtypes)),
+            "tf32": self.tf32,
             "block": block_name(self.block),
             "both_block": list(map(block_name, self.both_blocks)),
             "sampler": self.sampler,
@@ -124,6 +126,8 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
     for option in (name for name, asked in about_kernels.items() if asked):
         if device.type == "cpu":
             raise UserError(f"--{option} is about the kernels, which a CPU has not: use a GPU")
+    if args.tf32 and device.type == "cpu":
+        raise UserError("--tf32 is about products of a GPU, which a CPU has not: leave it out")
     kind = next((name for name in KINDS if getattr(args, name)), None)
     if kind is not None and (args.tiles or args.peers):
         option = "tiles" if args.tiles else "peers"
@@ -153,6 +157,7 @@ def resolve(args: argparse.Namespace, device: torch.device) -> Settings:
         rates=_distinct(args.rates or _rates(args)),
         products=tuple(PRODUCTS[name] for name in _distinct(args.products)),
         dtypes=dtypes,
+        tf32=args.tf32,
         block=args.block,
         both_blocks=_distinct(args.both_block),
         sampler=args.sampler,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +14,15 @@ import sparsedrop
 from sparsedrop import select
 from sparsedrop.masks import BlockMask
 from sparsedrop.select import saved
-from sparsedrop.select.architectures import Tile, id_within
+from sparsedrop.select.architectures import Tile, ctas_per_sm, id_within
 from sparsedrop.select.gpus import CUBLAS, CUBLAS_TILE, HALF, TF32, Cost, Costs
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench.measure import (
-    TOLERANCES,
     WrongProductError,
     operand_sets,
     relative_error,
+    tf32_allowed,
+    tolerance,
 )
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
 from sparsedrop.tools.bench.report import Report
@@ -34,14 +34,11 @@ from sparsedrop.tools.names import device_name, dtype_name
 WAVES = (1, 2, 4)
 K_TILES = (8, 16, 32, 64)
 
-TF32_TOLERANCE = 2e-3
-"""It has the 11 bits of float16, to which one of two products may round and the other cut."""
-
 HEADER = ["tile", "launch µs", "µs per tile", "µs per K tile", "TFLOP/s", "worst residual"]
 
 
 class Sample(NamedTuple):
-    """A measured product: every SM has `waves` tiles of `k_tiles` K tiles each."""
+    """A measured product: every SM has so many tiles, `waves`, of `k_tiles` K tiles each."""
 
     waves: int
     k_tiles: int
@@ -65,24 +62,37 @@ class Timed(NamedTuple):
         return TF32 if self.dtype is torch.float32 else HALF
 
 
-def fit(samples: Sequence[Sample]) -> Cost:
-    """The constants with the least squared relative errors.
+def fit(samples: Sequence[Sample], sharing: int = 1) -> Cost:
+    """The constants with the least squared relative errors, none of them below 0.
+
+    sharing: CTAs that run on an SM at a time, whose tiles are one wave.
 
     Raises:
         ValueError: where the samples do not tell the three constants apart.
     """
-    terms = torch.tensor([[1.0, s.waves, s.waves * s.k_tiles] for s in samples], dtype=torch.double)
-    weights = 1 / torch.tensor([[s.us] for s in samples], dtype=torch.double)
-    terms = terms.reshape(-1, 3) * weights.reshape(-1, 1)
+    waves = [_waves(s, sharing) for s in samples]
+    rows = [[1.0, w, w * s.k_tiles] for w, s in zip(waves, samples, strict=True)]
+    terms = torch.tensor(rows, dtype=torch.double).reshape(-1, 3)
+    terms = terms / torch.tensor([[s.us] for s in samples], dtype=torch.double).reshape(-1, 1)
     if torch.linalg.matrix_rank(terms) < 3:
         raise ValueError(f"{len(samples)} samples do not tell launch, tile and K tile apart")
-    found = torch.linalg.lstsq(terms, torch.ones(len(samples), 1, dtype=torch.double))
-    return Cost(*found.solution.flatten().tolist())
+    found, free = torch.full((3,), -1.0, dtype=torch.double), [0, 1, 2]
+    while found.min() < 0.0:  # what would be below is 0, and the others are fitted again
+        ones = torch.ones(len(samples), 1, dtype=torch.double)
+        solution = torch.linalg.lstsq(terms[:, free], ones).solution.flatten()
+        found = torch.zeros(3, dtype=torch.double)
+        found[free] = solution
+        free = [i for i in free if found[i] > 0.0]
+    return Cost(*found.tolist())
 
 
-def worst_residual(cost: Cost, samples: Sequence[Sample]) -> float:
+def _waves(sample: Sample, sharing: int) -> int:
+    return -(-sample.waves // sharing)
+
+
+def worst_residual(cost: Cost, samples: Sequence[Sample], sharing: int = 1) -> float:
     """The largest error of a prediction, as a fraction of what was measured."""
-    return max(abs(cost.us(s.waves, s.k_tiles) / s.us - 1) for s in samples)
+    return max(abs(cost.us(_waves(s, sharing), s.k_tiles) / s.us - 1) for s in samples)
 
 
 def well_filled(tile: Tile, waves: int, k_tiles: int, sms: int) -> Extents:
@@ -98,14 +108,15 @@ def well_filled(tile: Tile, waves: int, k_tiles: int, sms: int) -> Extents:
     return Extents(rows * tile_m, tiles // rows * tile_n, k_tiles * tile_k)
 
 
-def table_entry(gpu: str, sms: int, costs: Mapping[str, Costs]) -> str:
+def table_entry(gpu: str, sms: int, capability: tuple[int, int], costs: Mapping[str, Costs]) -> str:
     """Python to paste where the selection's constants are; costs by their precision."""
     lines = [f'"{gpu}": Gpu(', f"    sms={sms},"]
     for precision, some in costs.items():
         lines.append(f"    {'tf32' if precision == TF32 else 'costs'}={{")
         for tile, cost in some.items():
+            of = tile if isinstance(tile, Tile) else CUBLAS_TILE
             key = f"Tile{_arguments(tile)}" if isinstance(tile, Tile) else "CUBLAS"
-            rate = cost.tflops(tile if isinstance(tile, Tile) else CUBLAS_TILE, sms)
+            rate = cost.tflops(of, sms * ctas_per_sm(of, capability))
             lines.append(
                 f"        {key}: Cost(launch_us={cost.launch_us:.2f}, tile_us={cost.tile_us:.3f}, "
                 f"k_tile_us={cost.k_tile_us:.4f}),  # {rate:.0f} TFLOP/s"
@@ -159,6 +170,7 @@ def run(settings: Settings) -> Report:
     """
     facts = select.gpu_facts(settings.device.index)
     tiles, sms, gpu = facts["tiles"], facts["sms"], device_name(settings.device)
+    capability = facts["capability"]
     all_timed = to_time(tiles, settings.architectures, settings.dtypes)
     samples: list[list[Sample]] = []
     for number, timed in enumerate(all_timed):
@@ -166,15 +178,16 @@ def run(settings: Settings) -> Report:
             samples.append(_samples(timed, sms, settings.device))
         progress = f"{number + 1}/{len(all_timed)}  {timed.name} in {dtype_name(timed.dtype)}"
         print(progress, file=sys.stderr, flush=True)
-    costs = list(map(fit, samples))
+    sharing = [ctas_per_sm(timed.tile, capability) for timed in all_timed]
+    costs = list(map(fit, samples, sharing))
     by_precision: dict[str, dict[Tile | str, Cost]] = {}
     for timed, cost in zip(all_timed, costs, strict=True):
         by_precision.setdefault(timed.precision, {})[timed.key] = cost
     rows = [
-        _cells(timed, cost, sms, worst_residual(cost, some))
-        for timed, cost, some in zip(all_timed, costs, samples, strict=True)
+        _cells(timed, cost, sms * ctas, worst_residual(cost, some, ctas))
+        for timed, cost, some, ctas in zip(all_timed, costs, samples, sharing, strict=True)
     ]
-    entry = table_entry(gpu, sms, by_precision)
+    entry = table_entry(gpu, sms, capability, by_precision)
     results = {
         "costs": [
             {**_named(timed), **cost._asdict(), "samples": [s._asdict() for s in some]}
@@ -199,18 +212,6 @@ def _save(gpu: str, sms: int, tiles: tuple[Tile, ...], costs: Mapping[str, Costs
     except OSError as error:
         raise UserError(f"--save: {error}") from error
     return f"Kept in {path}: from its next start on, a program's products are chosen by them."
-
-
-@contextmanager
-def tf32_allowed() -> Iterator[None]:
-    """Inside, torch multiplies float32 as TF32."""
-    settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = "tf32"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
 
 
 def _samples(timed: Timed, sms: int, device: torch.device) -> list[Sample]:
@@ -241,8 +242,7 @@ def _samples(timed: Timed, sms: int, device: torch.device) -> list[Sample]:
 def _check(timed: Timed, ours: torch.Tensor, dense: torch.Tensor) -> None:
     """What is measured for the selection to take has to be right."""
     error = relative_error(ours, dense)
-    allowed = TF32_TOLERANCE if timed.precision == TF32 else TOLERANCES[timed.dtype]
-    if not error <= allowed:
+    if not error <= tolerance(timed.dtype):
         name = f"{timed.name} in {dtype_name(timed.dtype)}"
         raise WrongProductError(f"{name}: differs from the dense product by {error:.1e}")
 
@@ -254,12 +254,12 @@ def _all_live(a: torch.Tensor, tile: Tile) -> BlockMask:
     return BlockMask.from_live(live, (a.shape[0], a.shape[1]), block_shape=block)
 
 
-def _cells(timed: Timed, cost: Cost, sms: int, residual: float) -> list[str]:
+def _cells(timed: Timed, cost: Cost, ctas: int, residual: float) -> list[str]:
     return [
         f"{timed.name} in {dtype_name(timed.dtype)}",
         f"{cost.launch_us:.2f}",
         f"{cost.tile_us:.3f}",
         f"{cost.k_tile_us:.4f}",
-        f"{cost.tflops(timed.tile, sms):.0f}",
+        f"{cost.tflops(timed.tile, ctas):.0f}",
         f"{residual:.1%}",
     ]
