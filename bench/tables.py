@@ -59,7 +59,8 @@ def summary() -> str:
     for shape in ("8192x8192x8192", "16384x4096x1024", "2048x2048x2048", "1024x1024x1024"):
         eager, graph = (_of_layer(layers[shape], key) for key in ("wall_ms", "gpu_ms"))
         lines.append([f"linear layer, {_shape(shape)}", eager, graph, "–", "–", "H200"])
-    speedups = {(row["network"], row["mode"]): row["speedup"] for row in read("h200_network")}
+    rows = read("h200_network")
+    speedups = {(row["network"], row["mode"]): row["speedups"]["sparsedrop"] for row in rows}
     for network, name in NETWORKS.items():
         modes = (f"{speedups[network, mode]:.2f}" for mode in MODES)
         lines.append([name, *modes, "H200"])
@@ -144,23 +145,67 @@ def compiled_steps() -> str:
 
 
 def networks() -> str:
-    return _networks("h200_network")
-
-
-def network_blocks() -> str:
-    return _networks("h200_network_blocks")
-
-
-def _networks(name: str) -> str:
     kinds = ("no dropout", "nn.Dropout", "sparsedrop")
     head = ["network", "mode", *(f"{kind} ms" for kind in kinds), "× nn.Dropout"]
     head += [f"peak MB, {kind}" for kind in kinds[1:]]
     lines = []
-    for row in read(name):
+    for row in read("h200_network"):
         figures = [f"{row['figures'][kind]['wall_ms']:.3f}" for kind in kinds]
         peaks = [_peak(row, kind) for kind in kinds[1:]]
         network, mode = NETWORKS[row["network"]], MODES[row["mode"]]
-        lines.append([network, mode, *figures, f"{row['speedup']:.2f}", *peaks])
+        lines.append([network, mode, *figures, f"{row['speedups']['sparsedrop']:.2f}", *peaks])
+    return markdown(head, lines)
+
+
+PIECES = {
+    "ffn": "feed-forward 1024-4096-1024, 8192 tokens",
+    "ffn-wide": "feed-forward 4096-16384-4096, 16384 tokens",
+    "stack": "four layers of 4096, ReLU, 8192 tokens",
+    "layers": "twelve layers of 1024, 2048 rows",
+    "lstm": "LSTM, 2 layers of 1500",
+    "ard-mlp": "MLP 784-2048-2048-10, batch 2048",
+    "ard-mlp-wide": "MLP 784-8192-8192-10, batch 2048",
+    "linear": "linear layer 4096-4096, 8192 rows",
+    "wide-resnet-28-10": "WideResNet-28-10, batch 128",
+}
+
+
+def pieces() -> str:
+    kinds = ("sparsedrop", "SliceOut", "row pattern")
+    rows = [*read("h200_feed_forward"), *read("h200_stack")]
+    return _by_method(rows, kinds)
+
+
+def units() -> str:
+    kinds = ("SliceOut", "row pattern", "tile pattern")
+    rows = [*read("h200_units"), *read("h200_wide_resnet")]
+    return _by_method(rows, kinds)
+
+
+def _by_method(rows: list[Row], kinds: Sequence[str]) -> str:
+    head = ["network", "p", "mode", "nn.Dropout ms", *(f"{kind}, × nn.Dropout" for kind in kinds)]
+    head += [f"peak MB, {kind}" for kind in ("nn.Dropout", *kinds)]
+    lines = []
+    for row in rows:
+        speedups, figures = row["speedups"], row["figures"]
+        times = [f"{speedups[kind]:.2f}" if kind in speedups else "–" for kind in kinds]
+        peaks = [_peak(row, kind) if kind in figures else "–" for kind in ("nn.Dropout", *kinds)]
+        of = [PIECES[row["network"]], f"{row['p']:g}", MODES[row["mode"]]]
+        lines.append([*of, f"{figures['nn.Dropout']['wall_ms']:.3f}", *times, *peaks])
+    return markdown(head, lines)
+
+
+def stock() -> str:
+    """The kernels of sm80 beside stock CUTLASS: the share of its rate on the live extent."""
+    head = ["M×N×K", "dtype", "p", "forward", "dX", "dW"]
+    found: dict[tuple[str, str, float], Row] = {}
+    for row in read("h200_stock_sm80"):
+        key = row["shape"], row["dtype"], row["p"]
+        found.setdefault(key, {})[row["product"]] = f"{row['of_stock_on_shrunk']:.2f}"
+    lines = [
+        [_shape(shape), dtype, f"{p:g}", *(each.get(product, "–") for product in PRODUCTS)]
+        for (shape, dtype, p), each in found.items()
+    ]
     return markdown(head, lines)
 
 
@@ -198,7 +243,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": steps,
     "compiled-steps": compiled_steps,
     "networks": networks,
-    "network-blocks": network_blocks,
+    "pieces": pieces,
+    "units": units,
+    "stock": stock,
     "study": study,
 }
 

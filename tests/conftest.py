@@ -60,6 +60,16 @@ def architecture(request):
     return request.param
 
 
+@pytest.fixture
+def untested(monkeypatch):
+    """As if no GPU had run the tests of sm80 yet."""
+    for place in ("sparsedrop.select.rules.TESTED", "sparsedrop.select.TESTED"):
+        monkeypatch.setattr(place, frozenset({"sm90"}))
+    select.choose.cache_clear()
+    yield
+    select.choose.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

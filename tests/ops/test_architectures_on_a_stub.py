@@ -103,6 +103,7 @@ def test_a_layer_in_float32_is_dense_without_tf32():
         _run(F32)
 
 
+@pytest.mark.usefixtures("untested")
 def test_a_layer_in_float32_is_dense_where_no_kernels_multiply_it(tf32, monkeypatch):
     assert type(_run(F32)[0].grad_fn.layer) is DenseLayer  # untested
     only = [tile for tile in HOPPER if tile.architecture == "sm90"]
@@ -132,6 +133,7 @@ def _measured(precision):
     return Saved("costs.json", tuple((precision, tile, cost) for tile, cost in costs.items()))
 
 
+@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize(
     ("precision", "is_allowed", "path"),
     [(TF32, True, "kernel"), (TF32, False, "dense"), (HALF, True, "dense")],
@@ -209,6 +211,7 @@ def _recorded(function, made):
     return wrapper
 
 
+@pytest.mark.usefixtures("untested")
 def test_a_compiler_takes_kernels_where_the_selection_may(monkeypatch):
     cases = itertools.product((HOPPER, AMPERE), (BF16, F32))
     found = []

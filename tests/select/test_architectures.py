@@ -62,6 +62,7 @@ def test_on_hopper_the_first_is_taken():
     assert choice == select.choose(BIG)
 
 
+@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_what_was_never_tested_is_not_taken_unasked(dtype):
     choice = select.choose(ON_AMPERE._replace(dtype=dtype))
@@ -140,6 +141,7 @@ def test_the_environment_forces_an_architecture(monkeypatch):
         select.override_from("architecture=")
 
 
+@pytest.mark.usefixtures("untested")
 def test_float32_needs_tf32_and_kernels_for_it():
     assert "TF32 only, which torch is not allowed to use" in select.choose(FLOAT32).reason
     allowed = FLOAT32._replace(tf32=True)
@@ -170,6 +172,7 @@ def test_a_conversion_gains_in_tf32_where_it_was_measured():
         assert (select.expected_gain(place, layers).speedup > 1.0) == gains
 
 
+@pytest.mark.usefixtures("untested")
 def test_what_the_user_measured_is_taken():
     choice = select.choose(ON_AMPERE._replace(saved=measured(HALF)))
     assert choice.path == "kernel"
@@ -200,6 +203,7 @@ def test_an_older_build_has_no_dtypes(monkeypatch):
     assert select.architecture("sm90") == ("sm90", select.KERNEL_DTYPES, (4, 64, 100))
 
 
+@pytest.mark.usefixtures("untested")
 @pytest.mark.parametrize(
     ("request_", "forced", "takes"),
     [

@@ -23,6 +23,7 @@ from sparsedrop.tools.networks import (
     Drop,
     Lstm,
     loss_of,
+    mlp,
 )
 from sparsedrop.tools.wide_resnet import wide_resnet
 
@@ -31,6 +32,28 @@ DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}
 
 
 KINDS = tuple(METHODS.values())
+
+
+def _piece(build):
+    return NETWORKS["ffn"]._replace(
+        build=build,
+        inputs=lambda batch, device: torch.randn(batch, 128, device=device, requires_grad=True),
+        targets=lambda batch, device: torch.randn(batch, 128, device=device),
+    )
+
+
+SMALL = {
+    "mlp": NETWORKS["mlp"]._replace(build=lambda drop: mlp(28 * 28, 256, 2, 10, drop)),
+    "ffn": _piece(lambda drop: drop.feed_forward(128, 256)),
+    "stack": _piece(lambda drop: drop.stack(128, 3)),
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks that a CPU without instructions for bfloat16 runs in time."""
+    for name, network in SMALL.items():
+        monkeypatch.setitem(NETWORKS, name, network)
 
 
 def _build(name, kind, p=0.5):
@@ -109,6 +132,7 @@ def test_pieces_of_networks_have_their_sizes(name, batch, weights, kind):
     assert inputs.shape == NETWORKS[name].targets(3, CPU).shape == (3, weights[0][1])
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "amp"])
 def test_a_step_of_a_piece_has_the_gradient_of_its_output(precision, tmp_path):
     parser = argparse.ArgumentParser()
@@ -156,6 +180,7 @@ def test_a_gpt_does_not_look_ahead():
     ],
 )
 @pytest.mark.parametrize("whole", [[], ["--whole-step"]], ids=["", "whole"])
+@pytest.mark.usefixtures("small")
 def test_networks_are_timed_reported_and_saved(device, modes, whole, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "BUDGETS", {device: timing.Budget(1.0, 1)})
     options = ["--device", device, "--modes", *modes, "--batch", "128", "--out", str(tmp_path)]
@@ -181,6 +206,7 @@ def test_networks_are_timed_reported_and_saved(device, modes, whole, capsys, mon
     assert ("peak MB" in text) is (device == "cuda")
 
 
+@pytest.mark.usefixtures("small")
 def test_methods_are_timed_side_by_side(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "BUDGETS", {"cpu": timing.Budget(1.0, 1)})
     options = ["--device", "cpu", "--batch", "64", "--out", str(tmp_path), "--methods", *METHODS]
@@ -193,6 +219,7 @@ def test_methods_are_timed_side_by_side(capsys, monkeypatch, tmp_path):
         assert all(f"{kind} × nn.Dropout" in text for kind in KINDS[2:])
 
 
+@pytest.mark.usefixtures("small")
 def test_a_method_alone_is_compared_with_nothing(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "BUDGETS", {"cpu": timing.Budget(1.0, 1)})
     options = ["--device", "cpu", "--batch", "64", "--out", str(tmp_path)]

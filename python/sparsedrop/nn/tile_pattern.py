@@ -20,7 +20,7 @@ from sparsedrop.masks import (
 )
 from sparsedrop.nn.linear import check_parameters
 from sparsedrop.nn.rated import Patterned
-from sparsedrop.ops.rows import draw_tensor
+from sparsedrop.ops.rows import draw_numbers
 
 
 class TilePatternLinear(Patterned, nn.Linear):
@@ -132,7 +132,7 @@ class TilePatternLinear(Patterned, nn.Linear):
             return nn.functional.linear(x, self.weight, self.bias)
         n, k = self.weight.shape
         if torch.compiler.is_compiling():
-            period, offset = draw_tensor(n, rows.p, rows.patterns).unbind()
+            period, offset = draw_numbers(n, rows.p, rows.patterns, self.weight.device)
             mask = mask_of_diagonals((n, k), self._tile, period, offset, self.weight.device)
             if rows.scale is None:
                 # No number that a graph could hold: of the input, and not of the product.

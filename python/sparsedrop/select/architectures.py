@@ -15,10 +15,11 @@ MAX_EXTENT = 2**31 - 1 - 256 - 8
 """The largest extent: the kernels count to 2**31 - 1 in whole tiles, of 256 at most, and operands
 may have been padded to multiples of 8 before."""
 
-TESTED = frozenset({"sm90"})
-"""The architectures whose kernels have passed their tests on a GPU. The selection takes no others
-by itself, only where an override forces them or where `sparsedrop bench --tune --save` measured
-them. Whoever has run the tests of another one on a GPU adds it here."""
+TESTED = frozenset({"sm90", "sm80"})
+"""The architectures whose kernels have passed their tests on a GPU: both on an H200, sm80 by its
+PTX. The selection takes no others by itself, only where an override forces them or where
+`sparsedrop bench --tune --save` measured them. Whoever has run the tests of another one on a GPU
+adds it here."""
 
 
 class Tile(NamedTuple):

@@ -2,13 +2,13 @@
 
 from sparsedrop.ops.rows.arithmetic import Parameters
 from sparsedrop.ops.rows.node import feed_forward, feed_forward_at_once
-from sparsedrop.ops.rows.op import draw_tensor
+from sparsedrop.ops.rows.op import draw_numbers
 from sparsedrop.ops.rows.plain import Rows, drop_units
 
 __all__ = [
     "Parameters",
     "Rows",
-    "draw_tensor",
+    "draw_numbers",
     "drop_units",
     "feed_forward",
     "feed_forward_at_once",

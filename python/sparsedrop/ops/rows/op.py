@@ -24,6 +24,17 @@ def draw_tensor(width: int, p: float, patterns: int) -> Tensor:
     return drawn
 
 
+def draw_numbers(
+    width: int, p: float, patterns: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Period and offset of a new pattern on a device, int64 [] each, while a program is compiled.
+
+    A copy stays out of the CUDA graphs that torch makes, which take no tensor of the CPU.
+    """
+    period, offset = draw_tensor(width, p, patterns).to(device, non_blocking=True).unbind()
+    return period, offset
+
+
 def _draw(width: int, p: float, patterns: int, *, device: torch.device) -> Tensor:
     rows = RowPattern.draw(width, probabilities(p, patterns))
     return torch.tensor([rows.period, rows.offset], device=device)

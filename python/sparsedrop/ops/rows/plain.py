@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparsedrop.masks import RowPattern, probabilities
 from sparsedrop.ops.dense import ACTIVATIONS
 from sparsedrop.ops.rows.arithmetic import Parameters
-from sparsedrop.ops.rows.op import draw_tensor
+from sparsedrop.ops.rows.op import draw_numbers
 
 
 class Rows(NamedTuple):
@@ -73,7 +73,7 @@ def drop_units(x: Tensor, how: Rows) -> Tensor:
     """x [..., H] with the units that a new pattern drops exactly 0, and the others scaled."""
     width = x.shape[-1]
     if torch.compiler.is_compiling():
-        period, offset = draw_tensor(width, how.p, how.patterns).unbind()
+        period, offset = draw_numbers(width, how.p, how.patterns, x.device)
         mask = (torch.arange(width, device=x.device) - offset) % period == 0
         scale: float | Tensor = period.to(x.dtype) if how.scale is None else how.scale
     else:

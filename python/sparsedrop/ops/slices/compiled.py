@@ -17,7 +17,8 @@ def kept_mask(choice: Choice, device: torch.device) -> Tensor:
     """bool [units], True where a unit is kept: a new draw at each run."""
     if not torch.compiler.is_compiling():
         return choice.draw().mask(device)
-    start = draw_start(choice)
+    # A copy stays out of the CUDA graphs that torch makes, which take no tensor of the CPU.
+    start = draw_start(choice).to(device, non_blocking=True)
     units = torch.arange(choice.units, device=device)
     return (units - start).remainder(choice.units) < choice.width
 

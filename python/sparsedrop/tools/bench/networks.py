@@ -1,11 +1,13 @@
 """What `sparsedrop bench --network` times: the paper's networks, and what one batch of each is.
 
-Not of the paper: "gpt-12", twelve layers of a context of 1024 characters; "lstm", the language
-model of Approximate Random Dropout's paper, two layers of 1500 units; "layers", twelve linear
-layers of 1024 units behind a dropout each, little but launches; "ffn" and "ffn-wide", a
-feed-forward block; "stack", four linear layers with ReLU, each behind a dropout. The last three
-stand in the middle of a network: there is a gradient of the input, and in the place of a loss a
-gradient of the output. "gpt2", "bert" and "vit-b-16" are Hugging Face's, whole models that
+Of Approximate Random Dropout's paper are "ard-mlp", the MLP of 2048 hidden units, "ard-mlp-wide",
+the same four times as wide, and "lstm", the language model of two layers of 1500 units.
+
+Of no paper: "gpt-12", twelve layers of a context of 1024 characters; "layers", twelve linear layers
+of 1024 units behind a dropout each, little but launches; "linear", one of 4096; "ffn" and
+"ffn-wide", a feed-forward block; "stack", four linear layers with ReLU, each behind a dropout. The
+last four stand in the middle of a network: there is a gradient of the input, and in the place of a
+loss a gradient of the output. "gpt2", "bert" and "vit-b-16" are Hugging Face's, whole models that
 `sparsedrop.convert` converts where they run, and as it judges by itself.
 """
 
@@ -87,13 +89,20 @@ def _of_words(build: Callable[[Drop], nn.Module], words: int, batch: int, length
     return Network(build, batch, text, text, p=0.1, cpu_batch=1, is_converted=True)
 
 
-NETWORKS = {
-    "mlp": Network(
-        lambda drop: mlp(PIXELS, HIDDEN, 2, CLASSES, drop),
-        1024,
+def _mlp(hidden: int, batch: int, p: float) -> Network:
+    return Network(
+        lambda drop: mlp(PIXELS, hidden, 2, CLASSES, drop),
+        batch,
         lambda batch, device: torch.randn(batch, PIXELS, device=device),
         lambda batch, device: torch.randint(CLASSES, (batch,), device=device),
-    ),
+        p=p,
+    )
+
+
+NETWORKS = {
+    "mlp": _mlp(HIDDEN, 1024, 0.5),
+    "ard-mlp": _mlp(2048, 2048, 0.7),
+    "ard-mlp-wide": _mlp(8192, 2048, 0.7),
     "vit": Network(
         lambda drop: Vit(PATCH_VALUES, PATCHES, CLASSES, Size(WIDTH, 2, HEADS), drop),
         64,
@@ -137,6 +146,7 @@ NETWORKS = {
         cpu_batch=1,
         is_converted=True,
     ),
+    "linear": _inner(lambda drop: drop.linear(4096, 4096), 8192, 4096),
     "ffn": _inner(lambda drop: drop.feed_forward(1024, 4096), 8192, 1024),
     "ffn-wide": _inner(lambda drop: drop.feed_forward(4096, 16384), 16384, 4096),
     "stack": _inner(lambda drop: drop.stack(4096, 4), 8192, 4096),
