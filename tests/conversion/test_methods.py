@@ -5,7 +5,8 @@ import io
 
 import pytest
 import torch
-from networks import Conv1DBlock, Feedforward, Gated, Net, Reshaped, found, value_and_grads
+from method_cases import HIDDEN, MODELS, ROWS, UNITS, WITH_MODELS, WITH_UNITS, D, convert_by
+from networks import Conv1DBlock, Feedforward, Net, Reshaped, found, value_and_grads
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -14,31 +15,6 @@ from sparsedrop import RowPattern, Slice, patterns
 from sparsedrop.conversion.units import UnitLinear
 from sparsedrop.masks.tiles import tile_mask
 from sparsedrop.nn import RowPatternLSTM, RowPatternMLP, SliceOutMLP, TilePatternLinear
-
-D, HIDDEN, ROWS = 32, 256, 24
-UNITS = ["sliceout", "row-pattern"]
-
-
-def _stack():
-    return nn.Sequential(
-        nn.Linear(D, HIDDEN), nn.GELU(), nn.Dropout(0.5), nn.Linear(HIDDEN, 192), nn.Tanh(),
-        nn.Dropout(0.25), nn.Linear(192, D),
-    )  # fmt: skip
-
-
-# Of each its dropouts, in the order in which units are drawn, and their widths.
-MODELS = {
-    "mlp": (lambda: Feedforward(D, HIDDEN), (("drop", HIDDEN),), [("", "mlp")]),
-    "gated": (lambda: Gated(D, HIDDEN), (("drop", HIDDEN),), [("", "gated")]),
-    "stack": (_stack, (("2", HIDDEN), ("5", 192)), [("", "mlp"), ("", "mlp")]),
-}
-WITH_MODELS = pytest.mark.parametrize("name", MODELS)
-WITH_UNITS = pytest.mark.parametrize("method", UNITS)
-
-
-def _convert(model, method, x=None, **kwargs):
-    x = torch.randn(ROWS, D, dtype=next(model.parameters()).dtype) if x is None else x
-    return sparsedrop.convert(model, (x,), method=method, min_speedup=0, **kwargs)
 
 
 class _ByHand(nn.Module):
@@ -71,7 +47,7 @@ def test_values_and_gradients(name, method):
     torch.manual_seed(0)
     original, x = make().double(), torch.randn(3, 8, D, dtype=torch.float64)
     model = copy.deepcopy(original)
-    assert found(_convert(model, method, x)) == sites
+    assert found(convert_by(model, method, x)) == sites
     for seed in range(12):
         torch.manual_seed(seed)
         expected = value_and_grads(_by_hand(original, dropouts, method), x)
@@ -86,7 +62,7 @@ def test_evaluation_reverting_and_copies(name, method):
     model, x = MODELS[name][0](), torch.randn(ROWS, D)
     original = copy.deepcopy(model)
     expected = value_and_grads(copy.deepcopy(model).eval(), x)
-    _convert(model, method)
+    convert_by(model, method)
     assert list(model.state_dict()) == list(original.state_dict())
     file = io.BytesIO()
     torch.save(model, file)
@@ -108,10 +84,10 @@ def test_evaluation_reverting_and_copies(name, method):
 @pytest.mark.parametrize("method", [*UNITS, "tile-pattern"])
 def test_a_second_call_finds_nothing_more(name, method):
     model = MODELS[name][0]()
-    first = _convert(model, method)
+    first = convert_by(model, method)
     assert first.converted
     for again in (method, "sparsedrop"):
-        report = _convert(model, again)
+        report = convert_by(model, again)
         assert report.converted == ()
         assert {e.reason for e in report.skipped if e.name == first.converted[0].name} == {
             "already converted"
@@ -132,7 +108,7 @@ def test_modules_of_the_other_methods_are_there_already():
 @WITH_UNITS
 def test_only_live_units_are_computed(method):
     model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
-    report = _convert(model, method, x)
+    report = convert_by(model, method, x)
     assert report.converted[0].expected_speedup == 2.0
     widths = set()
     model.up.register_forward_hook(lambda module, args, out: widths.add(out.shape[-1]))
@@ -142,27 +118,11 @@ def test_only_live_units_are_computed(method):
     assert widths == {HIDDEN // 2} or len(widths) > 3
 
 
-@WITH_MODELS
-@WITH_UNITS
-def test_compiled_it_draws_anew_without_compiling_again(name, method):
-    model, x = MODELS[name][0](), torch.randn(ROWS, D)
-    _convert(model, method, x)
-    torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        results = []
-        for seed in range(6):
-            torch.manual_seed(seed)
-            results.append(value_and_grads(compiled, x))
-    assert all(bool(t.isfinite().all()) for result in results for t in result)
-    assert any(not torch.equal(results[0][0], other[0]) for other in results[1:])
-
-
 @WITH_UNITS
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_checkpoint_of_a_block_replays_the_draw(method, reentrant):
     model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D, requires_grad=True)
-    _convert(model, method)
+    convert_by(model, method)
     results = []
     for run in (model, lambda x: checkpoint(model, x, use_reentrant=reentrant)):
         torch.manual_seed(3)
@@ -179,7 +139,7 @@ def test_a_checkpoint_of_a_block_replays_the_draw(method, reentrant):
 @WITH_UNITS
 def test_autocast(method):
     model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
-    _convert(model, method)
+    convert_by(model, method)
     with torch.autocast("cpu", torch.bfloat16):
         out = model(x)
     out.float().square().sum().backward()
@@ -192,7 +152,7 @@ def test_tiles_of_the_weight_behind_a_dropout():
     original = nn.Sequential(nn.Linear(D, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 384))
     original = original.double()
     model, x = copy.deepcopy(original), torch.randn(ROWS, D, dtype=torch.float64)
-    report = _convert(model, "tile-pattern", x)
+    report = convert_by(model, "tile-pattern", x)
     assert found(report) == [("3", "input")]
     assert type(model[3]) is TilePatternLinear
     for seed in range(6):
@@ -239,7 +199,7 @@ def test_what_a_method_cannot_do_stays(case):
     make, shape, method, place, reason = case
     model = make()
     modules = list(model.modules())
-    report = _convert(model, method, torch.randn(shape))
+    report = convert_by(model, method, torch.randn(shape))
     assert report.converted == ()
     assert report.skipped[place].reason == reason
     assert list(model.modules()) == modules
@@ -249,7 +209,7 @@ def test_what_a_method_cannot_do_stays(case):
 @WITH_UNITS
 def test_a_rate_that_cannot_be_is_refused_later_too(method):
     model = Feedforward(D, HIDDEN)
-    _convert(model, method)
+    convert_by(model, method)
     with pytest.raises(ValueError, match=r"p must be below 1|more than 8 periods give"):
         sparsedrop.set_rate(model, 1.0)
     assert model.drop.p == 0.5
@@ -259,7 +219,7 @@ def test_the_layer_behind_the_activation_alone_cannot_be_run_again():
     model = Net(lambda m, x: m.two(m.drop(m.one(x).relu())))
     model.one, model.two = nn.Linear(32, 256), nn.Linear(256, 32)
     x = torch.randn(8, 32)
-    _convert(model, "sliceout", x)
+    convert_by(model, "sliceout", x)
     hidden = model.one(x).relu()
     model.two(hidden)
     with pytest.raises(RuntimeError, match="checkpoint the whole block"):

@@ -284,16 +284,6 @@ def test_a_wrong_product_is_named(monkeypatch):
     assert measure.relative_error(2 * a, a) == pytest.approx(1.0)
 
 
-def test_float32_may_be_tf32_where_that_is_asked_for(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.main(["bench", "--tf32"]) == 2
-    assert "--tf32 is about products of a GPU" in capsys.readouterr().err
-    assert measure.tolerance(torch.float32) == measure.TOLERANCES[torch.float32]
-    with measure.tf32_allowed():
-        assert measure.tolerance(torch.float32) == measure.TF32_TOLERANCE
-        assert measure.tolerance(torch.bfloat16) == measure.TOLERANCES[torch.bfloat16]
-
-
 def test_every_two_sided_product_comes_with_every_block():
     settings = cli_settings("--products", "dX", "both", "--rates", "0.3", "0.5")
     found = list(sweep.cases(settings, Extents(64, 64, 64), torch.float32))

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from network_cases import KINDS, assert_same_in_evaluation
 from torch import nn
 
 from sparsedrop.tools import bench, cli
@@ -18,20 +19,15 @@ from sparsedrop.tools.networks import (
     DROPOUT,
     METHODS,
     NONE,
-    SLICE_OUT,
     SPARSEDROP,
     Drop,
     Lstm,
     loss_of,
     mlp,
 )
-from sparsedrop.tools.wide_resnet import wide_resnet
 
 CPU = torch.device("cpu")
 DROPS = {"mlp": 2, "vit": 4, "gpt": 8, "layers": 12}
-
-
-KINDS = tuple(METHODS.values())
 
 
 def _piece(build):
@@ -71,20 +67,10 @@ def _stack(kind, p=0.5):
     return Drop(kind, p, (16, 8)).stack(32, 3)
 
 
-def _assert_same_in_evaluation(models, inputs):
-    """The same weights in the same order, and the same output."""
-    models = {kind: model.eval() for kind, model in models.items()}
-    with torch.no_grad():
-        for kind in KINDS[1:]:
-            pairs = zip(models[kind].parameters(), models[NONE].parameters(), strict=True)
-            assert all(torch.equal(*pair) for pair in pairs)
-            assert torch.equal(models[kind](inputs), models[NONE](inputs))
-
-
 @pytest.mark.parametrize("name", DROPS)
 def test_all_kinds_are_one_network(name):
     models = {kind: _build(name, kind) for kind in KINDS}
-    _assert_same_in_evaluation(models, NETWORKS[name].inputs(2, CPU))
+    assert_same_in_evaluation(models, NETWORKS[name].inputs(2, CPU))
     for kind in (DROPOUT, SPARSEDROP):
         # A layer of this library has an nn.Dropout that holds its rate.
         rates = [module.p for module in models[kind].modules() if isinstance(module, nn.Dropout)]
@@ -94,7 +80,7 @@ def test_all_kinds_are_one_network(name):
 
 @pytest.mark.parametrize("build", [_block, _stack])
 def test_all_kinds_are_one_piece_of_a_network(build):
-    _assert_same_in_evaluation({kind: build(kind) for kind in KINDS}, torch.randn(48, 32))
+    assert_same_in_evaluation({kind: build(kind) for kind in KINDS}, torch.randn(48, 32))
 
 
 @pytest.mark.parametrize("build", [_block, _stack])
@@ -235,54 +221,12 @@ def test_language_models_of_all_kinds_are_one():
         torch.manual_seed(0)
         models[kind] = Lstm(50, 32, 2, Drop(kind, 0.5, (16, 8)))
     text = torch.randint(50, (4, 7))
-    _assert_same_in_evaluation(models, text)
+    assert_same_in_evaluation(models, text)
     for kind, model in models.items():
         model.train()
         assert torch.equal(model(text), model(text)) is (kind == NONE)
         model(text).sum().backward()
         assert all(p.grad is not None for p in model.parameters())
-
-
-def test_wide_residual_networks_of_all_kinds_are_one():
-    models, images = {}, torch.randn(2, 3, 8, 8)
-    for kind in KINDS:
-        torch.manual_seed(0)
-        models[kind] = wide_resnet(10, 2, 10, Drop(kind, 0.3))
-        assert all(p.is_contiguous(memory_format=torch.channels_last)
-                   for p in models[kind].parameters() if p.dim() == 4)  # fmt: skip
-    _assert_same_in_evaluation(models, images)
-    widths = []
-    for block in models[SLICE_OUT].blocks:
-        block.norm2.register_forward_hook(lambda _, args, out: widths.append(out.shape[1]))
-    models[SLICE_OUT].train()(images)
-    assert widths == [24, 48, 96]  # of 32, 64 and 128
-    assert [m.p for m in models[DROPOUT].modules() if isinstance(m, nn.Dropout)] == [0.3] * 3
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "cpu_batch"),
-    [("wide-resnet-28-10", 36.5, 4), ("wide-resnet-small", 2.7, 32)],
-)
-def test_wide_residual_networks_have_their_sizes(name, parameters, cpu_batch):
-    """In millions, as the paper has them for ten classes."""
-    network = NETWORKS[name]
-    with torch.device("meta"):
-        model = _build(name, NONE)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(parameters, abs=0.1)
-    assert (network.batch, network.batch_on(CPU), network.p) == (128, cpu_batch, 0.3)
-    images = network.inputs(2, CPU)
-    assert images.is_contiguous(memory_format=torch.channels_last)
-    assert images.shape == (2, 3, 32, 32)
-
-
-def test_wide_residual_networks_are_timed_at_their_own_rate(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(timing, "BUDGETS", {"cpu": timing.Budget(1.0, 1)})
-    options = ["--device", "cpu", "--batch", "1", "--out", str(tmp_path), "--whole-step"]
-    options += ["--modes", "eager", "--methods", "none", "dropout", "sliceout"]
-    assert cli.main(["bench", "--network", "wide-resnet-small", *options]) == 0
-    (row,) = json.loads((tmp_path / "network.json").read_text())["rows"]
-    assert row["p"] == 0.3
-    assert list(row["speedups"]) == [SLICE_OUT]
 
 
 def test_units_are_dropped_between_layers():

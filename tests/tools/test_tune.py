@@ -213,6 +213,16 @@ def test_a_wrong_product_is_not_measured(dtype, error, is_wrong):
             tune._check(of, dense * (1 + error), dense)
 
 
+def test_float32_may_be_tf32_where_that_is_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["bench", "--tf32"]) == 2
+    assert "--tf32 is about products of a GPU" in capsys.readouterr().err
+    assert measure.tolerance(torch.float32) == measure.TOLERANCES[torch.float32]
+    with measure.tf32_allowed():
+        assert measure.tolerance(torch.float32) == measure.TF32_TOLERANCE
+        assert measure.tolerance(torch.bfloat16) == measure.TOLERANCES[torch.bfloat16]
+
+
 def test_tf32_is_allowed_inside_only():
     before = torch.backends.cuda.matmul.fp32_precision
     with measure.tf32_allowed():

@@ -13,20 +13,29 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparsedrop import slice_out
 from sparsedrop.conversion.layers import Converted, Handover
 from sparsedrop.masks import RowPattern, Slice, check_p, check_sliced_p, probabilities, scale
 from sparsedrop.ops.rows import Rows
 from sparsedrop.ops.rows import drop_units as drop_rows
 from sparsedrop.ops.slices import Choice
+from sparsedrop.ops.slices.numbers import draw_numbers
+from sparsedrop.ops.slices.products import Cut
+from sparsedrop.slice_out.channels import as_numbers, numbered
 from sparsedrop.slice_out.feed_forward import drop_units as drop_outside
+from sparsedrop.slice_out.layers import run_linear
 
 ALIGN, PATTERNS = 64, 8
 """The defaults of nn.SliceOutMLP and nn.RowPatternMLP."""
 
 
 class Method(Protocol):
-    """How units are drawn, and used."""
+    """How units are drawn, and used.
+
+    Attributes:
+        is_steady: whether as many live in each step, so that a compiled program may know how many.
+    """
+
+    is_steady: bool
 
     def check(self, p: float) -> float:
         """p as a float; ValueError where units cannot be dropped so often."""
@@ -34,8 +43,9 @@ class Method(Protocol):
     def kept(self, width: int, p: float) -> float:
         """The share of the units that is kept, on average."""
 
-    def draw(self, width: int, p: float) -> Any:
-        """Those that live in a step, from torch's default CPU generator."""
+    def draw(self, width: int, p: float, device: torch.device) -> Any:
+        """Those that live in a step, from torch's default CPU generator. In a compiled program,
+        which draws when it runs, their numbers on the device, int64 [kept]."""
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, read: Any, make: Any, p: float
@@ -50,29 +60,50 @@ class Method(Protocol):
 class _Slices:
     """See `nn.SliceOutMLP`."""
 
+    is_steady = True
+
     def check(self, p: float) -> float:
         return check_sliced_p(p)
 
     def kept(self, width: int, p: float) -> float:
         return _choice(width, p).width / width
 
-    def draw(self, width: int, p: float) -> Slice:
-        return _choice(width, p).draw()
+    def draw(self, width: int, p: float, device: torch.device) -> Slice | Tensor:
+        choice = _choice(width, p)
+        return draw_numbers(choice, device) if torch.compiler.is_compiling() else choice.draw()
 
     def linear(
         self,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        read: Slice | None,
-        make: Slice | None,
+        read: Slice | Tensor | None,
+        make: Slice | Tensor | None,
         p: float,
     ) -> Tensor:
-        x = x if read is None else x * read.scale
-        return slice_out.linear(x, weight, bias, in_slice=read, out_slice=make)
+        if isinstance(read, Tensor) or isinstance(make, Tensor):
+            return _of_numbers(x, weight, bias, read, make)
+        cut = Cut(*(None if own is None else own.pieces for own in (make, read)))
+        return run_linear(x, weight, bias, cut, 1.0 if read is None else read.scale)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
         return drop_outside(hidden, _choice(hidden.shape[-1], p))
+
+
+def _of_numbers(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    read: Slice | Tensor | None,
+    make: Slice | Tensor | None,
+) -> Tensor:
+    """The same of units by their numbers, in a compiled program: parameters are copies."""
+    rows, cols = (as_numbers(own, x.device) for own in (make, read))
+    if cols is not None:
+        x = x * (weight.shape[1] / len(cols))
+    own = numbered(numbered(weight, rows), cols, 1)
+    assert own is not None
+    return nn.functional.linear(x, own, numbered(bias, rows))
 
 
 def _choice(width: int, p: float) -> Choice:
@@ -89,13 +120,15 @@ def check_pattern(p: float) -> float:
 class _Patterns:
     """See `nn.RowPatternMLP`."""
 
+    is_steady = False
+
     def check(self, p: float) -> float:
         return check_pattern(p)
 
     def kept(self, width: int, p: float) -> float:
         return 1.0 - p
 
-    def draw(self, width: int, p: float) -> RowPattern:
+    def draw(self, width: int, p: float, device: torch.device) -> RowPattern:
         return RowPattern.draw(width, probabilities(p, PATTERNS))
 
     def linear(
@@ -135,7 +168,8 @@ class UnitSide:
 class UnitLinear(Converted, nn.Linear):
     """See `Converted`: an nn.Linear before or behind hidden values of which units are dropped.
 
-    Under torch.compile, where what is drawn may not decide what is compiled, the layer behind a
+    Under torch.compile what is drawn may not decide what is compiled. Parameters of the units of a
+    slice are gathered there; of a row pattern, which keeps more units or fewer, the layer behind a
     hidden value masks it, and those before it make all of it.
     """
 
@@ -167,7 +201,7 @@ class UnitLinear(Converted, nn.Linear):
         """The units that x has; None: it has all."""
         assert self.incoming is not None
         assert self.incoming.handover is not None
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not self._method.is_steady:
             return None
         units = self.incoming.handover.masks.pop(x.device, None)
         if units is None and x.shape[-1] != self.in_features:
@@ -178,11 +212,11 @@ class UnitLinear(Converted, nn.Linear):
         """The units that the result is to have; None: all."""
         assert self.outgoing is not None
         assert self.outgoing.handover is not None
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not self._method.is_steady:
             return None
         masks = self.outgoing.handover.masks
         if self.outgoing.draws:
-            masks[x.device] = self._method.draw(self.out_features, p)
+            masks[x.device] = self._method.draw(self.out_features, p, x.device)
         if x.device not in masks:
             raise RuntimeError(
                 "the layer that draws the units of this hidden value has not run before this one, "

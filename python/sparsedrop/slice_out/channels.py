@@ -81,9 +81,9 @@ def linear(x: Tensor, layer: nn.Linear, read: Channels | None, made: Channels | 
     cut, (rows, cols) = _cut(read, made, x.device)
     if rows is None and cols is None:
         return run_linear(x, layer.weight, layer.bias, cut, alpha)
-    weight = _numbered(_numbered(layer.weight, rows), cols, 1)
+    weight = numbered(numbered(layer.weight, rows), cols, 1)
     assert weight is not None
-    return nn.functional.linear(x * alpha, weight, _numbered(layer.bias, rows))
+    return nn.functional.linear(x * alpha, weight, numbered(layer.bias, rows))
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, own: Channels) -> Tensor:
@@ -100,8 +100,8 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, own: Channels) -> Tensor:
     how = by_batch, momentum, norm.eps
     if isinstance(own.live, Slice):
         return norms.batch_norm(x, mean, var, norm.weight, norm.bias, *how, out_slice=own.live)
-    mine, own_var = _numbered(mean, own.live), _numbered(var, own.live)
-    scale, shift = _numbered(norm.weight, own.live), _numbered(norm.bias, own.live)
+    mine, own_var = numbered(mean, own.live), numbered(var, own.live)
+    scale, shift = numbered(norm.weight, own.live), numbered(norm.bias, own.live)
     out = nn.functional.batch_norm(x, mine, own_var, scale, shift, *how)
     for whole, compact in ((mean, mine), (var, own_var)):
         if by_batch and whole is not None and compact is not None:
@@ -109,7 +109,7 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, own: Channels) -> Tensor:
     return out
 
 
-def _numbered(tensor: Tensor | None, numbers: Tensor | None, dim: int = 0) -> Tensor | None:
+def numbered(tensor: Tensor | None, numbers: Tensor | None, dim: int = 0) -> Tensor | None:
     """What has these numbers; None: all of it."""
     return tensor if tensor is None or numbers is None else tensor.index_select(dim, numbers)
 
@@ -120,12 +120,12 @@ def _cut(
     """Of a weight [out, in, ...]: its cut, or the numbers of rows and columns."""
     rows, cols = (None if own is None else own.live for own in (made, read))
     if isinstance(rows, Tensor) or isinstance(cols, Tensor):
-        return Cut(), (_numbers(rows, device), _numbers(cols, device))
+        return Cut(), (as_numbers(rows, device), as_numbers(cols, device))
     pieces = (None if own is None else own.pieces for own in (rows, cols))
     return Cut(*pieces), (None, None)
 
 
-def _numbers(live: Slice | Tensor | None, device: torch.device) -> Tensor | None:
+def as_numbers(live: Slice | Tensor | None, device: torch.device) -> Tensor | None:
     """A slice that was drawn outside of a program, inside of which another one was."""
     if not isinstance(live, Slice):
         return live

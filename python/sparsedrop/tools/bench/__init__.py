@@ -101,13 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="with --step: under torch.compile too")
     amp_help = "with --step: float32 weights under autocast, and inputs of the dtype"
     add("--amp", action="store_true", help=amp_help)
-    add("--modes", choices=MODES, nargs="+", help="with --network; default: all of the device")
-    add("--methods", choices=tuple(METHODS), nargs="+", help=f"likewise; default: {DEFAULT}")
-    add(
-        "--precision", choices=PRECISIONS, nargs="+", default=["amp"], help="likewise; default: amp"
-    )
-    add("--batch", type=count, metavar="N", help="likewise: samples; default: the network's own")
-    add("--whole-step", action="store_true", help="likewise: the optimiser's step too")
+    _add_network_arguments(parser)
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"for the results; default: {OUT}")
 
 
@@ -120,6 +114,17 @@ def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="with --tune: of which kernels, such as sm80; default: all that run on the GPU",
     )
+
+
+def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--modes", choices=MODES, nargs="+", help="with --network; default: all of the device")
+    add("--methods", choices=tuple(METHODS), nargs="+", help=f"likewise; default: {DEFAULT}")
+    add(
+        "--precision", choices=PRECISIONS, nargs="+", default=["amp"], help="likewise; default: amp"
+    )
+    add("--batch", type=count, metavar="N", help="likewise: samples; default: the network's own")
+    add("--whole-step", action="store_true", help="likewise: the optimiser's step too")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,64 @@
+"""The other methods under torch.compile."""
+
+import torch
+from method_cases import HIDDEN, MODELS, ROWS, WITH_MODELS, WITH_UNITS, D, convert_by
+from networks import Feedforward, value_and_grads
+from torch import nn
+
+
+@WITH_MODELS
+@WITH_UNITS
+def test_compiled_it_draws_anew_without_compiling_again(name, method):
+    model, x = MODELS[name][0](), torch.randn(ROWS, D)
+    convert_by(model, method, x)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        results = []
+        for seed in range(6):
+            torch.manual_seed(seed)
+            results.append(value_and_grads(compiled, x))
+    assert all(bool(t.isfinite().all()) for result in results for t in result)
+    assert any(not torch.equal(results[0][0], other[0]) for other in results[1:])
+
+
+@WITH_MODELS
+def test_a_compiled_program_makes_a_slice_alone(name):
+    """That of eager mode, from the same seed."""
+    model, x = MODELS[name][0](), torch.randn(ROWS, D)
+    convert_by(model, "sliceout", x)
+    widths = []
+
+    def watched(graph, inputs):
+        for node in graph.graph.nodes:
+            if node.target is nn.functional.linear:
+                widths.append(node.meta["example_value"].shape[-1])
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=watched)
+    for seed in range(4):
+        results = []
+        for each in (compiled, model):
+            torch.manual_seed(seed)
+            results.append(value_and_grads(each, x))
+        for own, truth in zip(*results, strict=True):
+            torch.testing.assert_close(own, truth)
+    assert HIDDEN // 2 in widths
+    assert HIDDEN not in widths
+
+
+def test_a_slice_goes_from_one_compiled_program_to_the_next():
+    model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
+    convert_by(model, "sliceout", x)
+    torch._dynamo.reset()
+    expected = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected.append(value_and_grads(model, x))
+    model.up.compile(backend="aot_eager")
+    model.down.compile(backend="aot_eager")
+    for seed, truths in enumerate(expected):
+        torch.manual_seed(seed)
+        for own, truth in zip(value_and_grads(model, x), truths, strict=True):
+            torch.testing.assert_close(own, truth)
