@@ -4,6 +4,8 @@ A failure prints a line `run(Case(...), device)`: paste it into a test. `--rando
 same cases again, and `--random-products-seconds S` runs the GPU's loop for longer.
 """
 
+import time
+
 import hypothesis
 import pytest
 import random_loop
@@ -21,6 +23,8 @@ from sparsedrop.select import kernels
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)
 EXAMPLES = 10000
+SECONDS = 120.0
+"""On the CPU, after which no further example runs: some take minutes for products in 16 bits."""
 ENOUGH = 2000
 """Cases, for every tile and orientation to be among them."""
 
@@ -40,7 +44,7 @@ def any_case(draw):
     return draw_case(Drawn(draw), "cpu")
 
 
-def test_on_the_cpu(random_seed):
+def test_on_the_cpu(random_seed, note):
     @hypothesis.seed(random_seed)
     @hypothesis.settings(
         max_examples=EXAMPLES,
@@ -50,9 +54,14 @@ def test_on_the_cpu(random_seed):
     )
     @hypothesis.given(any_case())
     def each(case):
-        run(case, CPU)
+        if time.monotonic() < end:
+            run(case, CPU)
+            count[0] += 1
 
+    end, count = time.monotonic() + SECONDS, [0]
     each()
+    note(f"random products on the CPU: {count[0]}")
+    assert count[0] > EXAMPLES // 20
 
 
 def _check(tally):
