@@ -170,6 +170,14 @@ PIECES = {
 }
 
 
+PLAIN = {
+    "layers": ("SliceOut", "row pattern"),
+    "linear": ("SliceOut", "row pattern"),
+    "lstm": ("SliceOut",),
+}
+"""Kinds that leave nn.Dropout where it is in a network, so that nothing is compared."""
+
+
 def pieces() -> str:
     kinds = ("sparsedrop", "SliceOut", "row pattern")
     rows = [*read("h200_feed_forward"), *read("h200_stack")]
@@ -188,8 +196,11 @@ def _by_method(rows: list[Row], kinds: Sequence[str]) -> str:
     lines = []
     for row in rows:
         speedups, figures = row["speedups"], row["figures"]
-        times = [f"{speedups[kind]:.2f}" if kind in speedups else "–" for kind in kinds]
-        peaks = [_peak(row, kind) if kind in figures else "–" for kind in ("nn.Dropout", *kinds)]
+        own = [kind for kind in speedups if kind not in PLAIN.get(row["network"], ())]
+        times = [f"{speedups[kind]:.2f}" if kind in own else "–" for kind in kinds]
+        peaks = [
+            _peak(row, k) if k in ("nn.Dropout", *own) else "–" for k in ("nn.Dropout", *kinds)
+        ]
         of = [PIECES[row["network"]], f"{row['p']:g}", MODES[row["mode"]]]
         lines.append([*of, f"{figures['nn.Dropout']['wall_ms']:.3f}", *times, *peaks])
     return markdown(head, lines)

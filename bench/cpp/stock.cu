@@ -15,7 +15,7 @@ using ColumnMajor = cutlass::layout::ColumnMajor;
 template <int M, int N, int K>
 using Shape = cutlass::gemm::GemmShape<M, N, K>;
 
-// What one mma.sync multiplies; float as TF32.
+// What one mma.sync multiplies; float is multiplied as TF32.
 template <class Element>
 using Instruction = Shape<16, 8, 32 / sizeof(Element)>;
 
@@ -56,7 +56,7 @@ class StockProduct final : public DenseProduct {
   }
 };
 
-// Of one depth in bytes in every dtype.
+// Tiles are as deep in bytes in every dtype.
 template <class Element>
 std::vector<std::unique_ptr<DenseProduct>> products_of() {
   constexpr int kDeep = 128 / sizeof(Element);

@@ -54,14 +54,16 @@ def test_on_the_cpu(random_seed, note):
     )
     @hypothesis.given(any_case())
     def each(case):
-        if time.monotonic() < end:
+        if time.monotonic() < end or failed:  # once one has failed, it is made smaller
+            failed.append(case)
             run(case, CPU)
+            failed.pop()
             count[0] += 1
 
-    end, count = time.monotonic() + SECONDS, [0]
+    end, count, failed = time.monotonic() + SECONDS, [0], []
     each()
     note(f"random products on the CPU: {count[0]}")
-    assert count[0] > EXAMPLES // 20
+    assert count[0] > 0
 
 
 def _check(tally):

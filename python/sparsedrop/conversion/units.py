@@ -19,10 +19,8 @@ from sparsedrop.ops.rows import Rows
 from sparsedrop.ops.rows import drop_units as drop_rows
 from sparsedrop.ops.slices import Choice
 from sparsedrop.ops.slices.numbers import draw_numbers
-from sparsedrop.ops.slices.products import Cut
-from sparsedrop.slice_out.channels import as_numbers, numbered
+from sparsedrop.slice_out.channels import linear_of
 from sparsedrop.slice_out.feed_forward import drop_units as drop_outside
-from sparsedrop.slice_out.layers import run_linear
 
 ALIGN, PATTERNS = 64, 8
 """The defaults of nn.SliceOutMLP and nn.RowPatternMLP."""
@@ -32,7 +30,7 @@ class Method(Protocol):
     """How units are drawn, and used.
 
     Attributes:
-        is_steady: whether as many live in each step, so that a compiled program may know how many.
+        is_steady: whether every step keeps as many units, which a compiled program has to know.
     """
 
     is_steady: bool
@@ -81,29 +79,12 @@ class _Slices:
         make: Slice | Tensor | None,
         p: float,
     ) -> Tensor:
-        if isinstance(read, Tensor) or isinstance(make, Tensor):
-            return _of_numbers(x, weight, bias, read, make)
-        cut = Cut(*(None if own is None else own.pieces for own in (make, read)))
-        return run_linear(x, weight, bias, cut, 1.0 if read is None else read.scale)
+        features = weight.shape[1]
+        alpha = 1.0 if read is None else features / _choice(features, p).width
+        return linear_of(x, weight, bias, read, make, alpha)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
         return drop_outside(hidden, _choice(hidden.shape[-1], p))
-
-
-def _of_numbers(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    read: Slice | Tensor | None,
-    make: Slice | Tensor | None,
-) -> Tensor:
-    """The same of units by their numbers, in a compiled program: parameters are copies."""
-    rows, cols = (as_numbers(own, x.device) for own in (make, read))
-    if cols is not None:
-        x = x * (weight.shape[1] / len(cols))
-    own = numbered(numbered(weight, rows), cols, 1)
-    assert own is not None
-    return nn.functional.linear(x, own, numbered(bias, rows))
 
 
 def _choice(width: int, p: float) -> Choice:
@@ -168,9 +149,9 @@ class UnitSide:
 class UnitLinear(Converted, nn.Linear):
     """See `Converted`: an nn.Linear before or behind hidden values of which units are dropped.
 
-    Under torch.compile what is drawn may not decide what is compiled. Parameters of the units of a
-    slice are gathered there; of a row pattern, which keeps more units or fewer, the layer behind a
-    hidden value masks it, and those before it make all of it.
+    Under torch.compile a draw may not decide what is compiled. Of a slice, which always keeps as
+    many units, parameters are gathered when the program runs. A row pattern keeps more or fewer:
+    there the layers before a hidden value make all of it, and the layer behind masks it.
     """
 
     incoming: UnitSide | None

@@ -216,8 +216,8 @@ def _dropped(data: Tensor, of_layer: list[Any], how: Rows) -> tuple[Tensor, list
 
 
 def _packable(weight: Tensor) -> Tensor:
-    """As it is, or a copy where cuDNN's caller in torch could not read it: as one line of all its
-    elements, by a view."""
+    """A weight as it is, or a copy where torch could not hand it to cuDNN: it views a weight as one
+    line of all its elements."""
     is_line = weight.stride(0) == weight.shape[1] * weight.stride(1)
     return weight if is_line or not weight.is_cuda else weight.contiguous()
 

@@ -38,8 +38,8 @@ class Tile(NamedTuple):
 def ctas_per_sm(tile: Tile, capability: tuple[int, int]) -> int:
     """How many CTAs of a tile share an SM of that compute capability.
 
-    One of two takes as long alone as both do together: each has a warp for every partition of the
-    SM, and waits for memory.
+    A CTA that has its SM for itself takes about as long as two that share it: it has a warp for
+    every partition either way, and waits for memory (h200_tune_sm80.json, to 11 % at worst).
     """
     has_little_shared_memory = capability in ((8, 6), (8, 9)) or capability >= (12, 0)
     shares = tile.architecture == "sm80" and tile.n == 128  # see TileConfigs of cpp/gemm/sm80

@@ -105,7 +105,7 @@ def expected_us(request: Request, choice: Choice) -> float:
 
 
 def _ctas(request: Request, tile: Tile) -> int:
-    """How many of a tile's run at a time."""
+    """How many CTAs of a tile run at a time on the request's GPU."""
     return request.sms * ctas_per_sm(tile, request.capability)
 
 

@@ -13,8 +13,8 @@ from sparsedrop.select.worked_out import TYPICAL_SPEED, Speed
 HOPPER = (9, 0)
 
 CLEAR_GAIN = 1.25
-"""How many times as fast kernels have to be by costs that were worked out for an architecture of
-which no tile was measured: what they do not know may be as much."""
+"""How many times as fast kernels have to be by costs that were worked out for a compute capability
+on which nothing was measured: what the costs do not know may be as much."""
 
 
 class Known(NamedTuple):
@@ -22,7 +22,7 @@ class Known(NamedTuple):
 
     cost: Cost
     source: str
-    # Worked out, with nothing measured of the tile's architecture.
+    # Worked out, for a compute capability on which nothing was measured.
     is_guess: bool = False
 
 

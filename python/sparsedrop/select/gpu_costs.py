@@ -2,9 +2,9 @@
 
     time = launch + waves · (tile + k_tiles · k_tile)
 
-A wave is one output tile for each SM; tiles that lack a slot take a share of one. Where operands
-have to be read from memory again and again, that is a limit of its own. The constants of each GPU
-are in `gpus`, or `worked_out`.
+A wave is one output tile for each CTA that runs at a time; tiles that lack a slot take a share of
+one. Where operands have to be read from memory again and again, that is a limit of its own. The
+constants of each GPU are in `gpus`, or `worked_out`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sparsedrop.select.gpus import CUBLAS_TILE, H200_MEMORY, Cost, Memory
 CUBLAS_COLUMNS = (256, 192, 128, 64)
 """Widths of the tiles that cuBLAS has; the narrower ones take in proportion."""
 
-REST = {Tile(128, 256, 64, 128): 0.62, Tile(64, 128, 64, 64): 1.0}
+REST = {Tile(128, 256, 64, 128): 0.62}
 REST_OF_OTHERS = 0.7
-"""What a tile that lacks slots takes, of the time of a whole one: fitted to h200_tiles.json. The
-smallest tile has a slot for each half of its warps, and one half waits for the other."""
+"""What a tile that lacks slots takes, of the time of a whole one: fitted to h200_tiles.json. Where
+warps share out the slots, as much: some wait for the others."""
 
 PASSING_SHARE = 1 / 8
 """The share of a result on its way to memory that takes an operand's place in the cache: fitted
@@ -113,7 +113,7 @@ def expected_us(
         deviation = all_k_tiles * math.sqrt(work.keep * (1 - work.keep) / work.k_blocks)
     # The largest of so many nearly normal counts.
     longest = min(all_k_tiles, mean + deviation * math.sqrt(1.4 * math.log(max(lines, 2))))
-    rest = REST.get(tile, REST_OF_OTHERS)
+    rest = 1.0 if _slots_are_parallel(tile) else REST.get(tile, REST_OF_OTHERS)
 
     def time(tiles: _Tiles) -> float:
         wholes, rests = _waves(tiles, per_tile, rest, ctas)
@@ -146,13 +146,24 @@ def _narrow_lines(work: Work, tile: Tile, lines: int, slots: int, ctas: int) -> 
     per_tile = tile.n // tile.slot_n
     wide, narrow = -(-slots // per_tile), -(-slots // (per_tile - 1))
     idle = ctas - lines * wide
-    slots_are_parallel = tile.m == 64  # one for each half of the warps
     # A narrower tile may not reach from one block of b into the next: their lists differ.
     would_cross = work.b_block_n is not None and work.b_block_n % (tile.n - tile.slot_n) != 0
-    if not work.has_a_mask or slots_are_parallel or idle <= 0 or narrow == wide or would_cross:
+    if (
+        not work.has_a_mask
+        or _slots_are_parallel(tile)
+        or idle <= 0
+        or narrow == wide
+        or would_cross
+    ):
         return 0
     fitting = idle // (narrow - wide)
     return min(lines, fitting) if fitting * NARROW_ONE_IN >= lines else 0
+
+
+def _slots_are_parallel(tile: Tile) -> bool:
+    """Whether warps of their own multiply each of a tile's slots, all at a time: kHasParallelSlots
+    in both architectures' config.hpp."""
+    return tile.m == 64 or (tile.architecture == "sm80" and tile.n == 128)
 
 
 def _nth_largest(n: int, count: int) -> float:

@@ -17,7 +17,7 @@ HALF, TF32 = "16 bits", "TF32"
 
 
 class Cost(NamedTuple):
-    """What a tile costs, in microseconds; those that share an SM, together."""
+    """What a tile costs, in microseconds: where CTAs share an SM, theirs together."""
 
     launch_us: float
     tile_us: float

@@ -74,26 +74,27 @@ def cost_of(
 ) -> Cost:
     """What a tile of the kernels, or CUBLAS, costs on that GPU.
 
-    TF32 is half as fast as 16 bits on all of them, so that each is in proportion to its own.
+    On all these GPUs TF32 has half the rate of 16 bits, so that costs of either are in proportion
+    to those of the same precision on the typical GPU.
     """
     like = _alike(tile, precision)
     is_best = tile == CUBLAS or (isinstance(tile, Tile) and tile.architecture == SM90)
-    here, there = rate_of(capability, gpu), RATES[9, 0]
-    slower = there.best / here.best if is_best else there.mma_sync / here.mma_sync
+    own, typical = rate_of(capability, gpu), RATES[9, 0]
+    slower = typical.best / own.best if is_best else typical.mma_sync / own.mma_sync
     clocks = TYPICAL_SPEED.clock_ghz / speed.clock_ghz
     return Cost(like.launch_us, like.tile_us * clocks, like.k_tile_us * clocks * slower)
 
 
 def _alike(tile: Tile | str, precision: str) -> Cost:
-    """Of that tile on the typical GPU; else of its architecture's smallest, in proportion.
-
-    Of tiles that do not multiply in that precision, in 16 bits.
+    """What that tile costs on the typical GPU; else what the smallest of its architecture does, or
+    of all, in proportion. A tile without costs in that precision is taken at those in 16 bits.
     """
     typical = GPUS[TYPICAL]
     costs = {**typical.costs, **typical.of(precision)}
     if tile in costs or not isinstance(tile, Tile):
         return costs[tile]
-    of_same = [t for t in costs if isinstance(t, Tile) and t.architecture == tile.architecture]
+    tiles = [known for known in costs if isinstance(known, Tile)]
+    of_same = [known for known in tiles if known.architecture == tile.architecture] or tiles
     least = min(of_same, key=lambda t: t.m * t.n)
     times = tile.m * tile.n * tile.k / (least.m * least.n * least.k)
     return costs[least]._replace(k_tile_us=costs[least].k_tile_us * times)

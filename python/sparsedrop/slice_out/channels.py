@@ -56,7 +56,7 @@ def conv2d(x: Tensor, conv: nn.Conv2d, read: Channels | None, made: Channels | N
     elif read is not None:
         groups = conv.groups * read.width // read.units
         read = None
-    cut, (rows, cols) = _cut(read, made, x.device)
+    cut, (rows, cols) = _cut(_live(read), _live(made), x.device)
     how = Convolution(conv.stride, _padding(conv), conv.dilation, groups, cut, alpha)  # type: ignore[arg-type]
     if rows is None and cols is None:
         return run_conv2d(x, conv.weight, conv.bias, how)
@@ -78,12 +78,25 @@ def _padding(conv: nn.Conv2d) -> tuple[int, ...] | str:
 def linear(x: Tensor, layer: nn.Linear, read: Channels | None, made: Channels | None) -> Tensor:
     """x [N, in'] -> [N, out'], likewise."""
     alpha = 1.0 if read is None else read.scale
+    return linear_of(x, layer.weight, layer.bias, _live(read), _live(made), alpha)
+
+
+def linear_of(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    read: Slice | Tensor | None,
+    made: Slice | Tensor | None,
+    alpha: float,
+) -> Tensor:
+    """x [..., in'] -> [..., out']: of the units that are read, times alpha, those that are to be
+    made; None: all."""
     cut, (rows, cols) = _cut(read, made, x.device)
     if rows is None and cols is None:
-        return run_linear(x, layer.weight, layer.bias, cut, alpha)
-    weight = numbered(numbered(layer.weight, rows), cols, 1)
-    assert weight is not None
-    return nn.functional.linear(x * alpha, weight, numbered(layer.bias, rows))
+        return run_linear(x, weight, bias, cut, alpha)
+    own = _numbered(_numbered(weight, rows), cols, 1)
+    assert own is not None
+    return nn.functional.linear(x * alpha, own, _numbered(bias, rows))
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, own: Channels) -> Tensor:
@@ -100,8 +113,8 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, own: Channels) -> Tensor:
     how = by_batch, momentum, norm.eps
     if isinstance(own.live, Slice):
         return norms.batch_norm(x, mean, var, norm.weight, norm.bias, *how, out_slice=own.live)
-    mine, own_var = numbered(mean, own.live), numbered(var, own.live)
-    scale, shift = numbered(norm.weight, own.live), numbered(norm.bias, own.live)
+    mine, own_var = _numbered(mean, own.live), _numbered(var, own.live)
+    scale, shift = _numbered(norm.weight, own.live), _numbered(norm.bias, own.live)
     out = nn.functional.batch_norm(x, mine, own_var, scale, shift, *how)
     for whole, compact in ((mean, mine), (var, own_var)):
         if by_batch and whole is not None and compact is not None:
@@ -109,23 +122,27 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, own: Channels) -> Tensor:
     return out
 
 
-def numbered(tensor: Tensor | None, numbers: Tensor | None, dim: int = 0) -> Tensor | None:
+def _numbered(tensor: Tensor | None, numbers: Tensor | None, dim: int = 0) -> Tensor | None:
     """What has these numbers; None: all of it."""
     return tensor if tensor is None or numbers is None else tensor.index_select(dim, numbers)
 
 
+def _live(own: Channels | None) -> Slice | Tensor | None:
+    return None if own is None else own.live
+
+
 def _cut(
-    read: Channels | None, made: Channels | None, device: torch.device
+    read: Slice | Tensor | None, made: Slice | Tensor | None, device: torch.device
 ) -> tuple[Cut, tuple[Tensor | None, Tensor | None]]:
     """Of a weight [out, in, ...]: its cut, or the numbers of rows and columns."""
-    rows, cols = (None if own is None else own.live for own in (made, read))
+    rows, cols = made, read
     if isinstance(rows, Tensor) or isinstance(cols, Tensor):
-        return Cut(), (as_numbers(rows, device), as_numbers(cols, device))
+        return Cut(), (_numbers(rows, device), _numbers(cols, device))
     pieces = (None if own is None else own.pieces for own in (rows, cols))
     return Cut(*pieces), (None, None)
 
 
-def as_numbers(live: Slice | Tensor | None, device: torch.device) -> Tensor | None:
+def _numbers(live: Slice | Tensor | None, device: torch.device) -> Tensor | None:
     """A slice that was drawn outside of a program, inside of which another one was."""
     if not isinstance(live, Slice):
         return live

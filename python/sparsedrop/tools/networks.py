@@ -103,22 +103,24 @@ class Drop(NamedTuple):
 
     def between(self, model: nn.Module, example: Tensor) -> nn.Module:
         """The model, its dropouts converted where a method does that."""
-        if self.kind in _CONVERTED and self.p > 0.0:
-            sparsedrop.convert(
-                model,
-                example,
-                method=_CONVERTED[self.kind],
-                min_speedup=0,
-                block_shape=self.block_shape,
-                sampler=self.sampler,
-            )
-        return model
+        return self._convert(model, example, _CONVERTED, 0.0)
 
     def converted(self, model: nn.Module, example: Tensor) -> nn.Module:
         """The model, of which as much is converted as is expected to gain on its device."""
-        methods = {**_CONVERTED, TILE_PATTERN: "tile-pattern"}
+        return self._convert(model, example, {**_CONVERTED, TILE_PATTERN: "tile-pattern"}, 1.0)
+
+    def _convert(
+        self, model: nn.Module, example: Tensor, methods: dict[str, str], min_speedup: float
+    ) -> nn.Module:
         if self.kind in methods and self.p > 0.0:
-            sparsedrop.convert(model, example, method=methods[self.kind])
+            sparsedrop.convert(
+                model,
+                example,
+                method=methods[self.kind],
+                min_speedup=min_speedup,
+                block_shape=self.block_shape,
+                sampler=self.sampler,
+            )
         return model
 
     def between_convolutions(self) -> nn.Module:

