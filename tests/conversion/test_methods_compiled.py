@@ -1,9 +1,13 @@
 """The other methods under torch.compile."""
 
+import functools
+
+import pytest
 import torch
 from method_cases import HIDDEN, MODELS, ROWS, WITH_MODELS, WITH_UNITS, D, convert_by
 from networks import Feedforward, value_and_grads
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 @WITH_MODELS
@@ -62,3 +66,28 @@ def test_a_slice_goes_from_one_compiled_program_to_the_next():
         torch.manual_seed(seed)
         for own, truth in zip(value_and_grads(model, x), truths, strict=True):
             torch.testing.assert_close(own, truth)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "skip_fwd_side_effects_in_bwd_under_checkpoint"),
+    reason="this torch has no switch for it",
+)
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_checkpoint_replays_the_slice(backend):
+    """Which the layers hand over within it: torch has to be told that this may be left out of the
+    replay."""
+    model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
+    convert_by(model, "sliceout", x)
+    torch._dynamo.reset()
+    checkpointed = functools.partial(checkpoint, model, use_reentrant=False)
+    compiled = torch.compile(checkpointed, backend=backend, fullgraph=True)
+    results = []
+    with torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
+        for each in (compiled, model):
+            torch.manual_seed(2)
+            given = x.clone().requires_grad_()
+            out = each(given)
+            grads = torch.autograd.grad(out.square().sum(), [given, *model.parameters()])
+            results.append([out, *grads])
+    for own, truth in zip(*results, strict=True):
+        torch.testing.assert_close(own, truth)

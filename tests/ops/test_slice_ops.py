@@ -17,7 +17,9 @@ def test_ops_of_a_block_are_what_a_compiler_takes_them_for(gated):
     first = [torch.randn(24, 8), torch.randn(24)] * (2 if gated else 1)
     parameters = [*first, torch.randn(6, 24), None]
     ops = torch.ops.sparsedrop
-    torch.library.opcheck(ops.slice_start, (24, *HOW[1:4]), test_utils=SCHEMA_AND_FAKE)
+    for draws in (ops.slice_start, ops.slice_numbers):
+        where = {"device": torch.device("cpu")}
+        torch.library.opcheck(draws, (24, *HOW[1:4]), where, test_utils=SCHEMA_AND_FAKE)
     how = (24, *HOW[1:4], torch.float64, torch.device("cpu"))
     torch.library.opcheck(ops.slice_factors, how, test_utils=SCHEMA_AND_FAKE)
     torch.library.opcheck(ops.slice_out_mlp, (x, parameters, *HOW), test_utils=SCHEMA_AND_FAKE)

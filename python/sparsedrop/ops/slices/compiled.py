@@ -25,7 +25,9 @@ def kept_mask(choice: Choice, device: torch.device) -> Tensor:
 
 def draw_start(choice: Choice) -> Tensor:
     """int64 [] on the CPU."""
-    return START(choice.units, choice.p, choice.align, choice.starts)
+    how = choice.units, choice.p, choice.align, choice.starts
+    drawn: Tensor = START(*how, device=torch.device("cpu"))
+    return drawn
 
 
 def feed_forward_compiled(x: Tensor, layers: Layers, choice: Choice) -> Tensor:

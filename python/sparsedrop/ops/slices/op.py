@@ -31,15 +31,15 @@ def _layers(parameters: Sequence[Tensor | None], activation: str) -> Layers:
     return Layer(own, own_bias, activation or None, gate, gate_bias), Layer(weight, bias)
 
 
-def _draw(units: int, p: float, align: int, starts: str) -> Tensor:
+def _draw(units: int, p: float, align: int, starts: str, *, device: torch.device) -> Tensor:
     """The start of a slice, int64 []."""
     start = Slice.draw(units, p, align=align, starts=starts).pieces[0][0]
-    return torch.tensor(start, device="cpu")
+    return torch.tensor(start, device=device)
 
 
-def _fake_draw(units: int, p: float, align: int, starts: str) -> Tensor:
+def _fake_draw(units: int, p: float, align: int, starts: str, *, device: torch.device) -> Tensor:
     keep_apart(torch.ops.sparsedrop.slice_start)
-    return torch.empty((), dtype=torch.int64, device="cpu")
+    return torch.empty((), dtype=torch.int64, device=device)
 
 
 def _factors(
@@ -187,10 +187,12 @@ _DRAWN = "float p, int align, str starts"
 _HOW = f"str activation, {_DRAWN}, str normalization"
 _PLACE = "Tensor start, bool on_rows, int units, int kept, int features, float alpha"
 _GIVEN = "Tensor x, Tensor weight, Tensor? bias"
-_library = register(*(
-    Op(schema, kernel, fake, draws, "CompositeExplicitAutograd", may_be_captured=False)
+_library = register(
+    # By its device torch learns whose generator a compiled checkpoint has to bring back.
+    Op(f"slice_start(int units, {_DRAWN}, *, Device device) -> Tensor",
+       _draw, _fake_draw, True, "BackendSelect", may_be_captured=False),
+    *(Op(schema, kernel, fake, draws, "CompositeExplicitAutograd", may_be_captured=False)
     for schema, kernel, fake, draws in (
-        (f"slice_start(int units, {_DRAWN}) -> Tensor", _draw, _fake_draw, True),
         (f"slice_factors(int units, {_DRAWN}, ScalarType dtype, Device device) -> Tensor",
          _factors, _fake_factors, False),
         (f"slice_out_mlp(Tensor x, Tensor?[] parameters, {_HOW}) -> Tensor[]",
@@ -200,8 +202,8 @@ _library = register(*(
         (f"slice_out_linear({_GIVEN}, {_PLACE}) -> Tensor", _linear, _fake_linear, False),
         (f"slice_out_linear_backward(Tensor grad, {_GIVEN}, {_PLACE}, bool[] needs) -> Tensor[]",
          _linear_backward, _fake_linear_backward, False),
-    )
-))  # fmt: skip
+    )),
+)  # fmt: skip
 START = torch.ops.sparsedrop.slice_start.default
 MLP = torch.ops.sparsedrop.slice_out_mlp.default
 MLP_BACKWARD = torch.ops.sparsedrop.slice_out_mlp_backward.default
