@@ -14,12 +14,11 @@ SPARSEDROP_HOST_DEVICE uint32_t bits_in_word(int32_t count, int32_t index) {
   return left >= 32 ? 0xffffffffu : left <= 0 ? 0u : (1u << left) - 1u;
 }
 
-// -1 where no bit is set.
 SPARSEDROP_HOST_DEVICE int32_t lowest_bit(uint32_t word) {
 #ifdef __CUDA_ARCH__
   return __ffs(int32_t(word)) - 1;
 #else
-  return __builtin_ffs(int(word)) - 1;
+  return __builtin_ctz(word);
 #endif
 }
 

@@ -31,21 +31,6 @@ class KTiles {
     return 32 * index_ + bit;
   }
 
-  // next() where `is_wanted`, while a live one is left; else nothing changes, and what it returns
-  // has no meaning. There is no branch but into a new word, so that it costs little between other
-  // work.
-  SPARSEDROP_HOST_DEVICE int32_t next_if(bool is_wanted) {
-    if (is_wanted && word_ == 0) {
-      do {
-        word_ = load(++index_);
-      } while (word_ == 0 && 32 * (index_ + 1) < k_tiles_);
-    }
-    int32_t const found = 32 * index_ + lowest_bit(word_);
-    uint32_t const others = word_ & (word_ - 1);
-    word_ = is_wanted ? others : word_;
-    return found;
-  }
-
   // As so many calls of next(), word by word; stops behind the last live one.
   SPARSEDROP_HOST_DEVICE void skip(int32_t live) {
     while (live > 0) {

@@ -15,11 +15,12 @@ class KSteps {
   // The step behind `last`, the one that it gave before; kNoKTile behind the last of all, as often
   // as it is asked for.
   SPARSEDROP_HOST_DEVICE int32_t next(int32_t last) {
-    bool const is_left = left_ > 0;
-    bool const begins_tile = is_left && left_ % kPerTile == 0;
-    int32_t const first = k_tiles_.next_if(begins_tile) * kPerTile;
-    left_ -= int32_t(is_left);
-    return !is_left ? kNoKTile : begins_tile ? first : last + 1;
+    if (left_ <= 0) {
+      return kNoKTile;
+    }
+    bool const begins_tile = left_ % kPerTile == 0;
+    --left_;
+    return begins_tile ? k_tiles_.next() * kPerTile : last + 1;
   }
 
  private:

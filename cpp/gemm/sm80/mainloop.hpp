@@ -106,49 +106,45 @@ class Mainloop {
     if (steps == 0) {
       return;
     }
-    uint32_t stage = memory_;
-    uint32_t sent_for = memory_ + uint32_t((stages_ - 1) * Config::kStageBytes);
+    int32_t read = 0;
+    int32_t write = stages_ - 1;
     LaneOffsets const lane = lane_offsets();
     Fragments fragments[2];
     wait_for_stage();
     if constexpr (kMultiplies) {
-      load<0>(fragments[0], stage, lane);
+      load<0>(fragments[0], memory_, lane);
     }
 #pragma unroll 1
     for (; steps > 0; --steps) {
-      step<0, kMultiplies>(fragments, stage, sent_for, lane, acc);
-      step<1, kMultiplies>(fragments, stage, sent_for, lane, acc);
-      step<2, kMultiplies>(fragments, stage, sent_for, lane, acc);
-      stage = after(stage);
-      sent_for = after(sent_for);
+      uint32_t const stage = memory_ + uint32_t(read * Config::kStageBytes);
+      uint32_t const sent_for = memory_ + uint32_t(write * Config::kStageBytes);
+      loader_.template copy_part<0>(sent_for);
+      step<0, kMultiplies>(fragments, stage, lane, acc);
+      loader_.template copy_part<1>(sent_for);
+      step<1, kMultiplies>(fragments, stage, lane, acc);
+      loader_.template copy_part<2>(sent_for);
+      step<2, kMultiplies>(fragments, stage, lane, acc);
+      read = after(read);
+      write = after(write);
       wait_for_stage();
       // Behind the last stage, what is loaded is not used.
-      step<3, kMultiplies>(fragments, stage, sent_for, lane, acc);
+      step<3, kMultiplies>(fragments, memory_ + uint32_t(read * Config::kStageBytes), lane, acc);
     }
     static_assert(kSteps == 4 && Loader::kParts == 3);
   }
 
-  // Loads the fragments of the step behind `kStep`, sends for its part of a stage, and multiplies
-  // the fragments of this one. In that order: the compiler keeps it, and loads that stood behind
-  // the addresses of copies would be waited for.
+  // Loads the fragments of the step behind `kStep` and multiplies those of this one.
   template <int kStep, bool kMultiplies>
-  SPARSEDROP_DEVICE void step(Fragments (&fragments)[2], uint32_t stage, uint32_t sent_for,
-                              LaneOffsets const& lane, Accumulators& acc) {
+  SPARSEDROP_DEVICE static void step(Fragments (&fragments)[2], uint32_t stage,
+                                     LaneOffsets const& lane, Accumulators& acc) {
     if constexpr (kMultiplies) {
       load<(kStep + 1) % kSteps>(fragments[(kStep + 1) % 2], stage, lane);
-    }
-    if constexpr (kStep < Loader::kParts) {
-      loader_.template copy_part<kStep>(sent_for);
-    }
-    if constexpr (kMultiplies) {
       multiply(fragments[kStep % 2], acc);
     }
   }
 
-  // The stage behind one, by its address: no other address is worked out on the way to a load.
-  SPARSEDROP_DEVICE uint32_t after(uint32_t stage) const {
-    uint32_t const next = stage + uint32_t(Config::kStageBytes);
-    return next == memory_ + uint32_t(stages_ * Config::kStageBytes) ? memory_ : next;
+  SPARSEDROP_DEVICE int32_t after(int32_t stage) const {
+    return stage + 1 == stages_ ? 0 : stage + 1;
   }
 
   // Until the oldest stage that was sent for, and is not waited for yet, has landed for all.

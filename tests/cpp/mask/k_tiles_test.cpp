@@ -61,23 +61,6 @@ TEST(KTiles, SkippingIsCallingNext) {
   }
 }
 
-TEST(KTiles, WhatIsNotWantedChangesNothing) {
-  std::mt19937 random(5);
-  for (int round = 0; round < 200; ++round) {
-    std::vector<uint32_t> line(5);
-    for (auto& word : line) word = random() % 3 == 0 ? 0 : random() & random() & random();
-    auto const k_tiles = int32_t(random() % 161);
-    KTiles tiles(line.data(), nullptr, k_tiles);
-    for (int32_t const expected : walk(line.data(), nullptr, k_tiles)) {
-      while (random() % 2 == 0) {
-        tiles.next_if(false);
-      }
-      EXPECT_EQ(tiles.next_if(true), expected);
-    }
-    EXPECT_EQ(tiles.next(), kNoKTile);
-  }
-}
-
 TEST(KTiles, FindsTheLiveTilesOfRandomLines) {
   std::mt19937 random(7);
   for (int round = 0; round < 200; ++round) {
