@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from method_cases import HIDDEN, MODELS, ROWS, WITH_MODELS, WITH_UNITS, D, convert_by
-from networks import Feedforward, value_and_grads
+from networks import Feedforward, assert_handed_over, value_and_grads
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -55,17 +55,7 @@ def test_a_compiled_program_makes_a_slice_alone(name):
 def test_a_slice_goes_from_one_compiled_program_to_the_next():
     model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
     convert_by(model, "sliceout", x)
-    torch._dynamo.reset()
-    expected = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        expected.append(value_and_grads(model, x))
-    model.up.compile(backend="aot_eager")
-    model.down.compile(backend="aot_eager")
-    for seed, truths in enumerate(expected):
-        torch.manual_seed(seed)
-        for own, truth in zip(value_and_grads(model, x), truths, strict=True):
-            torch.testing.assert_close(own, truth)
+    assert_handed_over(model, model.up, model.down, x)
 
 
 @pytest.mark.skipif(

@@ -135,10 +135,9 @@ def _cut(
     read: Slice | Tensor | None, made: Slice | Tensor | None, device: torch.device
 ) -> tuple[Cut, tuple[Tensor | None, Tensor | None]]:
     """Of a weight [out, in, ...]: its cut, or the numbers of rows and columns."""
-    rows, cols = made, read
-    if isinstance(rows, Tensor) or isinstance(cols, Tensor):
-        return Cut(), (_numbers(rows, device), _numbers(cols, device))
-    pieces = (None if own is None else own.pieces for own in (rows, cols))
+    if isinstance(made, Tensor) or isinstance(read, Tensor):
+        return Cut(), (_numbers(made, device), _numbers(read, device))
+    pieces = (None if own is None else own.pieces for own in (made, read))
     return Cut(*pieces), (None, None)
 
 
