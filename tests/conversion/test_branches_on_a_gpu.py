@@ -88,8 +88,8 @@ def test_autocast_is_as_accurate_as_the_dense_network(name, compiled, autocast):
             results.append(run(each, x))
     names = ["out", "x", *dict(model.named_parameters())]
     count = len(names)
-    # In float16, and not in bfloat16, torch's gradient of a depthwise convolution's weight errs four
-    # times as much with the slice's channels as with all: by 0.9 % and by 0.2 % on an H200.
+    # In float16 alone, torch's gradient of a depthwise convolution's weight errs four times as much
+    # with the slice's channels as with all: by 0.9 % and by 0.2 % on an H200.
     judged = [not (autocast is torch.float16 and name == "deep.weight") for name in names]
     errors = [
         sum(
