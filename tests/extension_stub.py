@@ -14,7 +14,7 @@ from architecture_stub import ARCHITECTURES
 from sparsedrop.masks import layout
 from sparsedrop.masks.block_mask import expand_live
 from sparsedrop.masks.samplers import balanced_live
-from unit_steps import ALONG, UnitSteps
+from unit_steps import ALONG, DROPPED, UnitSteps
 
 DTYPES = {"bfloat16": 0, "float16": 1, "float32": 2, "float64": 3}
 _DTYPES = [getattr(torch, name) for name in DTYPES]
@@ -242,6 +242,7 @@ class C:
     POINTWISE = {"activate": 0, "activation_grad": 1, "gate": 2, "gate_grad": 3, "add": 4}  # noqa: RUF012
     MAX_ROUNDINGS = 8
     UNITS_ALONG = ALONG
+    DROPPED = DROPPED
     Launch, Program = Launch, Program
     grids: list[Tensor] = []  # noqa: RUF012 - of the masks that were drawn, in turn
 

@@ -47,6 +47,13 @@ def masked(mlp, x, chosen: Slice):
     return reference.feed_forward(x, layers_of(mlp), chosen.mask(x.device), scale)
 
 
+def live_of(x, own, dim):
+    """What a slice keeps along that extent, in its order; None: all of it."""
+    if own is None:
+        return x
+    return torch.cat([x.narrow(dim, start, stop - start) for start, stop in own.pieces], dim)
+
+
 def value_and_grads(function, x, parameters, upstream):
     """The result, and the gradients of x and of the parameters."""
     inputs = [x.detach().requires_grad_(), *parameters]

@@ -4,23 +4,15 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 import sparsedrop
-from slice_cases import assert_equal_to, value_and_grads
+from slice_cases import assert_equal_to, live_of, value_and_grads
 from sparsedrop import Slice, reference, slice_out
 from sparsedrop.masks.slices import slices
 
 EVERY = slices(24, 0.5, align=4)
 SIDES = [(None, True), (True, None), (True, True)]
-
-
-def _live(x, own, dim):
-    """The columns of a slice, in its order."""
-    if own is None:
-        return x
-    return torch.cat([x.narrow(dim, a, b - a) for a, b in own.pieces], dim)
 
 
 def _kept(x, own, dim):
@@ -40,8 +32,10 @@ def test_a_linear_layer_is_the_masked_one(sides, bias):
     for ins, outs in _pairs(sides):
         how = {"in_slice": ins, "out_slice": outs}
         ours = value_and_grads(
-            lambda x, how=how, ins=ins: slice_out.linear(_live(x, ins, -1), weight, vector, **how),
-            x, given, _live(upstream, outs, -1),
+            lambda x, how=how, ins=ins: slice_out.linear(
+                live_of(x, ins, -1), weight, vector, **how
+            ),
+            x, given, live_of(upstream, outs, -1),
         )  # fmt: skip
         exact = value_and_grads(
             lambda x, ins=ins, outs=outs: _kept(
@@ -49,7 +43,7 @@ def test_a_linear_layer_is_the_masked_one(sides, bias):
             ),
             x, given, upstream,
         )  # fmt: skip
-        assert_equal_to(ours, [_live(exact[0], outs, -1), *exact[1:]])
+        assert_equal_to(ours, [live_of(exact[0], outs, -1), *exact[1:]])
         if outs is not None:
             assert not ours[2][~outs.mask()].any()
         if ins is not None:
@@ -63,14 +57,14 @@ def test_a_large_layer_with_both_slices():
     for ins, outs in itertools.product(slices(264, 0.5, align=66), repeat=2):
         how = {"in_slice": ins, "out_slice": outs}
         ours = value_and_grads(
-            lambda x, how=how, ins=ins: slice_out.linear(_live(x, ins, -1), weight, **how),
-            x, [weight], _live(upstream, outs, -1),
+            lambda x, how=how, ins=ins: slice_out.linear(live_of(x, ins, -1), weight, **how),
+            x, [weight], live_of(upstream, outs, -1),
         )  # fmt: skip
         exact = value_and_grads(
             lambda x, ins=ins, outs=outs: _kept(F.linear(_kept(x, ins, -1), weight), outs, -1),
             x, [weight], upstream,
         )  # fmt: skip
-        assert_equal_to(ours, [_live(exact[0], outs, -1), *exact[1:]])
+        assert_equal_to(ours, [live_of(exact[0], outs, -1), *exact[1:]])
 
 
 CONVOLUTIONS = {
@@ -112,14 +106,14 @@ def _compare_convolutions(x, given, upstream, kwargs):
     ins, outs = kwargs["in_slice"], kwargs["out_slice"]
     weight, bias = given[0], given[1] if len(given) > 1 else None
     ours = value_and_grads(
-        lambda x: slice_out.conv2d(_live(x, ins, 1), weight, bias, **kwargs),
-        x, given, _live(upstream, outs, 1),
+        lambda x: slice_out.conv2d(live_of(x, ins, 1), weight, bias, **kwargs),
+        x, given, live_of(upstream, outs, 1),
     )  # fmt: skip
     exact = value_and_grads(
         lambda x: _kept(F.conv2d(_kept(x, ins, 1), weight, bias, **how), outs, 1),
         x, given, upstream,
     )  # fmt: skip
-    assert_equal_to(ours, [_live(exact[0], outs, 1), *exact[1:]])
+    assert_equal_to(ours, [live_of(exact[0], outs, 1), *exact[1:]])
     if outs is not None:
         assert not ours[2][~outs.mask()].any()
 
@@ -137,40 +131,6 @@ def test_second_derivatives():
     assert torch.autograd.gradgradcheck(
         lambda *a: slice_out.conv2d(*a, in_slice=small).square(), grads
     )
-
-
-@pytest.mark.parametrize("affine", [True, False])
-def test_a_batch_norm_is_the_masked_one(affine):
-    """And statistics outside of the slice are left alone."""
-    x, upstream = (torch.randn(4, 24, 3, 3).double() for _ in range(2))
-    for own, training in itertools.product(EVERY, (True, False)):
-        norms = [nn.BatchNorm2d(24, affine=affine).double() for _ in range(2)]
-        for norm in norms:
-            torch.manual_seed(7)
-            norm.running_mean.normal_(), norm.running_var.uniform_(1, 2)
-            for parameter in norm.parameters():
-                nn.init.normal_(parameter)
-        (ours, dense), before = norms, norms[0].running_var.clone()
-        made = value_and_grads(
-            lambda x, own=own, norm=ours, training=training: slice_out.batch_norm(
-                _live(x, own, 1), norm.running_mean, norm.running_var, norm.weight, norm.bias,
-                training, 0.1, norm.eps, out_slice=own,
-            ),
-            x, list(ours.parameters()), _live(upstream, own, 1),
-        )  # fmt: skip
-        exact = value_and_grads(
-            lambda x, own=own, norm=dense, training=training: _kept(
-                norm.train(training)(x), own, 1
-            ),
-            x, list(dense.parameters()), upstream,
-        )  # fmt: skip
-        assert_equal_to(made, [_live(exact[0], own, 1), *exact[1:]])
-        kept = own.mask()
-        for name in ("running_mean", "running_var"):
-            found, expected = getattr(ours, name), getattr(dense, name)
-            torch.testing.assert_close(found[kept], expected[kept], rtol=1e-12, atol=1e-12)
-        assert torch.equal(ours.running_var[~kept], before[~kept])
-        assert torch.equal(ours.running_var, before) != training
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

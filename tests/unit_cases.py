@@ -56,6 +56,11 @@ CASES = {
     # Of one unit relu's slope may round to the other sign, and nothing outweighs that.
     "one row": Case(RowPatternMLP, 5, {"d_out": 1, "activation": "silu"}, (5, 4)),
 }
+IN_TWO_PARTS = {
+    name: case
+    for name, case in CASES.items()
+    if case.kind is SliceOutMLP and sum(case.drawn) > case.units
+}
 
 
 def block_of(case, dtype, device="cpu", **more):

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 ALONG = {"neither": 0, "rows": 1, "cols": 2}
+DROPPED = {"zeroed": 0, "kept": 1}
+FP32 = 2
+MOST = 8
+"""Matrices of a step."""
 
 
 def matrix_at(address: int, dtype: torch.dtype, rows: int, cols: int, ld: int) -> Tensor:
@@ -80,7 +84,7 @@ class UnitSteps:
 
     def gather(self, *, dtype, units, count, arrays) -> None:
         def step(call) -> None:
-            for source, source_dtype, source_ld, to, to_ld, rows, cols, along in arrays:
+            for source, source_dtype, source_ld, to, to_ld, rows, cols, along, factor in arrays:
                 if not call.address(to):
                     continue
                 index = torch.tensor(live_units(call, units, count))
@@ -93,25 +97,31 @@ class UnitSteps:
                 )
                 if along != ALONG["neither"]:
                     matrix = matrix.index_select(along - 1, index)
-                matrix_at(call.address(to), self.dtypes[dtype], rows, cols, to_ld).copy_(matrix)
+                assert source_dtype in (dtype, FP32)
+                held = matrix_at(call.address(to), self.dtypes[dtype], rows, cols, to_ld)
+                held.copy_(matrix.float() * call.number(factor))
 
         self.steps.append(step)
 
-    def fill_dropped(self, *, units, count, arrays) -> None:
+    def fill_units(self, *, units, count, arrays) -> None:
         def step(call) -> None:
             index = torch.tensor(live_units(call, units, count))
-            for to, dtype, rows, cols, along, live in arrays:
+            for to, dtype, rows, cols, along, live, live_dtype, factor, dropped in arrays:
                 if not call.address(to):
                     continue
                 matrix = matrix_at(call.address(to), self.dtypes[dtype], rows, cols, cols)
-                dropped = torch.ones(matrix.shape[along - 1], dtype=torch.bool)
-                dropped[index] = False
                 if call.address(live):
-                    assert (rows, along) == (1, ALONG["cols"])
-                    sums = call.at(live, torch.float32, count)
-                    matrix[0, index] = sums.to(matrix.dtype)
-                matrix.index_fill_(along - 1, dropped.nonzero().flatten(), 0)
+                    assert live_dtype in (dtype, FP32) or dtype == FP32
+                    size = (count, cols) if along == ALONG["rows"] else (rows, count)
+                    values = call.at(live, self.dtypes[live_dtype], *size)
+                    values = (values.float() * call.number(factor)).to(matrix.dtype)
+                    matrix.index_copy_(along - 1, index, values)
+                if dropped == DROPPED["zeroed"]:
+                    rest = torch.ones(matrix.shape[along - 1], dtype=torch.bool)
+                    rest[index] = False
+                    matrix.index_fill_(along - 1, rest.nonzero().flatten(), 0)
 
+        assert len(arrays) <= MOST
         self.steps.append(step)
 
     def _biases(self, call, place, dtype: int, units, count: int, cols: int) -> Tensor | float:

@@ -92,6 +92,8 @@ PYBIND11_MODULE(_C, module) {
   module.attr("UNITS_ALONG") = std::map<std::string, int>{{"neither", int(UnitsAlong::neither)},
                                                           {"rows", int(UnitsAlong::rows)},
                                                           {"cols", int(UnitsAlong::cols)}};
+  module.attr("DROPPED") =
+      std::map<std::string, int>{{"zeroed", int(Dropped::zeroed)}, {"kept", int(Dropped::kept)}};
   py::class_<BoundArchitecture>(module, "Architecture")
       .def_property_readonly("name", &BoundArchitecture::name)
       .def_property_readonly("dtypes", &BoundArchitecture::dtypes)

@@ -158,7 +158,8 @@ void Program::gather(DataType dtype, UnitsPlace const& units, std::vector<Gather
                           of.to_ld,
                           of.rows,
                           of.cols,
-                          of.along};
+                          of.along,
+                          float(call.number(of.factor))};
       }
     }
     if (count > 0) {
@@ -170,7 +171,7 @@ void Program::gather(DataType dtype, UnitsPlace const& units, std::vector<Gather
   });
 }
 
-void Program::fill_dropped(UnitsPlace const& units, std::vector<Filled> arrays) {
+void Program::fill_units(UnitsPlace const& units, std::vector<Filled> arrays) {
   if (arrays.size() > size_t(kMaxFillings)) {
     throw std::invalid_argument(std::to_string(arrays.size()) + " matrices are more than " +
                                 std::to_string(kMaxFillings) + ", which one launch fills");
@@ -181,13 +182,20 @@ void Program::fill_dropped(UnitsPlace const& units, std::vector<Filled> arrays) 
     for (Filled const& of : arrays) {
       auto* const to = call.address<void>(of.to);
       if (to != nullptr) {
-        found[count++] = {to,      of.dtype, of.rows,
-                          of.cols, of.along, call.address<float const>(of.live)};
+        found[count++] = {to,
+                          of.dtype,
+                          of.rows,
+                          of.cols,
+                          of.along,
+                          call.address<void const>(of.live),
+                          of.live_dtype,
+                          float(call.number(of.factor)),
+                          of.dropped};
       }
     }
     if (count > 0) {
-      check(sparsedrop::fill_dropped(call.units(units), found, count, call.stream), [&] {
-        return "sparsedrop.fill_dropped around " + std::to_string(units.count) + " units of " +
+      check(sparsedrop::fill_units(call.units(units), found, count, call.stream), [&] {
+        return "sparsedrop.fill_units of " + std::to_string(units.count) + " units of " +
                std::to_string(count) + " matrices";
       });
     }

@@ -102,6 +102,7 @@ class Program {
     int64_t rows;
     int64_t cols;
     UnitsAlong along;
+    Number factor;
   };
   void gather(DataType dtype, UnitsPlace const& units, std::vector<Gathered> arrays);
 
@@ -112,8 +113,11 @@ class Program {
     int64_t cols;
     UnitsAlong along;
     Place live;
+    DataType live_dtype;
+    Number factor;
+    Dropped dropped;
   };
-  void fill_dropped(UnitsPlace const& units, std::vector<Filled> arrays);
+  void fill_units(UnitsPlace const& units, std::vector<Filled> arrays);
 
   struct ColumnSums {
     DataType dtype;

@@ -22,8 +22,8 @@ using WordsAt = std::optional<std::pair<At, At>>;
 using Block = std::pair<int32_t, int32_t>;
 using Array = std::tuple<At, int, At, int64_t, Number>;
 using Ld = std::optional<int64_t>;
-using Gathering = std::tuple<At, int, int64_t, At, int64_t, int64_t, int64_t, int>;
-using Filling = std::tuple<At, int, int64_t, int64_t, int, At>;
+using Gathering = std::tuple<At, int, int64_t, At, int64_t, int64_t, int64_t, int, Number>;
+using Filling = std::tuple<At, int, int64_t, int64_t, int, At, int, Number, int>;
 
 Place place(At const& at) {
   if (!at) {
@@ -101,20 +101,21 @@ void add_dense_product(Program& program, int64_t m, int64_t n, int64_t k, At a, 
 void add_gather(Program& program, int dtype, int units, int64_t count,
                 std::vector<Gathering> const& arrays) {
   std::vector<Program::Gathered> all;
-  for (auto const& [from, from_dtype, from_ld, to, to_ld, rows, cols, along] : arrays) {
+  for (auto const& [from, from_dtype, from_ld, to, to_ld, rows, cols, along, factor] : arrays) {
     all.push_back({place(from), DataType(from_dtype), from_ld, place(to), to_ld, rows, cols,
-                   UnitsAlong(along)});
+                   UnitsAlong(along), factor});
   }
   program.gather(DataType(dtype), {units, count}, all);
 }
 
-void add_fill_dropped(Program& program, int units, int64_t count,
-                      std::vector<Filling> const& arrays) {
+void add_fill_units(Program& program, int units, int64_t count,
+                    std::vector<Filling> const& arrays) {
   std::vector<Program::Filled> all;
-  for (auto const& [to, dtype, rows, cols, along, live] : arrays) {
-    all.push_back({place(to), DataType(dtype), rows, cols, UnitsAlong(along), place(live)});
+  for (auto const& [to, dtype, rows, cols, along, live, live_dtype, factor, dropped] : arrays) {
+    all.push_back({place(to), DataType(dtype), rows, cols, UnitsAlong(along), place(live),
+                   DataType(live_dtype), factor, Dropped(dropped)});
   }
-  program.fill_dropped({units, count}, all);
+  program.fill_units({units, count}, all);
 }
 
 void add_column_sums(Program& program, int dtype, At matrix, int64_t rows, int64_t cols,
@@ -162,7 +163,7 @@ void bind_programs(py::module_& module) {
            "out"_a, "out_ld"_a = none, "dtype"_a, "out_dtype"_a, "alpha"_a = none,
            "accumulates"_a = false, "handle"_a, "units"_a = none, "live"_a = "", "whole"_a = "")
       .def("gather", &add_gather, py::kw_only(), "dtype"_a, "units"_a, "count"_a, "arrays"_a)
-      .def("fill_dropped", &add_fill_dropped, py::kw_only(), "units"_a, "count"_a, "arrays"_a)
+      .def("fill_units", &add_fill_units, py::kw_only(), "units"_a, "count"_a, "arrays"_a)
       .def("column_sums", &add_column_sums, py::kw_only(), "dtype"_a, "matrix"_a, "rows"_a,
            "cols"_a, "block"_a = none, "words"_a = none, "out"_a, "out_dtype"_a,
            "accumulates"_a = false, "factor"_a = none)

@@ -1,8 +1,9 @@
-// Live units gathered into compact matrices, and the rest of whole ones zeroed: several matrices in
+// Live units gathered into compact matrices, and whole ones filled from those: several matrices in
 // one launch.
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/divisor.hpp"
 #include "elementwise/elements.hpp"
@@ -84,7 +85,7 @@ __device__ void gather_array(Gathered const& array, UnitMap const& units) {
         Vector<Narrow, kVector> written;
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
-          written.element[v] = rounded<Narrow>(widened(read[b].element[v]));
+          written.element[v] = rounded<Narrow>(widened(read[b].element[v]) * of.factor);
         }
         *reinterpret_cast<Vector<Narrow, kVector>*>(to + at.row * of.to_ld + at.vector * kVector) =
             written;
@@ -108,7 +109,7 @@ __global__ void __launch_bounds__(kThreads)
   Gathered const& array = params.arrays[blockIdx.y];
   if (array.of.from_dtype == DataType::fp32) {
     gather_of<float, Narrow>(array, params.units);
-  } else {
+  } else if constexpr (!std::is_same_v<Narrow, float>) {
     gather_of<Narrow, Narrow>(array, params.units);
   }
 }
@@ -128,7 +129,7 @@ bool is_legal(Gathering const& of, DataType dtype, LiveUnits const& units) {
 Gathered gathered(Gathering const& of, LiveUnits const& units) {
   bool const is_whole = of.cols % kGathered == 0 && of.from_ld % kGathered == 0 &&
                         of.to_ld % kGathered == 0 && is_aligned(of.from, 16) &&
-                        is_aligned(of.to, 8) &&
+                        is_aligned(of.to, 16) &&
                         (of.along != UnitsAlong::cols || are_whole(units, kGathered));
   return {of, Vectors(of.rows, of.cols, is_whole ? kGathered : 1), is_whole};
 }
@@ -138,75 +139,94 @@ Gathered gathered(Gathering const& of, LiveUnits const& units) {
 struct Filled {
   Filling of;
   Vectors vectors;
+  int32_t ld;     // of the compact matrix
   bool is_whole;  // vectors of 16 bytes, which are live or dropped as one, else single elements
 };
 
-template <class Element, int kVector>
-__device__ void zero_dropped(Filled const& array, UnitMap const& units) {
-  auto* const to = static_cast<Vector<Element, kVector>*>(array.of.to);
+template <class Live, class Element, int kVector>
+__device__ void fill_array(Filled const& array, UnitMap const& units) {
+  Filling const& of = array.of;
+  bool const is_by_rows = of.along == UnitsAlong::rows;
+  auto const* const live = static_cast<Live const*>(of.live);
+  auto* const to = static_cast<Vector<Element, kVector>*>(of.to);
   int64_t const step = int64_t(gridDim.x) * kThreads;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < array.vectors.count;
        i += step) {
     Place const at = place_of(array.vectors, int32_t(i));
-    int32_t const unit = array.of.along == UnitsAlong::rows ? at.row : at.vector * kVector;
-    if (units.place(unit) < 0) {
+    int32_t const col = at.vector * kVector;
+    int32_t const place = units.place(is_by_rows ? at.row : col);
+    if (place < 0 && of.dropped == Dropped::zeroed) {
       to[i] = Vector<Element, kVector>{};
+    } else if (place >= 0 && live != nullptr) {
+      int64_t const row = is_by_rows ? place : at.row;
+      auto const read = *reinterpret_cast<Vector<Live, kVector> const*>(live + row * array.ld +
+                                                                        (is_by_rows ? col : place));
+      Vector<Element, kVector> written;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        written.element[v] = rounded<Element>(widened(read.element[v]) * of.factor);
+      }
+      to[i] = written;
     }
   }
 }
 
-template <class Element>
-__device__ void fill_vector(Filled const& array, UnitMap const& units) {
-  auto* const to = static_cast<Element*>(array.of.to);
-  int64_t const step = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < array.of.cols; i += step) {
-    int32_t const place = units.place(int32_t(i));
-    to[i] = rounded<Element>(place < 0 ? 0.0f : array.of.live[place]);
+template <class Live, class Element>
+__device__ void fill_from(Filled const& array, UnitMap const& units) {
+  if (array.is_whole) {
+    fill_array<Live, Element, int(16 / sizeof(Element))>(array, units);
+  } else {
+    fill_array<Live, Element, 1>(array, units);
   }
 }
 
-template <class Element>
-__device__ void fill_array(Filled const& array, UnitMap const& units) {
-  if (array.of.live != nullptr) {
-    fill_vector<Element>(array, units);
-  } else if (array.is_whole) {
-    zero_dropped<Element, int(16 / sizeof(Element))>(array, units);
+template <class Narrow>
+__device__ void fill_narrow(Filled const& array, UnitMap const& units) {
+  if (array.of.live_dtype == DataType::fp32) {
+    fill_from<float, Narrow>(array, units);
   } else {
-    zero_dropped<Element, 1>(array, units);
+    fill_from<Narrow, Narrow>(array, units);
   }
 }
 
 __global__ void __launch_bounds__(kThreads) fill_kernel(Params<Filled, kMaxFillings> const params) {
   Filled const& array = params.arrays[blockIdx.y];
-  if (array.of.dtype == DataType::fp32) {
-    fill_array<float>(array, params.units);
-  } else if (array.of.dtype == DataType::bf16) {
-    fill_array<__nv_bfloat16>(array, params.units);
+  if (array.of.dtype == DataType::bf16) {
+    fill_narrow<__nv_bfloat16>(array, params.units);
+  } else if (array.of.dtype == DataType::fp16) {
+    fill_narrow<__half>(array, params.units);
+  } else if (array.of.live_dtype == DataType::bf16) {
+    fill_from<__nv_bfloat16, float>(array, params.units);
+  } else if (array.of.live_dtype == DataType::fp16) {
+    fill_from<__half, float>(array, params.units);
   } else {
-    fill_array<__half>(array, params.units);
+    fill_from<float, float>(array, params.units);
   }
 }
 
 bool is_legal(Filling const& of) {
-  bool const has_sums = of.live == nullptr || (of.rows == 1 && of.along == UnitsAlong::cols);
-  return of.to != nullptr && of.dtype != DataType::fp64 && of.along != UnitsAlong::neither &&
-         has_sums && of.rows >= 0 && of.cols >= 0 &&
+  bool const is_readable = of.live == nullptr || of.live_dtype == of.dtype ||
+                           of.live_dtype == DataType::fp32 ||
+                           (of.dtype == DataType::fp32 && of.live_dtype != DataType::fp64);
+  return of.to != nullptr && of.dtype != DataType::fp64 && is_readable &&
+         of.along != UnitsAlong::neither && of.rows >= 0 && of.cols >= 0 &&
          (of.cols == 0 || of.rows <= INT32_MAX / of.cols);
 }
 
 Filled filled(Filling const& of, LiveUnits const& units) {
   int const wide = of.dtype == DataType::fp32 ? 4 : 8;
-  bool const is_whole = of.live == nullptr && of.cols % wide == 0 && is_aligned(of.to, 16) &&
-                        (of.along == UnitsAlong::rows || are_whole(units, wide));
-  return {of, Vectors(of.rows, of.cols, is_whole ? wide : 1), is_whole};
+  bool const is_by_rows = of.along == UnitsAlong::rows;
+  bool const is_whole = of.cols % wide == 0 && is_aligned(of.to, 16) && is_aligned(of.live, 32) &&
+                        (is_by_rows || are_whole(units, wide));
+  return {of, Vectors(of.rows, of.cols, is_whole ? wide : 1),
+          int32_t(is_by_rows ? of.cols : units.count), is_whole};
 }
 
 }  // namespace
 
 cudaError_t gather_units(DataType dtype, LiveUnits const& units, Gathering const* arrays, int count,
                          cudaStream_t stream) {
-  if (count < 0 || count > kMaxGatherings || !are_legal(units) ||
-      (dtype != DataType::bf16 && dtype != DataType::fp16)) {
+  if (count < 0 || count > kMaxGatherings || !are_legal(units) || dtype == DataType::fp64) {
     return cudaErrorInvalidValue;
   }
   Params<Gathered, kMaxGatherings> params{};
@@ -225,14 +245,16 @@ cudaError_t gather_units(DataType dtype, LiveUnits const& units, Gathering const
   dim3 const grid = grid_of(most, kThreads * kBatch, count);
   if (dtype == DataType::bf16) {
     gather_kernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(params);
-  } else {
+  } else if (dtype == DataType::fp16) {
     gather_kernel<__half><<<grid, kThreads, 0, stream>>>(params);
+  } else {
+    gather_kernel<float><<<grid, kThreads, 0, stream>>>(params);
   }
   return cudaGetLastError();
 }
 
-cudaError_t fill_dropped(LiveUnits const& units, Filling const* arrays, int count,
-                         cudaStream_t stream) {
+cudaError_t fill_units(LiveUnits const& units, Filling const* arrays, int count,
+                       cudaStream_t stream) {
   if (count < 0 || count > kMaxFillings || !are_legal(units)) {
     return cudaErrorInvalidValue;
   }

@@ -31,6 +31,8 @@ MAX_ROUNDINGS: int
 
 UNITS_ALONG: dict[str, int]
 """Along which extent of a matrix the units of a layer lie: "neither", "rows" or "cols"."""
+DROPPED: dict[str, int]
+"""What becomes of dropped units: "zeroed" or "kept"."""
 
 class Architecture:
     """A family of kernels."""
@@ -285,20 +287,21 @@ class Program:
         dtype: int,
         units: int,
         count: int,
-        arrays: Sequence[tuple[At, int, int, At, int, int, int, int]],
+        arrays: Sequence[tuple[At, int, int, At, int, int, int, int, int | None]],
     ) -> None:
         """In one launch, rounded: from, its dtype and leading dimension, to and its leading
-        dimension, rows and columns of the result, and one of UNITS_ALONG, of each; 8 at most."""
-    def fill_dropped(
+        dimension, rows and columns of the result, one of UNITS_ALONG, and the number of a factor,
+        of each; 8 at most."""
+    def fill_units(
         self,
         *,
         units: int,
         count: int,
-        arrays: Sequence[tuple[At, int, int, int, int, At]],
+        arrays: Sequence[tuple[At, int, int, int, int, At, int, int | None, int]],
     ) -> None:
-        """In one launch, all else than the live units becomes 0: of each matrix its place, dtype,
-        rows, columns and one of UNITS_ALONG, and of one row where its live ones come from, or None;
-        8 at most."""
+        """In one launch, whole matrices: of each its place, dtype, rows, columns and one of
+        UNITS_ALONG; the compact matrix where its live units come from, or None, in which case they
+        stay, with its dtype and the number of a factor; and one of DROPPED. 8 at most."""
     def column_sums(
         self,
         *,

@@ -55,6 +55,11 @@ _empty_strided: Callable[..., Tensor] | None = (
     _private(_C._dynamo.guards, "_empty_strided_cuda") if torch.version.cuda else None
 )
 
+normalized: Callable[..., Any] = _private(torch, "_batch_norm_impl_index")
+"""What F.batch_norm runs: with its result it returns what its backward pass needs."""
+
+normalized_backward: Callable[..., Any] = torch.ops.aten._batch_norm_impl_index_backward.default
+
 DispatchMode: Any = _private(_python_dispatch, "TorchDispatchMode")
 """A mode that sees every operation, whoever calls it."""
 

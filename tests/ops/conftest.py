@@ -10,8 +10,9 @@ from sparsedrop import _native
 from sparsedrop.masks import samplers
 from sparsedrop.ops.layer import kernels as layer_kernels
 from sparsedrop.ops.layer import node
+from sparsedrop.ops.slices import parts
 from sparsedrop.ops.stack import kernels as stack_kernels
-from sparsedrop.ops.units import block, linear
+from sparsedrop.ops.units import block, facts, linear
 from sparsedrop.select import kernels
 
 
@@ -19,7 +20,7 @@ from sparsedrop.select import kernels
 def stub_gpu(monkeypatch):
     """Lets CPU tensors pass for a GPU's, whose extension is the stub."""
     generator = Generator()
-    facts = {"capability": (9, 0), "gpu": "NVIDIA H200", "sms": 132, "tiles": TILES}
+    gpu_facts = {"capability": (9, 0), "gpu": "NVIDIA H200", "sms": 132, "tiles": TILES}
     for name, value in {
         "C": extension_stub.C, "runs_portable": lambda device: True,
         "gpu": lambda index: torch.device("cpu"),
@@ -33,12 +34,12 @@ def stub_gpu(monkeypatch):
         monkeypatch.setattr(_native, name, value)
     monkeypatch.setattr(samplers, "is_capturing", lambda device: False)
     monkeypatch.setattr("sparsedrop.ops.copies.is_capturing", lambda device: False)
-    monkeypatch.setattr(kernels, "gpu_facts", lambda index: facts)
+    monkeypatch.setattr(kernels, "gpu_facts", lambda index: gpu_facts)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
     caches = (
         node.layer_for, layer_kernels.kernel_layer_for, stack_kernels.stack_for, block.block_for,
-        linear.call_for,
+        linear.call_for, parts.call_for,
     )  # fmt: skip
     for cache in caches:
         cache.cache_clear()
@@ -56,3 +57,16 @@ def poisoned_gpu(stub_gpu, monkeypatch):
         return tensor.fill_(float("nan") if dtype.is_floating_point else 99)
 
     monkeypatch.setattr(_native, "allocator", lambda index: allocate)
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """Every weight is too large for slices in two parts to be joined."""
+    for module in (facts, linear):
+        monkeypatch.setattr(module, "WRAPPED_BYTES", 0)
+    caches = block.block_for, linear.call_for
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()

@@ -19,6 +19,17 @@ LARGE = {
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("case", [*CASES.values(), *LARGE.values()], ids=[*CASES, *LARGE])
 def test_a_layer_is_the_reference(case, precision):
+    _compare(case, precision)
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", [*CASES.values(), *LARGE.values()], ids=[*CASES, *LARGE])
+def test_two_parts_of_a_large_weight_are_not_joined(case, precision):
+    _compare(case, precision)
+
+
+def _compare(case, precision):
     product = precision[2] or precision[0]
     x, layer = operands_of(case, precision, "cuda")
     with torch.autocast("cuda", product, enabled=precision[2] is not None):

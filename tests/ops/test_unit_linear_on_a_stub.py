@@ -25,6 +25,17 @@ def _run(case, precision, x, layer):
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_layer_is_the_reference_in_one_call_each_way(monkeypatch, case, precision):
+    _compare(monkeypatch, case, precision)
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_two_parts_of_a_large_weight_are_not_joined(monkeypatch, case, precision):
+    _compare(monkeypatch, case, precision)
+
+
+def _compare(monkeypatch, case, precision):
     runs, original = [], extension_stub.Program.run
 
     def counted(program, *args):

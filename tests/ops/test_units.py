@@ -10,7 +10,7 @@ from sparsedrop.nn import RowPatternMLP, SliceOutMLP
 from sparsedrop.ops.slices.gradients import gradient_of
 from sparsedrop.ops.units import block as units_block
 from stack_cases import BF16, PRECISIONS
-from unit_cases import CASES, Case, assert_close, block_of, leaves_of, truth_of
+from unit_cases import CASES, IN_TWO_PARTS, Case, assert_close, block_of, leaves_of, truth_of
 
 pytestmark = pytest.mark.gpu
 
@@ -58,6 +58,14 @@ def _compare(case, activation, precision, *lead):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_block_is_the_reference(case, activation, precision):
+    _compare(case, activation, precision, 3, 11)
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("case", IN_TWO_PARTS.values(), ids=IN_TWO_PARTS)
+def test_two_parts_of_a_large_weight_are_not_joined(case, activation, precision):
     _compare(case, activation, precision, 3, 11)
 
 

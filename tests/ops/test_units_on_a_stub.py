@@ -9,7 +9,7 @@ from sparsedrop.nn import RowPatternMLP, SliceOutMLP
 from sparsedrop.ops.slices.gradients import gradient_of
 from sparsedrop.ops.units import block as units_block
 from stack_cases import BF16, F16, F32, PRECISIONS
-from unit_cases import CASES, Case, assert_close, block_of, leaves_of, run, truth_of
+from unit_cases import CASES, IN_TWO_PARTS, Case, assert_close, block_of, leaves_of, run, truth_of
 
 ACTIVATIONS = [None, "relu", "gelu", "gelu_tanh", "silu"]
 pytestmark = pytest.mark.usefixtures("poisoned_gpu")
@@ -19,6 +19,18 @@ pytestmark = pytest.mark.usefixtures("poisoned_gpu")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_block_is_the_reference(case, activation, precision):
+    _compare(case, activation, precision)
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("case", IN_TWO_PARTS.values(), ids=IN_TWO_PARTS)
+def test_two_parts_of_a_large_weight_are_not_joined(case, activation, precision):
+    _compare(case, activation, precision)
+
+
+def _compare(case, activation, precision):
     x_dtype, dtype, autocast = precision
     product = autocast or x_dtype
     block = block_of(case, dtype, activation=activation)
@@ -109,8 +121,10 @@ def test_each_way_is_one_call(monkeypatch):
 
     monkeypatch.setattr(extension_stub.Program, "run", counted)
     for name, precision, steps in (
-        # Products, what is between them, and the bias of the result; backward also sums, and zeros.
-        ("a slice in two parts", PRECISIONS[0], [4, 9]),
+        # Products, what is between them, and the bias of the result; backward also sums, and fills.
+        ("a slice", PRECISIONS[0], [4, 9]),
+        # Which is gathered first.
+        ("a slice in two parts", PRECISIONS[0], [5, 9]),
         ("a slice in two parts", PRECISIONS[3], [5, 9]),
         ("a gated slice, no bias", PRECISIONS[0], [4, 9]),
         ("rows", PRECISIONS[0], [4, 9]),

@@ -61,7 +61,7 @@ def test_missing_files_of_penn_treebank_are_named_with_their_address(capsys, ptb
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (gzip.compress(PTB["ptb.train.txt"].encode())[:-9], "damaged gzip"),
+        (gzip.compress(PTB["ptb.train.txt"].encode(), mtime=0)[:-9], "damaged gzip"),
         (b"a\xff", "not text in UTF-8"),
     ],
 )

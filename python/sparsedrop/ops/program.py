@@ -54,6 +54,37 @@ class MaskPlace(NamedTuple):
         return {"rows": self.shape[0], "cols": self.shape[1], "block": self.block}
 
 
+class Gathered(NamedTuple):
+    """A matrix of whose units those that live are copied: where it is, with its dtype's code and
+    leading dimension, where the copy is to be, of which the extents are, and along which its units
+    lie; and the number of a factor."""
+
+    source: int
+    source_dtype: int
+    source_ld: int
+    to: int
+    to_ld: int
+    rows: int
+    cols: int
+    along: int
+    factor: int | None = None
+
+
+class Filled(NamedTuple):
+    """A whole matrix, and the compact one where its live units come from, with its dtype's code;
+    None: they stay. What becomes of the others is one of `_C.DROPPED`."""
+
+    to: int
+    dtype: int
+    rows: int
+    cols: int
+    along: int
+    live: int | None = None
+    live_dtype: int = 0
+    factor: int | None = None
+    dropped: int = 0
+
+
 DRAWN = (0, 0)
 """In place of the seed and the offset, plus 1, of a mask that was drawn before the call."""
 

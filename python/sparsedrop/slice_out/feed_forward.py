@@ -20,18 +20,21 @@ def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) 
 
     Raises: as `sparsedrop.linear`.
     """
+    drawn = None
     if not torch.compiler.is_compiling() and not choice.has_factors:
-        block = block_of(x, layers, choice.width, lazy=lazy)
+        check_lazy(lazy)
+        drawn = choice.draw()
+        wraps = len(drawn.pieces) > 1
+        block = block_of(x, layers, choice.width, wraps=wraps, lazy=lazy)
         if block is not None:
-            check_lazy(lazy)
-            live = Live(choice.draw().pieces, choice.alpha)
+            live = Live(drawn.pieces, choice.alpha)
             return run_block(x, layers, slices.drawn_units(live, lazy), block)
     if not _are_usual(x, layers):
         x = operands.cast(x, operands.check_stack(x, layers))
     if torch.compiler.is_compiling():
         check_lazy(lazy)
         return slices.feed_forward_compiled(x, layers, choice)
-    live = choice.live(choice.draw(), x)
+    live = choice.live(choice.draw() if drawn is None else drawn, x)
     parameters = (p for p in parameters_of(layers) if p is not None)
     if is_transformed() or is_watched(x, *parameters):
         check_lazy(lazy, is_watched=True)

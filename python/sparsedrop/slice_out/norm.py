@@ -9,9 +9,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from sparsedrop._torch import is_transformed, is_watched
 from sparsedrop.masks import Slice
-from sparsedrop.ops.slices.products import Pieces
-from sparsedrop.ops.slices.views import live
+from sparsedrop.ops.slices.batch_norm import BatchNorm, Vectors, by_views
+from sparsedrop.ops.slices.batch_norm import batch_norm as node
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -46,7 +47,7 @@ def batch_norm(
 
     Raises:
         TypeError: for a slice that is no Slice.
-        ValueError: where extents disagree.
+        ValueError: where extents disagree, or there is one value a channel in training.
     """
     if out_slice is None:
         return nn.functional.batch_norm(
@@ -54,38 +55,21 @@ def batch_norm(
         )
     if not isinstance(out_slice, Slice):
         raise TypeError(f"out_slice must be a Slice, not {type(out_slice).__name__}")
-    vectors = {
-        "running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias
-    }  # fmt: skip
-    for name, vector in vectors.items():
+    vectors = Vectors(weight, bias, running_mean, running_var)
+    for name, vector in vectors._asdict().items():
         if vector is not None and vector.shape != (out_slice.units,):
             raise ValueError(
                 f"{name} is {list(vector.shape)}, but out_slice is of {out_slice.units} units"
             )
     if x.dim() < 2 or x.shape[1] != out_slice.width:
         raise ValueError(f"x is {list(x.shape)}, but out_slice keeps {out_slice.width} channels")
-    pieces = out_slice.pieces
-    mean, var = (
-        # The backward pass of training does not read them, and they may have changed until then.
-        None if v is None else live(v.data if training else v, 0, pieces)
-        for v in (running_mean, running_var)
-    )
-    own, own_bias = (None if v is None else live(v, 0, pieces) for v in (weight, bias))
-    out = nn.functional.batch_norm(x, mean, var, own, own_bias, training, momentum, eps)
-    if training and len(pieces) > 1:
-        _write_back(running_mean, mean, pieces)
-        _write_back(running_var, var, pieces)
-    return out
-
-
-def _write_back(whole: Tensor | None, compact: Tensor | None, pieces: Pieces) -> None:
-    """Of a slice in one piece `batch_norm` has a view, and of two a copy."""
-    if whole is None or compact is None:
-        return
-    begin = 0
-    for start, stop in pieces:
-        whole[start:stop] = compact[begin : begin + stop - start]
-        begin += stop - start
+    if training and x.numel() == x.shape[1]:
+        raise ValueError(f"x is {list(x.shape)}: a channel of one value has no variance")
+    how = BatchNorm(out_slice.pieces, training, momentum, eps)
+    given = [vector for vector in vectors if vector is not None]
+    if torch.compiler.is_compiling() or is_transformed() or is_watched(x, *given):
+        return by_views(x, vectors, how)
+    return node(x, vectors, how)
 
 
 def recalibrate_bn(model: nn.Module, loader: Iterable[object], batches: int | None = None) -> int:

@@ -1,4 +1,4 @@
-// Live units gathered, and what is dropped filled, element by element against the host's.
+// Live units gathered, and whole matrices filled, element by element against the host's.
 
 #include <gtest/gtest.h>
 
@@ -42,7 +42,7 @@ void gather_and_compare(LiveUnits const& units, DataType from_dtype, DataType dt
                         to_device(std::vector<Narrow>(size_t(kUnits * kOther)))};
   Gathering const arrays[] = {
       {from, from_dtype, kOther, to[0], kOther, units.count, kOther, UnitsAlong::rows},
-      {from, from_dtype, kUnits, to[1], to_ld, kOther, units.count, UnitsAlong::cols},
+      {from, from_dtype, kUnits, to[1], to_ld, kOther, units.count, UnitsAlong::cols, 0.5f},
       {from + 1, from_dtype, kOther, to[2], kOther, kUnits, kOther, UnitsAlong::neither}};
   ASSERT_EQ(gather_units(dtype, units, arrays, 3, nullptr), cudaSuccess);
   auto const rows = to_host(to[0], size_t(kUnits * kOther));
@@ -55,7 +55,7 @@ void gather_and_compare(LiveUnits const& units, DataType from_dtype, DataType dt
       ASSERT_EQ(float(rows[size_t(i * kOther + other)]),
                 float(given[size_t(unit * kOther + other)]));
       ASSERT_EQ(float(cols[size_t(other * to_ld + i)]),
-                float(given[size_t(other * kUnits + unit)]));
+                float(given[size_t(other * kUnits + unit)]) / 2);
     }
     for (int64_t i = units.count; i < to_ld; ++i) {
       ASSERT_EQ(float(cols[size_t(other * to_ld + i)]), 0.0f);
@@ -74,45 +74,78 @@ TEST(GatherUnits, CopiesWhatLives) {
     gather_and_compare<float, __nv_bfloat16>(units, DataType::fp32, DataType::bf16);
     gather_and_compare<float, __half>(units, DataType::fp32, DataType::fp16);
     gather_and_compare<__half, __half>(units, DataType::fp16, DataType::fp16);
+    gather_and_compare<float, float>(units, DataType::fp32, DataType::fp32);
   }
 }
 
+// What stands there before: none of it is among what is filled in.
 template <class Element>
-void fill_and_compare(LiveUnits const& units, DataType dtype) {
-  std::vector<Element> const before = counted<Element>(kUnits * kOther);
-  Element* const to[] = {to_device(before), to_device(before),
-                         to_device(std::vector<Element>(size_t(kUnits), Element(-77.0f)))};
-  std::vector<float> sums;
-  for (int64_t i = 0; i < units.count; ++i) {
-    sums.push_back(float(i) / 4);
-  }
-  Filling const arrays[] = {{to[0], dtype, kUnits, kOther, UnitsAlong::rows, nullptr},
-                            {to[1], dtype, kOther, kUnits, UnitsAlong::cols, nullptr},
-                            {to[2], dtype, 1, kUnits, UnitsAlong::cols, to_device(sums)}};
-  ASSERT_EQ(fill_dropped(units, arrays, 3, nullptr), cudaSuccess);
+std::vector<Element> stale(int64_t count) {
+  return std::vector<Element>(size_t(count), Element(-77.0f));
+}
+
+// By rows, by columns twice, the second time with half the values, and a vector.
+template <class Element, class Live>
+void fill_and_compare(LiveUnits const& units, DataType dtype, DataType live_dtype, bool has_live,
+                      Dropped dropped) {
+  std::vector<Live> const given = counted<Live>(units.count * kOther);
+  Live const* const live = has_live ? to_device(given) : nullptr;
+  Element* const to[] = {
+      to_device(stale<Element>(kUnits * kOther)), to_device(stale<Element>(kUnits * kOther)),
+      to_device(stale<Element>(kUnits * kOther)), to_device(stale<Element>(kUnits))};
+  auto const filling = [&](int i, int64_t rows, int64_t cols, UnitsAlong along, float factor) {
+    return Filling{to[i], dtype, rows, cols, along, live, live_dtype, factor, dropped};
+  };
+  Filling const arrays[] = {filling(0, kUnits, kOther, UnitsAlong::rows, 1.0f),
+                            filling(1, kOther, kUnits, UnitsAlong::cols, 1.0f),
+                            filling(2, kOther, kUnits, UnitsAlong::cols, 0.5f),
+                            filling(3, 1, kUnits, UnitsAlong::cols, 1.0f)};
+  ASSERT_EQ(fill_units(units, arrays, 4, nullptr), cudaSuccess);
   auto const rows = to_host(to[0], size_t(kUnits * kOther));
   auto const cols = to_host(to[1], size_t(kUnits * kOther));
-  auto const vector = to_host(to[2], size_t(kUnits));
+  auto const halves = to_host(to[2], size_t(kUnits * kOther));
+  auto const vector = to_host(to[3], size_t(kUnits));
+  float const rest = dropped == Dropped::zeroed ? 0.0f : -77.0f;
   UnitMap const map(units);
   for (int64_t unit = 0; unit < kUnits; ++unit) {
     int32_t const place = map.place(int32_t(unit));
+    auto const expected = [&](int64_t from, float factor) {
+      if (place < 0) {
+        return rest;
+      }
+      return has_live ? float(given[size_t(from)]) * factor : -77.0f;
+    };
     for (int64_t other = 0; other < kOther; ++other) {
-      auto const at_row = size_t(unit * kOther + other), at_col = size_t(other * kUnits + unit);
-      ASSERT_EQ(float(rows[at_row]), place < 0 ? 0.0f : float(before[at_row]));
-      ASSERT_EQ(float(cols[at_col]), place < 0 ? 0.0f : float(before[at_col]));
+      auto const at_col = size_t(other * kUnits + unit);
+      int64_t const in_cols = other * units.count + place;
+      ASSERT_EQ(float(rows[size_t(unit * kOther + other)]), expected(place * kOther + other, 1.0f));
+      ASSERT_EQ(float(cols[at_col]), expected(in_cols, 1.0f));
+      ASSERT_EQ(float(halves[at_col]), expected(in_cols, 0.5f));
     }
-    ASSERT_EQ(float(vector[size_t(unit)]), place < 0 ? 0.0f : sums[size_t(place)]);
+    ASSERT_EQ(float(vector[size_t(unit)]), expected(place, 1.0f));
   }
 }
 
-TEST(FillDropped, ZeroesTheRestAndPlacesSums) {
+TEST(FillUnits, PlacesWhatLivesAndZeroesTheRest) {
   if (!has_gpu()) {
     GTEST_SKIP() << "no GPU";
   }
   for (LiveUnits const& units : kLive) {
-    fill_and_compare<__nv_bfloat16>(units, DataType::bf16);
-    fill_and_compare<__half>(units, DataType::fp16);
-    fill_and_compare<float>(units, DataType::fp32);
+    for (Dropped const dropped : {Dropped::zeroed, Dropped::kept}) {
+      for (bool const has_live : {false, true}) {
+        auto const compare = [&](auto element, DataType dtype, auto live, DataType live_dtype) {
+          fill_and_compare<decltype(element), decltype(live)>(units, dtype, live_dtype, has_live,
+                                                              dropped);
+        };
+        compare(__nv_bfloat16(), DataType::bf16, float(), DataType::fp32);
+        compare(__nv_bfloat16(), DataType::bf16, __nv_bfloat16(), DataType::bf16);
+        compare(__half(), DataType::fp16, float(), DataType::fp32);
+        compare(__half(), DataType::fp16, __half(), DataType::fp16);
+        compare(float(), DataType::fp32, float(), DataType::fp32);
+        compare(float(), DataType::fp32, __nv_bfloat16(), DataType::bf16);
+        compare(float(), DataType::fp32, __half(), DataType::fp16);
+      }
+    }
   }
 }
 
@@ -130,19 +163,28 @@ TEST(LiveUnits, RefuseWhatCannotBe) {
   array = good;
   array.to_ld = 4;
   EXPECT_EQ(gather_units(DataType::bf16, units, &array, 1, nullptr), cudaErrorInvalidValue);
-  EXPECT_EQ(gather_units(DataType::fp32, units, &good, 1, nullptr), cudaErrorInvalidValue);
+  EXPECT_EQ(gather_units(DataType::fp64, units, &good, 1, nullptr), cudaErrorInvalidValue);
   EXPECT_EQ(gather_units(DataType::bf16, {4, 0, 0, 4, 0}, &good, 1, nullptr),
             cudaErrorInvalidValue);
   EXPECT_EQ(gather_units(DataType::bf16, units, &good, 0, nullptr), cudaSuccess);
-  Filling filling{memory, DataType::bf16,   2,
-                  8,      UnitsAlong::cols, reinterpret_cast<float const*>(memory)};
-  EXPECT_EQ(fill_dropped(units, &filling, 1, nullptr), cudaErrorInvalidValue);
-  filling.live = nullptr;
-  filling.along = UnitsAlong::neither;
-  EXPECT_EQ(fill_dropped(units, &filling, 1, nullptr), cudaErrorInvalidValue);
+  Filling filling{memory, DataType::bf16, 4, 8, UnitsAlong::neither};
+  EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
   filling.along = UnitsAlong::rows;
   filling.dtype = DataType::fp64;
-  EXPECT_EQ(fill_dropped(units, &filling, 1, nullptr), cudaErrorInvalidValue);
+  EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
+  filling.dtype = DataType::fp32;
+  filling.live = memory;
+  filling.live_dtype = DataType::fp64;
+  EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
+  filling.dtype = DataType::bf16;
+  filling.live_dtype = DataType::fp16;
+  EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
+  filling.to = nullptr;
+  filling.live_dtype = DataType::bf16;
+  EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
+  filling.to = memory;
+  EXPECT_EQ(fill_units({4, 0, 0, 4, 0}, &filling, 1, nullptr), cudaErrorInvalidValue);
+  EXPECT_EQ(fill_units(units, &filling, 0, nullptr), cudaSuccess);
 }
 
 }  // namespace

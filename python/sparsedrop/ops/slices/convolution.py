@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sparsedrop._torch import apply_eagerly
-from sparsedrop.ops.slices import products
+from sparsedrop.ops.slices import parts, products
 from sparsedrop.ops.slices.again import gradients_again
-from sparsedrop.ops.slices.products import Cut
+from sparsedrop.ops.slices.products import Cut, Pieces
 from sparsedrop.ops.slices.views import live
 
 Pair = tuple[int, int]
@@ -70,19 +71,46 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, how: Convolution
     return _apply(how, x, weight, bias)
 
 
+def _side(how: Convolution) -> tuple[int, Pieces] | None:
+    """The one extent of the weight that is cut, where its live part is copied as one."""
+    rows, cols = how.cut
+    if rows is None and cols is not None:
+        return 1, cols
+    return (0, rows) if cols is None and rows is not None and how.alpha == 1.0 else None
+
+
+def _live(
+    x: Tensor, weight: Tensor, bias: Tensor | None, how: Convolution
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias as they are used, of tensors that nobody watches."""
+    side = _side(how)
+    if side is None:
+        own_bias = None if bias is None else live(bias, 0, how.cut.rows).to(x.dtype)
+        return _scaled(_live_weight(weight, how.cut), how, x), own_bias
+    dim, pieces = side
+    if dim == 1 or bias is None:
+        (own,) = parts.gathered([weight], dim, pieces, x.dtype, how.alpha)
+        return own, None if bias is None else bias.to(x.dtype)
+    own, own_bias = parts.gathered([weight, bias], 0, pieces, x.dtype)
+    return own, own_bias
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, how: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        own, own_bias = _live(x, weight, bias, how)
+        ctx.save_for_backward(x, weight, bias, own)
         ctx.how = how
-        return by_views(x, weight, bias, how)
+        return nn.functional.conv2d(
+            x, own, own_bias, how.stride, how.padding, how.dilation, how.groups
+        )
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         how, needs = ctx.how, ctx.needs_input_grad[1:]
-        x, weight, bias = ctx.saved_tensors
+        x, weight, bias, own = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *gradients_again(
                 lambda x, weight, bias: by_views(x, weight, bias, how),
@@ -90,19 +118,31 @@ class _Convolution(torch.autograd.Function):
                 grad,
                 needs,
             )
-        own = _scaled(_live_weight(weight, how.cut), how, x)
         made = torch.ops.aten.convolution_backward(
             grad, x, own, [own.shape[0]] if needs[2] else None, how.stride, how.padding,
             how.dilation, False, (0, 0), how.groups, needs,
         )  # fmt: skip
-        of_x, of_weight, of_bias = made
-        if needs[1] and how.alpha != 1.0:
-            of_weight = of_weight.to(weight.dtype).mul_(how.alpha)
-        if needs[1]:
-            of_weight = products.in_place_of(weight, of_weight, how.cut)
-        if needs[2]:
-            of_bias = products.in_place_of(bias, of_bias, Cut(how.cut.rows))
-        return None, of_x, of_weight, of_bias
+        return None, made[0], *_whole(weight, bias, made[1:], how)
+
+
+def _whole(
+    weight: Tensor, bias: Tensor | None, made: Sequence[Tensor | None], how: Convolution
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of weight and bias, of those of their live parts where these are made."""
+    of_weight, of_bias = made
+    side = _side(how)
+    if of_weight is not None and side is not None:
+        dim, pieces = side
+        if dim == 0 and bias is not None and of_bias is not None:
+            of_weight, of_bias = parts.spread([weight, bias], [of_weight, of_bias], 0, pieces)
+            return of_weight, of_bias
+        (of_weight,) = parts.spread([weight], [of_weight], dim, pieces, how.alpha)
+    elif of_weight is not None:
+        scaled = of_weight if how.alpha == 1.0 else of_weight.to(weight.dtype).mul_(how.alpha)
+        of_weight = products.in_place_of(weight, scaled, how.cut)
+    if bias is not None and of_bias is not None:
+        of_bias = products.in_place_of(bias, of_bias, Cut(how.cut.rows))
+    return of_weight, of_bias
 
 
 _apply = apply_eagerly(_Convolution)

@@ -42,7 +42,7 @@ def _call_of(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut) -> Linear
     if pieces is None or len(pieces) > 2:
         return None
     kept = products.width(pieces, 0)
-    return linear_call(x, weight, bias, cut.rows is not None, kept)
+    return linear_call(x, weight, bias, cut.rows is not None, kept, len(pieces) > 1)
 
 
 def _units(cut: Cut) -> Units:

@@ -46,7 +46,7 @@ class Block:
         self.facts = facts
         rows, kept = facts.rows, facts.kept
         # Asked for in each call.
-        self.remakes_x, self._rounds = facts.rounds_x, facts.rounds_parameters
+        self.remakes_x, self._gathers = facts.rounds_x, facts.gathers
         self.branches, self._keeps_input = facts.branches, facts.keeps_input
         self._allocate = _native.allocator(facts.device)
         self._out = Space.of((*facts.x_shape[:-1], facts.d_out), facts.dtype)
@@ -60,6 +60,7 @@ class Block:
             Space.of(down, facts.dtype),
         ]
         self._grads = {lazy: _gradients(facts, lazy) for lazy in (False, True)}
+        self._joins = facts.joins
         result_bytes = rows * facts.d_out * facts.dtype.itemsize
         has_bias = facts.has_bias(facts.branches)
         self._fuses_bias = has_bias and result_bytes > BIAS_FIRST_BYTES
@@ -88,7 +89,7 @@ class Block:
         for i, space in enumerate(self._gathered):
             weight, bias = parameters[2 * i], parameters[2 * i + 1]
             assert weight is not None
-            used.append(allocate(*space) if self._rounds else weight)
+            used.append(allocate(*space) if self._gathers else weight)
             made = 0
             if i < branches:
                 kept.append(allocate(*self._hidden))
@@ -116,7 +117,7 @@ class Block:
         assert bias is not None
         flat = out.view(facts.rows, facts.d_out)
         step, first, count, second = drawn.units
-        if facts.rounds_parameters:
+        if facts.gathers:
             weight = weight if facts.down_turned else weight.t()
             parts = [(hidden[:, : facts.kept], weight[: facts.kept])]
         else:
@@ -147,16 +148,18 @@ class Block:
         places, rooms = list[int](), list[Tensor | None]()
         for i, weight in enumerate(saved.weights):
             of_weight, of_bias = grads[2 * i + 1], grads[2 * i + 2]
-            bias = kept = back = sums = None
+            bias = kept = back = made = sums = None
             if i < branches:
                 bias, kept = saved.biases[i], saved.kept[i]
                 back = room if i == 0 else (allocate(*self._hidden) if goes_back else None)
                 if of_bias is not None and not lazy:
                     sums = allocate(*self._sums)
-                rooms += (back, sums)  # until the call is over
+            if of_weight is not None and self._joins and not lazy:
+                made = allocate(*self._grads[True][2 * i])
+            rooms += (back, made, sums)  # until the call is over
             places += (
                 weight.data_ptr(), address(bias), address(kept), address(back) if goes_back else 0,
-                address(of_weight), address(of_bias), address(sums),
+                address(of_weight), address(of_bias), address(made), address(sums),
             )  # fmt: skip
         self._run_backward(lazy).run(
             (

@@ -17,6 +17,12 @@ Layers = tuple[Layer, Layer]
 VECTOR = 8
 """Elements of 16 bytes. Rows of compact matrices are whole vectors: what a GPU reads fast."""
 
+WRAPPED_BYTES = 2**25
+"""A weight up to that size is copied where live units wrap around its end, and its gradient is made
+of live units first. A product for each of the two parts would be launched twice, with extents that
+differ from step to step, for which cuBLAS has to choose anew each time; for a larger weight that
+takes less than the memory of the copies is worth."""
+
 COUNTED = 2**31
 """What kernels count elements of a matrix to."""
 
@@ -54,6 +60,8 @@ class Facts(NamedTuple):
     activation: str | None
     # Live units.
     kept: int
+    # Whether they wrap around the end, and so are two parts.
+    wraps: bool
     # Whether the memory of down's weight is [units, d_out].
     down_turned: bool
     # In the order of `stack.facts.parameters_of`.
@@ -100,8 +108,15 @@ class Facts(NamedTuple):
         return self.x_dtype is not self.dtype
 
     @property
-    def rounds_parameters(self) -> bool:
-        return self.param_dtype is not self.dtype
+    def gathers(self) -> bool:
+        """Whether products are with copies of what lives of the weights."""
+        return self.param_dtype is not self.dtype or self.joins
+
+    @property
+    def joins(self) -> bool:
+        """Whether two parts are worked on as one."""
+        features = max(self.d_model, self.d_out)
+        return self.wraps and features * self.units * self.param_dtype.itemsize <= WRAPPED_BYTES
 
     @property
     def keeps_input(self) -> bool:
@@ -148,12 +163,10 @@ def facts_of(
     x: Tensor,
     of_products: tuple[torch.dtype, bool],
     activation: str | None,
-    kept: int,
-    down_turned: bool,
+    units: tuple[int, bool, bool],
     parameters: Sequence[Tensor | None],
 ) -> tuple[Any, ...]:
-    """`Facts`, in a plain tuple: it is looked up for every call."""
+    """`Facts`, in a plain tuple: it is looked up for every call. `units`: how many are kept,
+    whether they wrap, and whether down's weight is turned."""
     operands = tuple([None if p is None else (p.shape, p.dtype) for p in parameters])
-    return (
-        x.get_device(), x.shape, x.dtype, *of_products, activation, kept, down_turned, operands,
-    )  # fmt: skip
+    return x.get_device(), x.shape, x.dtype, *of_products, activation, *units, operands

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native, select
-from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address
-from sparsedrop.ops.units.facts import COUNTED, VECTOR, Operand
+from sparsedrop.ops.program import BIAS_FIRST_BYTES, Filled, Gathered, Space, address
+from sparsedrop.ops.units.facts import COUNTED, VECTOR, WRAPPED_BYTES, Operand
 from sparsedrop.ops.units.programs import ONE_BLOCK
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ Units = tuple[int, int, int, int]
 
 class Places:
     """Those of either direction: of Y or its gradient, of X and its own, of the weight as given and
-    as used, of the bias, of the gradients of both, and of sums in float32."""
+    as used, of the bias, of the gradients of both, and of what these are of live units alone,
+    before it is placed: the weight's, and sums in float32."""
 
-    Y, X, GRAD_X, WEIGHT, USED, BIAS, GRAD_WEIGHT, GRAD_BIAS, SUMS = range(9)
-    UNITS = 9
+    Y, X, GRAD_X, WEIGHT, USED, BIAS, GRAD_WEIGHT, GRAD_BIAS, MADE, SUMS = range(10)
+    UNITS = 10
     HANDLE = UNITS + 4
 
 
@@ -45,14 +46,23 @@ class Facts(NamedTuple):
     # Whether live units are outputs, rows of the weight; else inputs, its columns.
     on_rows: bool
     kept: int
+    # Whether they wrap around the end, and so are two parts.
+    wraps: bool
 
     @property
     def rows(self) -> int:
         return self.x_shape.numel() // self.x_shape[-1]
 
     @property
-    def rounds(self) -> bool:
-        return self.weight[1] is not self.dtype
+    def gathers(self) -> bool:
+        """Whether products are with a copy of what lives of the weight."""
+        return self.weight[1] is not self.dtype or self.joins
+
+    @property
+    def joins(self) -> bool:
+        """Whether two parts are worked on as one."""
+        shape, dtype = self.weight
+        return self.wraps and shape.numel() * dtype.itemsize <= WRAPPED_BYTES
 
     @property
     def used_shape(self) -> tuple[int, int]:
@@ -80,17 +90,19 @@ class _Programs:
         self.facts = facts
         self.code = _native.dtype_code(facts.dtype)
         self.param_code = _native.dtype_code(facts.weight[1])
-        self.whole = "" if facts.rounds else "b"
-        self.ld = facts.used_shape[1] if facts.rounds else facts.weight[0][1]
+        self.whole = "" if facts.gathers else "b"
+        self.ld = facts.used_shape[1] if facts.gathers else facts.weight[0][1]
 
     def _start(self) -> _C.Program:
         """With the live part of the weight rounded, where that has to be."""
         facts, program = self.facts, _native.C.Program(self.facts.device)
-        if facts.rounds:
+        if facts.gathers:
             (rows, cols), along = facts.used_shape, "rows" if facts.on_rows else "cols"
             arrays = [
-                (Places.WEIGHT, self.param_code, facts.weight[0][1], Places.USED, cols, rows, cols,
-                 _native.C.UNITS_ALONG[along])
+                Gathered(
+                    Places.WEIGHT, self.param_code, facts.weight[0][1], Places.USED, cols, rows,
+                    cols, _native.C.UNITS_ALONG[along],
+                )
             ]  # fmt: skip
             program.gather(dtype=self.code, units=Places.UNITS, count=facts.kept, arrays=arrays)
         return program
@@ -128,10 +140,12 @@ class _Programs:
             program, m=m, n=k, k=n, a=Places.Y, b=Places.USED, b_ld=self.ld, out=Places.GRAD_X,
             live="k" if facts.on_rows else "n", whole=self.whole,
         )  # fmt: skip
+        is_compact = lazy or facts.joins
         self._multiply(
-            program, m=n, n=k, k=m, a=Places.Y, a_turned=True, b=Places.X, out=Places.GRAD_WEIGHT,
-            out_ld=k if lazy else facts.weight[0][1], out_dtype=self.param_code,
-            live="m" if facts.on_rows else "n", whole="" if lazy else "o",
+            program, m=n, n=k, k=m, a=Places.Y, a_turned=True, b=Places.X,
+            out=Places.MADE if facts.joins and not lazy else Places.GRAD_WEIGHT,
+            out_ld=k if is_compact else facts.weight[0][1], out_dtype=self.param_code,
+            live="m" if facts.on_rows else "n", whole="" if is_compact else "o",
         )  # fmt: skip
         is_placed = facts.on_rows and not lazy
         if facts.bias is not None:
@@ -148,11 +162,14 @@ class _Programs:
     def _fill(self, program: _C.Program) -> None:
         facts, along = self.facts, _native.C.UNITS_ALONG
         own = along["rows" if facts.on_rows else "cols"]
-        arrays: list[Any] = [(Places.GRAD_WEIGHT, self.param_code, *facts.weight[0], own, None)]
+        live = Places.MADE if facts.joins else None
+        n, k = facts.weight[0]
+        code = self.param_code
+        arrays = [Filled(Places.GRAD_WEIGHT, code, n, k, own, live, code)]
         if facts.bias is not None and facts.on_rows:
-            n = facts.weight[0][0]
-            arrays.append((Places.GRAD_BIAS, self.param_code, 1, n, along["cols"], Places.SUMS))
-        program.fill_dropped(units=Places.UNITS, count=facts.kept, arrays=arrays)
+            wide, by = _native.dtype_code(torch.float32), along["cols"]
+            arrays.append(Filled(Places.GRAD_BIAS, code, 1, n, by, Places.SUMS, wide))
+        program.fill_units(units=Places.UNITS, count=facts.kept, arrays=arrays)
 
 
 class LinearCall:
@@ -192,7 +209,7 @@ class LinearCall:
         self._forward.run(
             (
                 out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), used.data_ptr(), address(bias),
-                0, 0, 0, *self._rest(units),
+                0, 0, 0, 0, *self._rest(units),
             ),
             (alpha,),
             _native.current_stream(self.facts.device),
@@ -200,7 +217,7 @@ class LinearCall:
         return out
 
     def _used_weight(self, weight: Tensor) -> Tensor:
-        return self._allocate(*self._used) if self.facts.rounds else weight
+        return self._allocate(*self._used) if self.facts.gathers else weight
 
     def backward(
         self,
@@ -221,12 +238,15 @@ class LinearCall:
         grad_bias = allocate(*of_bias) if has_bias else None
         is_placed = has_bias and self.facts.on_rows and not lazy
         sums = allocate(*self._sums) if is_placed else None
+        is_joined = needs[1] and self.facts.joins and not lazy
+        made = allocate(*self._grads[True][0]) if is_joined else None
         used = self._used_weight(weight) if needs[0] else None
         program = self._lazy_backward if lazy else self._backward
         program.run(
             (
                 grad.data_ptr(), x.data_ptr(), address(grad_x), weight.data_ptr(), address(used), 0,
-                address(grad_weight), address(grad_bias), address(sums), *self._rest(units),
+                address(grad_weight), address(grad_bias), address(made), address(sums),
+                *self._rest(units),
             ),
             (alpha,),
             _native.current_stream(self.facts.device),
@@ -246,9 +266,10 @@ call_for = functools.lru_cache(maxsize=1024)(make_call)
 
 
 def linear_call(
-    x: Tensor, weight: Tensor, bias: Tensor | None, on_rows: bool, kept: int
+    x: Tensor, weight: Tensor, bias: Tensor | None, on_rows: bool, kept: int, wraps: bool
 ) -> LinearCall | None:
-    """How a GPU runs a layer of checked tensors in one call; None where it goes the long way."""
+    """How a GPU runs a layer of checked tensors in one call; None where it goes the long way. Live
+    units that wrap around the end are two parts."""
     if not (x.is_cuda and x.is_contiguous() and weight.is_contiguous()):
         return None
     of_bias = None
@@ -257,4 +278,4 @@ def linear_call(
             return None
         of_bias = bias.shape, bias.dtype
     of_weight = weight.shape, weight.dtype
-    return call_for((x.get_device(), x.shape, x.dtype, of_weight, of_bias, on_rows, kept))
+    return call_for((x.get_device(), x.shape, x.dtype, of_weight, of_bias, on_rows, kept, wraps))

@@ -18,7 +18,13 @@ NOT_WATCHED = 'gradients="lazy" is for plain tensors outside of modes: use gradi
 
 
 def block_of(
-    x: Tensor, layers: Layers, kept: int, *, lazy: bool = False, by_rows: bool = False
+    x: Tensor,
+    layers: Layers,
+    kept: int,
+    *,
+    wraps: bool = False,
+    lazy: bool = False,
+    by_rows: bool = False,
 ) -> Block | None:
     """How a GPU runs a block with so many live units in one call; None where it has to go the long
     way.
@@ -30,6 +36,7 @@ def block_of(
         x: [..., d_model].
         layers: of the block.
         kept: live hidden units.
+        wraps: whether they wrap around the end.
         lazy: whether gradients are compact.
         by_rows: whether live units may be no neighbours, so that down's weight has to be turned.
     """
@@ -55,7 +62,8 @@ def block_of(
     if casts:
         dtype = torch.get_autocast_dtype("cuda")
     activation = layers[0].activation
-    return block_for(facts_of(x, (dtype, casts), activation, kept, is_turned, parameters))
+    units = kept, wraps, is_turned
+    return block_for(facts_of(x, (dtype, casts), activation, units, parameters))
 
 
 def run_block(x: Tensor, layers: Layers, drawn: Drawn, block: Block) -> Tensor:

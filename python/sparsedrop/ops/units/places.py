@@ -10,7 +10,7 @@ UNITS_SIZE, HANDLE_SIZE = 4, 2
 
 
 class Forward:
-    """The places of a forward pass. What is used is what was given, where nothing is rounded."""
+    """The places of a forward pass. What is used is what was given, where nothing is gathered."""
 
     X, USED_X, OUT, HIDDEN = range(4)
     UNITS = 4
@@ -27,8 +27,7 @@ class Forward:
 class Backward:
     """The places of a backward pass; what is not wanted has none.
 
-    HIDDEN is where the hidden activation is made again, BACK where its gradient goes, and SUMS a
-    room for those of a branch's columns in float32, before they are placed.
+    HIDDEN is where the hidden activation is made again.
     """
 
     GRAD, X, HIDDEN, GRAD_X = range(4)
@@ -39,9 +38,10 @@ class Backward:
     @classmethod
     def of(cls, branch: int) -> tuple[int, ...]:
         """A weight as used, its bias, what is kept of its product, the gradient of that, the
-        gradients of weight and bias, and the room for sums."""
-        start = cls.BRANCHES + 7 * branch
-        return tuple(range(start, start + 7))
+        gradients of weight and bias, and rooms for those of live units alone, before they are
+        placed: the weight's, and sums of columns in float32."""
+        start = cls.BRANCHES + 8 * branch
+        return tuple(range(start, start + 8))
 
 
 ALPHA = 0

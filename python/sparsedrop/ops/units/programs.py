@@ -1,7 +1,7 @@
 """What a block launches in each direction, as programs of `_C`.
 
 What is as wide as the hidden activation is compact, and its rows are padded to whole vectors. Of
-weights that are not rounded the products read live units where they lie; rounded ones are compact.
+weights that are not gathered the products read live units where they lie; copies are compact.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsedrop import _native
+from sparsedrop.ops.program import Filled, Gathered
 from sparsedrop.ops.units.facts import Facts
 from sparsedrop.ops.units.places import ALPHA, Backward, Forward
 
@@ -22,8 +23,8 @@ ONE_BLOCK = (2**30, 2**30)
 
 
 def forward(facts: Facts, *, multiplies: bool) -> _C.Program:
-    """Rounds what has to be rounded, and multiplies; where `multiplies` is false, the product with
-    down's weight is left to the caller."""
+    """Gathers what has to be gathered, and multiplies; where `multiplies` is false, the product
+    with down's weight is left to the caller."""
     made = _Forward(facts)
     if multiplies:
         made.multiply_down()
@@ -43,7 +44,7 @@ class _Direction:
         self._at = at
         self.up = facts.branches - 1
         # How a weight that is used is read: along its units, unless these are gathered.
-        self.b_whole = "" if facts.rounds_parameters else "b"
+        self.b_whole = "" if facts.gathers else "b"
 
     def multiply(
         self, m: int, n: int, k: int, *, out_dtype: torch.dtype | None = None, **how: Any
@@ -60,7 +61,7 @@ class _Direction:
         facts = self.facts
         if facts.down_turned:
             return facts.d_out, True
-        return facts.ld if facts.rounds_parameters else facts.units, False
+        return facts.ld if facts.gathers else facts.units, False
 
     def between(self, kind: str, biases: dict[str, int], **places: int) -> None:
         """What is done with hidden matrices, element by element."""
@@ -107,27 +108,30 @@ class _Forward(_Direction):
         along = _native.C.UNITS_ALONG
         if facts.rounds_x:
             code, k = _native.dtype_code(facts.x_dtype), facts.d_model
-            arrays.append((Forward.X, code, k, Forward.USED_X, k, facts.rows, k, along["neither"]))
-        if facts.rounds_parameters:
+            arrays.append(
+                Gathered(Forward.X, code, k, Forward.USED_X, k, facts.rows, k, along["neither"])
+            )
+        if facts.gathers:
             for i in range(facts.branches):
                 given, used, *_ = Forward.of(i)
                 k = facts.d_model
-                arrays.append((given, self.param_code, k, used, k, facts.kept, k, along["rows"]))
+                arrays.append(
+                    Gathered(given, self.param_code, k, used, k, facts.kept, k, along["rows"])
+                )
             arrays.append(self._gathered_down())
         if arrays:
             self.program.gather(
                 dtype=self.code, units=Forward.UNITS, count=facts.kept, arrays=arrays
             )
 
-    def _gathered_down(self) -> tuple[Any, ...]:
+    def _gathered_down(self) -> Gathered:
         facts, along = self.facts, _native.C.UNITS_ALONG
         given, used, *_ = Forward.of(self.up + 1)
         ld, is_turned = self.down_lies()
-        if is_turned:
-            return given, self.param_code, ld, used, ld, facts.kept, facts.d_out, along["rows"]
-        return (
-            given, self.param_code, facts.units, used, ld, facts.d_out, facts.kept, along["cols"]
-        )  # fmt: skip
+        shape = (facts.kept, facts.d_out) if is_turned else (facts.d_out, facts.kept)
+        from_ld = ld if is_turned else facts.units
+        by = along["rows" if is_turned else "cols"]
+        return Gathered(given, self.param_code, from_ld, used, ld, *shape, by)
 
     def multiply_down(self) -> None:
         """The result, added to the bias where there is one."""
@@ -151,8 +155,9 @@ class _Backward(_Direction):
     def __init__(self, facts: Facts, lazy: bool) -> None:
         super().__init__(facts, Backward)
         self._lazy = lazy
-        # Gradients of weights are whole, with a gap for what is dropped, or of live units alone.
-        self._out_whole = "" if lazy else "o"
+        # Of weights those of live units are written in their places, or alone.
+        self._is_compact = lazy or facts.joins
+        self._out_whole = "" if self._is_compact else "o"
         self._places = [Backward.of(i) for i in range(facts.branches)]
         products, biases = self.sides([p[2] for p in self._places], [p[1] for p in self._places])
         if facts.keeps_input:
@@ -167,7 +172,8 @@ class _Backward(_Direction):
     def _down(self) -> None:
         """The gradients of down's parameters, and of the hidden activation."""
         facts = self.facts
-        weight, _, _, _, of_weight, of_bias, _ = Backward.of(self.up + 1)
+        weight, *_, of_bias, _, _ = Backward.of(self.up + 1)
+        of_weight = self._made(self.up + 1)
         rows, kept, d_out = facts.rows, facts.kept, facts.d_out
         common: dict[str, Any] = {"alpha": ALPHA, "out": of_weight, "out_dtype": facts.param_dtype}
         if facts.down_turned:
@@ -178,7 +184,7 @@ class _Backward(_Direction):
         else:
             self.multiply(
                 d_out, kept, rows, a=Backward.GRAD, a_turned=True, b=Backward.HIDDEN,
-                b_ld=facts.ld, out_ld=kept if self._lazy else facts.units, live="n",
+                b_ld=facts.ld, out_ld=kept if self._is_compact else facts.units, live="n",
                 whole=self._out_whole, **common,
             )  # fmt: skip
         ld, is_turned = self.down_lies()
@@ -189,6 +195,11 @@ class _Backward(_Direction):
         )  # fmt: skip
         if facts.has_bias(self.up + 1):
             self._sum(Backward.GRAD, d_out, of_bias, self.param_code)
+
+    def _made(self, branch: int) -> int:
+        """The place where a product makes a weight's gradient."""
+        *_, of_weight, _, room, _ = Backward.of(branch)
+        return room if self.facts.joins and not self._lazy else of_weight
 
     def _through(self, products: dict[str, int], biases: dict[str, int]) -> None:
         """The gradients before the activation, in the place of the hidden activation's."""
@@ -204,10 +215,10 @@ class _Backward(_Direction):
     def _first(self) -> None:
         """The gradients of the other parameters, and of x."""
         facts = self.facts
-        for i, (weight, _, _, grad, of_weight, of_bias, sums) in enumerate(self._places):
+        for i, (weight, _, _, grad, _, of_bias, _, sums) in enumerate(self._places):
             self.multiply(
                 facts.kept, facts.d_model, facts.rows, a=grad, a_ld=facts.ld, a_turned=True,
-                b=Backward.X, out=of_weight, out_dtype=facts.param_dtype, live="m",
+                b=Backward.X, out=self._made(i), out_dtype=facts.param_dtype, live="m",
                 whole=self._out_whole,
             )  # fmt: skip
             if facts.has_bias(i) and self._lazy:
@@ -229,14 +240,16 @@ class _Backward(_Direction):
     def _fill(self) -> None:
         """The rest of the gradients is 0, and those of biases go to their places."""
         facts, along = self.facts, _native.C.UNITS_ALONG
-        code, units, arrays = self.param_code, facts.units, list[Any]()
-        for i, (_, _, _, _, of_weight, of_bias, sums) in enumerate(self._places):
-            arrays.append((of_weight, code, units, facts.d_model, along["rows"], None))
-            if facts.has_bias(i):
-                arrays.append((of_bias, code, 1, units, along["cols"], sums))
-        of_down = Backward.of(self.up + 1)[4]
-        if facts.down_turned:
-            arrays.append((of_down, code, units, facts.d_out, along["rows"], None))
-        else:
-            arrays.append((of_down, code, facts.d_out, units, along["cols"], None))
-        self.program.fill_dropped(units=Backward.UNITS, count=facts.kept, arrays=arrays)
+        code, units, arrays = self.param_code, facts.units, list[Filled]()
+        wide = _native.dtype_code(torch.float32)
+        for i in range(facts.branches + 1):
+            *_, of_weight, of_bias, room, sums = Backward.of(i)
+            by_rows, shape = True, (units, facts.d_model)
+            if i > self.up:
+                by_rows = facts.down_turned
+                shape = (units, facts.d_out) if by_rows else (facts.d_out, units)
+            by, live = along["rows" if by_rows else "cols"], room if facts.joins else None
+            arrays.append(Filled(of_weight, code, *shape, by, live, code))
+            if i <= self.up and facts.has_bias(i):
+                arrays.append(Filled(of_bias, code, 1, units, along["cols"], sums, wide))
+        self.program.fill_units(units=Backward.UNITS, count=facts.kept, arrays=arrays)
