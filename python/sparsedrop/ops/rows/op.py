@@ -16,6 +16,10 @@ from sparsedrop.masks import RowPattern, probabilities
 from sparsedrop.ops.registration import Op, register
 from sparsedrop.ops.rows import arithmetic
 from sparsedrop.ops.rows.arithmetic import Parameters
+from sparsedrop.ops.stack.facts import Layer
+from sparsedrop.ops.units import Drawn, in_graph
+from sparsedrop.ops.units.block import Block
+from sparsedrop.ops.units.facts import Layers
 
 
 def draw_tensor(width: int, p: float, patterns: int) -> Tensor:
@@ -70,14 +74,35 @@ def _forward(
     width = full.up.shape[0]
     rows, factor = _read(pattern, width, scale)
     buffers = [x.new_empty(x.shape[0] * width) for _ in range(1 + (full.gate is not None))]
-    at = _heads(buffers, x.shape[0], rows)
-    of = arithmetic.cut(full, rows, x.dtype)
-    out, _ = arithmetic.forward(x, of, activation or None, factor, at)
+    layers = _layers(full, activation)
+    block = _block_of(x, layers, rows)
+    if block is not None:
+        at = _heads(buffers, x.shape[0], block.facts.ld)
+        out, _ = in_graph.forward(block, x, layers, _drawn(rows, factor), at)
+    else:
+        at = _heads(buffers, x.shape[0], rows.count)
+        of = arithmetic.cut(full, rows, x.dtype)
+        out, _ = arithmetic.forward(x, of, activation or None, factor, at)
     return [out, *buffers]
 
 
-def _heads(buffers: Sequence[Tensor], count: int, rows: RowPattern) -> list[Tensor]:
-    return [b[: count * rows.count].view(count, rows.count) for b in buffers]
+def _layers(full: Parameters, activation: str) -> Layers:
+    up = Layer(full.up, full.up_bias, activation or None, full.gate, full.gate_bias)
+    return up, Layer(full.down, full.down_bias)
+
+
+def _block_of(x: Tensor, layers: Layers, rows: RowPattern) -> Block | None:
+    """What runs it in one call, where what that keeps has room in the buffers."""
+    block = in_graph.block_in_graph(x, layers, rows.count, by_rows=True)
+    return None if block is None or block.facts.ld > rows.width else block
+
+
+def _drawn(rows: RowPattern, factor: float) -> Drawn:
+    return Drawn((rows.period, rows.offset, rows.count, 0), factor)
+
+
+def _heads(buffers: Sequence[Tensor], count: int, width: int) -> list[Tensor]:
+    return [b[: count * width].view(count, width) for b in buffers]
 
 
 def _backward(
@@ -93,11 +118,35 @@ def _backward(
     """Gradients of x and of the parameters; empty where they are not needed."""
     full = _parameters(parameters)
     rows, factor = _read(pattern, full.up.shape[0], scale)
-    saved = _heads(buffers, x.shape[0], rows)
-    of = arithmetic.cut_weights(full, rows, x.dtype)
-    how = activation or None, factor
-    grads = arithmetic.backward(grad, x, full, of, saved, rows, how, needs)
+    layers = _layers(full, activation)
+    block = _block_of(x, layers, rows)
+    if block is not None:
+        kept = _heads(buffers, x.shape[0], block.facts.ld)
+        grads = _in_one_call(block, x, layers, kept, grad, _drawn(rows, factor), needs)
+    else:
+        saved = _heads(buffers, x.shape[0], rows.count)
+        of = arithmetic.cut_weights(full, rows, x.dtype)
+        how = activation or None, factor
+        grads = arithmetic.backward(grad, x, full, of, saved, rows, how, needs)
     return [grad.new_empty(0) if found is None else found for found in grads]
+
+
+def _in_one_call(
+    block: Block,
+    x: Tensor,
+    layers: Layers,
+    kept: Sequence[Tensor],
+    grad: Tensor,
+    drawn: Drawn,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of x and of the parameters; a block has the gate's before those of up, or none."""
+    of_x, up, up_bias, gate, gate_bias, *down = needs
+    gates = [] if layers[0].gate is None else [gate, gate_bias]
+    wanted = [of_x, *gates, up, up_bias, *down]
+    grads = in_graph.backward(block, x, layers, kept, grad, drawn, wanted)
+    own, rest = grads[1 : 1 + len(gates)], grads[1 + len(gates) :]
+    return [grads[0], *rest[:2], *(own or (None, None)), *rest[2:]]
 
 
 def _fake_forward(

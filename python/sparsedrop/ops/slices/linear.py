@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,10 +32,10 @@ def linear(
     needs_grad = any(t is not None and t.requires_grad for t in (x, weight, bias))
     if needs_grad and torch.is_grad_enabled():
         return _apply(cut, alpha, lazy, x, weight, bias)
-    return _product(x, weight, bias, cut, alpha, _call_of(x, weight, bias, cut))
+    return product(x, weight, bias, cut, alpha, call_of(x, weight, bias, cut))
 
 
-def _call_of(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut) -> LinearCall | None:
+def call_of(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut) -> LinearCall | None:
     """What runs it in one call, where one extent is cut."""
     if not x.is_cuda or (cut.rows is None) == (cut.cols is None):
         return None
@@ -49,7 +50,7 @@ def _units(cut: Cut) -> Units:
     return units_of(cut.cols if cut.rows is None else cut.rows)
 
 
-def _product(
+def product(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -57,10 +58,41 @@ def _product(
     alpha: float,
     call: LinearCall | None,
 ) -> Tensor:
+    """alpha * x Wᵀ + bias of the live units, by what `call_of` has found."""
     if call is not None and call.runs_forward:
         return call.forward(x, weight, bias, _units(cut), alpha)
     out = products.product(flat(x), weight, bias, cut, alpha)
     return unflat(out, x)
+
+
+def gradients(
+    operands: tuple[Tensor, Tensor, Tensor | None],
+    grad: Tensor,
+    cut: Cut,
+    alpha: float,
+    needs: Sequence[bool],
+    call: LinearCall | None,
+    lazy: bool = False,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of x, weight and bias that are needed, likewise; with `lazy` the last two are of live
+    units alone."""
+    x, weight, bias = operands
+    if call is not None and not is_watched(grad):
+        if not lie_well(grad):
+            grad = grad.clone(memory_format=torch.contiguous_format)
+        return call.backward(grad, (x, weight), _units(cut), alpha, needs, lazy)
+    flat_x, flat_grad = flat(x), flat(grad)
+    of_x = of_weight = of_bias = None
+    if needs[0]:
+        of_x = unflat(products.input_gradient(flat_grad, weight, cut, alpha), x)
+    if needs[1] and lazy:
+        of_weight = products.compact_weight_gradient(flat_grad, flat_x, weight.dtype, alpha)
+    elif needs[1]:
+        of_weight = products.weight_gradient(flat_grad, flat_x, weight, cut, alpha)
+    if needs[2] and bias is not None:
+        rows = None if lazy else cut.rows
+        of_bias = products.bias_gradient(flat_grad, bias, rows)
+    return of_x, of_weight, of_bias
 
 
 class _Linear(torch.autograd.Function):
@@ -70,8 +102,8 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.how, ctx.owners = (cut, alpha, lazy), (weight, bias)
-        ctx.call = _call_of(x, weight, bias, cut)
-        return _product(x, weight, bias, cut, alpha, ctx.call)
+        ctx.call = call_of(x, weight, bias, cut)
+        return product(x, weight, bias, cut, alpha, ctx.call)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,50 +117,13 @@ class _Linear(torch.autograd.Function):
                 [x, weight, bias], grad, needs,
             )  # fmt: skip
             return None, None, None, *made
-        if ctx.call is not None and not is_watched(grad):
-            return None, None, None, *_in_one_call(ctx, x, weight, grad)
-        flat_x, flat_grad = flat(x), flat(grad)
-        of_x = of_weight = of_bias = None
-        if needs[0]:
-            of_x = unflat(products.input_gradient(flat_grad, weight, cut, alpha), x)
+        of_x, of_weight, of_bias = gradients(
+            (x, weight, bias), grad, cut, alpha, needs, ctx.call, lazy
+        )
         if lazy:
-            of_bias = _lazily(ctx.owners, flat_grad, flat_x, cut, alpha, needs)
-            return None, None, None, of_x, None, of_bias
-        if needs[1]:
-            of_weight = products.weight_gradient(flat_grad, flat_x, weight, cut, alpha)
-        if needs[2]:
-            of_bias = products.bias_gradient(flat_grad, bias, cut.rows)
+            of_bias = _kept_compact(ctx.owners, cut, of_weight, of_bias)
+            of_weight = None
         return None, None, None, of_x, of_weight, of_bias
-
-
-def _in_one_call(
-    ctx: Any, x: Tensor, weight: Tensor, grad: Tensor
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    (cut, alpha, lazy), needs = ctx.how, ctx.needs_input_grad[3:]
-    if not lie_well(grad):
-        grad = grad.clone(memory_format=torch.contiguous_format)
-    of_x, of_weight, of_bias = ctx.call.backward(grad, (x, weight), _units(cut), alpha, needs, lazy)
-    if lazy:
-        return of_x, None, _kept_compact(ctx.owners, cut, of_weight, of_bias)
-    return of_x, of_weight, of_bias
-
-
-def _lazily(
-    owners: tuple[Tensor, Tensor | None],
-    grad: Tensor,
-    x: Tensor,
-    cut: Cut,
-    alpha: float,
-    needs: tuple[bool, ...],
-) -> Tensor | None:
-    """Makes compact gradients, for the parameters; returns that of a bias that is not sliced."""
-    weight, bias = owners
-    of_weight = of_bias = None
-    if needs[1]:
-        of_weight = products.compact_weight_gradient(grad, x, weight.dtype, alpha)
-    if needs[2] and bias is not None:
-        of_bias = grad.sum(0, dtype=bias.dtype)
-    return _kept_compact(owners, cut, of_weight, of_bias)
 
 
 def _kept_compact(

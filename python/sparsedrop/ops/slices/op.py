@@ -17,9 +17,13 @@ from sparsedrop.masks import Slice
 from sparsedrop.ops.registration import Op, register
 from sparsedrop.ops.slices.choice import Choice, inverse_marginals
 from sparsedrop.ops.slices.feed_forward import Layers, backward, forward
-from sparsedrop.ops.slices.products import Cut, bias_gradient, flat, input_gradient, product, unflat
-from sparsedrop.ops.slices.products import weight_gradient as _weight_gradient
+from sparsedrop.ops.slices.linear import call_of, gradients, product
+from sparsedrop.ops.slices.node import drawn_units
+from sparsedrop.ops.slices.products import Cut, flat, unflat
 from sparsedrop.ops.stack.facts import Layer
+from sparsedrop.ops.units import in_graph
+from sparsedrop.ops.units.block import Block
+from sparsedrop.ops.units.facts import VECTOR
 
 
 def _layers(parameters: Sequence[Tensor | None], activation: str) -> Layers:
@@ -67,9 +71,22 @@ def _forward(
     layers = _layers(parameters, activation)
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
     drawn = choice.draw()
-    out, kept = forward(flat(x), layers, choice.live(drawn, x))
+    live, block = choice.live(drawn, x), _block_of(x, layers, choice, drawn)
+    if block is not None:
+        out, kept = in_graph.forward(block, x, layers, drawn_units(live, False))
+    else:
+        out, kept = forward(flat(x), layers, live)
+        out = unflat(out, x)
     start = torch.tensor(drawn.pieces[0][0], device="cpu")
-    return [unflat(out, x), start, *kept]
+    return [out, start, *kept]
+
+
+def _block_of(x: Tensor, layers: Layers, choice: Choice, drawn: Slice) -> Block | None:
+    """What runs it in one call, where that keeps as much as the program expects, and gradients lie
+    as their parameters do."""
+    if choice.has_factors or choice.width % VECTOR or not layers[1].weight.is_contiguous():
+        return None
+    return in_graph.block_in_graph(x, layers, choice.width, wraps=len(drawn.pieces) > 1)
 
 
 def _fake_forward(
@@ -108,11 +125,15 @@ def _backward(
     """Gradients of x and of the parameters; empty where they are not needed."""
     layers = _layers(parameters, activation)
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
-    live = choice.live(choice.slice_at(int(start)), x)
-    flat_x, flat_grad = flat(x), flat(grad)
-    grads = backward(flat_grad, flat_x, layers, live, kept, needs)
-    if grads[0] is not None:
-        grads[0] = unflat(grads[0], x)
+    drawn = choice.slice_at(int(start))
+    live, block = choice.live(drawn, x), _block_of(x, layers, choice, drawn)
+    if block is not None:
+        grads = in_graph.backward(block, x, layers, kept, grad, drawn_units(live, False), needs)
+    else:
+        flat_x, flat_grad = flat(x), flat(grad)
+        grads = backward(flat_grad, flat_x, layers, live, kept, needs)
+        if grads[0] is not None:
+            grads[0] = unflat(grads[0], x)
     return [grad.new_empty(0) if found is None else found for found in grads]
 
 
@@ -146,8 +167,7 @@ def _linear(
     units: int, kept: int, features: int, alpha: float,
 ) -> Tensor:  # fmt: skip
     cut = _cut(start, on_rows, units, kept, features)
-    out = product(flat(x), weight, bias, cut, alpha)
-    return unflat(out, x)
+    return product(x, weight, bias, cut, alpha, call_of(x, weight, bias, cut))
 
 
 def _fake_linear(
@@ -162,15 +182,9 @@ def _linear_backward(
     units: int, kept: int, features: int, alpha: float, needs: Sequence[bool],
 ) -> list[Tensor]:  # fmt: skip
     cut = _cut(start, on_rows, units, kept, features)
-    flat_x, flat_grad = flat(x), flat(grad)
-    found = [grad.new_empty(0)] * 3
-    if needs[0]:
-        found[0] = unflat(input_gradient(flat_grad, weight, cut, alpha), x)
-    if needs[1]:
-        found[1] = _weight_gradient(flat_grad, flat_x, weight, cut, alpha)
-    if needs[2] and bias is not None:
-        found[2] = bias_gradient(flat_grad, bias, cut.rows)
-    return found
+    call = call_of(x, weight, bias, cut)
+    grads = gradients((x, weight, bias), grad, cut, alpha, needs, call)
+    return [grad.new_empty(0) if found is None else found for found in grads]
 
 
 def _fake_linear_backward(

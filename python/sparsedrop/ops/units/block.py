@@ -77,10 +77,19 @@ class Block:
         handle = _native.blas_handle(facts.device)
         return *drawn.units, handle, _native.allows_narrow_sums(facts.dtype)
 
+    @functools.cached_property
+    def _gather(self) -> Any:
+        return programs.gather(self.facts)
+
     def forward(
-        self, x: Tensor, parameters: Sequence[Tensor | None], drawn: Drawn
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor | None],
+        drawn: Drawn,
+        rooms: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Saved]:
-        """The result, and what `backward` needs. Parameters are in the order of the facts."""
+        """The result, and what `backward` needs. Parameters are in the order of the facts; rooms
+        for what is kept are [rows, ld] each, or None: it is allocated."""
         allocate, branches = self._allocate, self.branches
         stream, out = _native.current_stream(self.facts.device), allocate(*self._out)
         used_x = allocate(*self._x) if self.remakes_x else x
@@ -92,7 +101,7 @@ class Block:
             used.append(allocate(*space) if self._gathers else weight)
             made = 0
             if i < branches:
-                kept.append(allocate(*self._hidden))
+                kept.append(allocate(*self._hidden) if rooms is None else rooms[i])
                 made = kept[-1].data_ptr()
             places += (weight.data_ptr(), used[-1].data_ptr(), address(bias), made)
         hidden = allocate(*self._hidden) if self._keeps_input else kept[0]
@@ -106,8 +115,29 @@ class Block:
         )  # fmt: skip
         if self._fuses_bias:
             self._multiply_down(hidden, (used[-1], parameters[-1]), drawn, out)
-        biases = tuple(parameters[1:-2:2]) if self._keeps_input else (None,) * branches
-        return out, Saved(used_x, tuple(used), biases, tuple(kept))
+        return out, Saved(used_x, tuple(used), self._biases(parameters), tuple(kept))
+
+    def _biases(self, parameters: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        return tuple(parameters[1:-2:2]) if self._keeps_input else (None,) * self.branches
+
+    def saved_again(
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor | None],
+        kept: Sequence[Tensor],
+        drawn: Drawn,
+    ) -> Saved:
+        """What `forward` has saved of an x that it does not remake, of which only `kept` is still
+        there."""
+        weights = [weight for weight in parameters[::2] if weight is not None]
+        used = [self._allocate(*space) for space in self._gathered] if self._gathers else weights
+        if self._gathers:
+            places = list[int]()
+            for weight, own in zip(weights, used, strict=True):
+                places += (weight.data_ptr(), own.data_ptr(), 0, 0)
+            stream = _native.current_stream(self.facts.device)
+            self._gather.run((0, 0, 0, 0, *drawn.units, 0, 0, *places), (drawn.alpha,), stream)
+        return Saved(x, tuple(used), self._biases(parameters), tuple(kept))
 
     def _multiply_down(
         self, hidden: Tensor, of: tuple[Tensor, Tensor | None], drawn: Drawn, out: Tensor

@@ -35,8 +35,9 @@ class Drawn(NamedTuple):
     others likewise from the fourth on: the numbers of `_C`'s LiveUnits behind its count."""
     alpha: float
     """What live units are multiplied by."""
-    plain: Callable[[Tensor, Layers], Tensor]
-    """The block for x [..., d_model] in differentiable operations."""
+    plain: Callable[[Tensor, Layers], Tensor] | None = None
+    """The block for x [..., d_model] in differentiable operations; None where nobody asks for
+    second derivatives."""
     keep: Callable[[Sequence[Tensor | None], list[Tensor | None]], None] | None = None
     """Takes compact gradients: those of the parameters that have them, which it replaces by None
     among all gradients, x's first. None: gradients are whole."""

@@ -25,6 +25,7 @@ def block_of(
     wraps: bool = False,
     lazy: bool = False,
     by_rows: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Block | None:
     """How a GPU runs a block with so many live units in one call; None where it has to go the long
     way.
@@ -39,6 +40,7 @@ def block_of(
         wraps: whether they wrap around the end.
         lazy: whether gradients are compact.
         by_rows: whether live units may be no neighbours, so that down's weight has to be turned.
+        dtype: of the products, where that is settled; None: that of autocast, or of x.
     """
     if not isinstance(x, Tensor) or not x.is_cuda:
         return None
@@ -57,10 +59,12 @@ def block_of(
     is_turned = by_rows or not down.is_contiguous()
     if is_turned and not (down.dim() == 2 and down.t().is_contiguous()):
         return None
-    dtype = x.dtype
-    casts = torch.is_autocast_enabled("cuda") and dtype is not torch.float64
-    if casts:
-        dtype = torch.get_autocast_dtype("cuda")
+    casts = dtype is not None
+    if dtype is None:
+        dtype = x.dtype
+        casts = torch.is_autocast_enabled("cuda") and dtype is not torch.float64
+        if casts:
+            dtype = torch.get_autocast_dtype("cuda")
     activation = layers[0].activation
     units = kept, wraps, is_turned
     return block_for(facts_of(x, (dtype, casts), activation, units, parameters))
@@ -152,6 +156,7 @@ def _differentiated(
     up, down = layers_of(
         parameters, [layers[0].activation or "", ""], [layers[0].gate is not None, False]
     )
+    assert drawn.plain is not None, "within an op there is no node"
     # The dtypes are settled: autocast around a backward pass may not change them again.
     is_differentiated = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):

@@ -31,6 +31,11 @@ def forward(facts: Facts, *, multiplies: bool) -> _C.Program:
     return made.program
 
 
+def gather(facts: Facts) -> _C.Program:
+    """Gathers alone, by the places of a forward pass."""
+    return _Direction(facts, Forward).gathered()
+
+
 def backward(facts: Facts, *, lazy: bool) -> _C.Program:
     """The gradients of the input and of all parameters; `lazy`: those of live units alone."""
     return _Backward(facts, lazy).program
@@ -87,23 +92,8 @@ class _Direction:
         }
         return found, biased
 
-
-class _Forward(_Direction):
-    def __init__(self, facts: Facts) -> None:
-        super().__init__(facts, Forward)
-        self._gather()
-        places = [Forward.of(i) for i in range(facts.branches)]
-        for _, used, _, out in places:
-            self.multiply(
-                facts.rows, facts.kept, facts.d_model, a=Forward.USED_X, b=used, b_turned=True,
-                out=out, out_ld=facts.ld, live="n", whole=self.b_whole,
-            )  # fmt: skip
-        products, biases = self.sides([p[3] for p in places], [p[2] for p in places])
-        kind = "gate" if facts.is_gated else "activate"
-        if facts.keeps_input or facts.activation is not None or biases:
-            self.between(kind, biases, **products, out=Forward.HIDDEN)
-
-    def _gather(self) -> None:
+    def gathered(self) -> _C.Program:
+        """The program, which has copied what products read, by the places of a forward pass."""
         facts, arrays = self.facts, list[Any]()
         along = _native.C.UNITS_ALONG
         if facts.rounds_x:
@@ -123,6 +113,7 @@ class _Forward(_Direction):
             self.program.gather(
                 dtype=self.code, units=Forward.UNITS, count=facts.kept, arrays=arrays
             )
+        return self.program
 
     def _gathered_down(self) -> Gathered:
         facts, along = self.facts, _native.C.UNITS_ALONG
@@ -132,6 +123,22 @@ class _Forward(_Direction):
         from_ld = ld if is_turned else facts.units
         by = along["rows" if is_turned else "cols"]
         return Gathered(given, self.param_code, from_ld, used, ld, *shape, by)
+
+
+class _Forward(_Direction):
+    def __init__(self, facts: Facts) -> None:
+        super().__init__(facts, Forward)
+        self.gathered()
+        places = [Forward.of(i) for i in range(facts.branches)]
+        for _, used, _, out in places:
+            self.multiply(
+                facts.rows, facts.kept, facts.d_model, a=Forward.USED_X, b=used, b_turned=True,
+                out=out, out_ld=facts.ld, live="n", whole=self.b_whole,
+            )  # fmt: skip
+        products, biases = self.sides([p[3] for p in places], [p[2] for p in places])
+        kind = "gate" if facts.is_gated else "activate"
+        if facts.keeps_input or facts.activation is not None or biases:
+            self.between(kind, biases, **products, out=Forward.HIDDEN)
 
     def multiply_down(self) -> None:
         """The result, added to the bias where there is one."""
