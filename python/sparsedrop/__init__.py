@@ -8,6 +8,7 @@ is `F.linear(F.dropout(x, 0.5), weight, bias)` with whole blocks dropped, and th
 from importlib import metadata
 
 from sparsedrop import nn, patterns, reference, schedules, select, slice_out
+from sparsedrop.capturing import CapturedStep, capture
 from sparsedrop.conversion import Report, convert, revert, set_rate
 from sparsedrop.functional import dropout_linear, linear, matmul
 from sparsedrop.masks import BlockMask, RowPattern, Slice
@@ -19,10 +20,12 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "BlockMask",
+    "CapturedStep",
     "Report",
     "RowPattern",
     "Slice",
     "__version__",
+    "capture",
     "convert",
     "dropout_linear",
     "linear",

@@ -60,6 +60,9 @@ normalized: Callable[..., Any] = _private(torch, "_batch_norm_impl_index")
 
 normalized_backward: Callable[..., Any] = torch.ops.aten._batch_norm_impl_index_backward.default
 
+foreach_copy: Callable[..., Any] = _private(torch, "_foreach_copy_")
+"""Copies tensors into others, in one launch or a few."""
+
 DispatchMode: Any = _private(_python_dispatch, "TorchDispatchMode")
 """A mode that sees every operation, whoever calls it."""
 

@@ -140,6 +140,12 @@ def test_speedups_are_a_panel_a_network_and_a_line_a_method_and_mode(tmp_path, d
     }, "SliceOut would drop the same in each replay"
 
 
+def test_speedups_of_several_graphs_are_drawn(tmp_path, drawn):
+    graphs = {"figures": {"SliceOut": {"graphs": 16}}}
+    plot(tmp_path, {"rows": [{**row, **graphs} for row in NETWORKS["rows"]]})
+    assert lines(drawn[0].axes[0])["SliceOut, CUDA graph"] == ([0.1, 0.5], [1.1, 1.1])
+
+
 def test_files_of_networks_are_one_picture(tmp_path):
     for name, network in (("one", "mlp"), ("two", "gpt")):
         rows = [{**row, "network": network} for row in NETWORKS["rows"]]

@@ -12,7 +12,7 @@ from sparsedrop.tools.study import papers, report, tables, timing
 from sparsedrop.tools.study.evaluation import Record, Result
 from sparsedrop.tools.study.method import Method
 from sparsedrop.tools.study.settings import Settings
-from sparsedrop.tools.study.tasks import GPT, LSTM, MLP
+from sparsedrop.tools.study.tasks import GPT, LSTM
 from sparsedrop.tools.study.timing import Times
 
 NONE = Method("none", 0.0)
@@ -231,11 +231,3 @@ def test_no_dropout_is_timed_with_the_first_rate():
         0.1: [Method("dropout", 0.1)],
     }
     assert timing._by_rate((NONE,)) == {0.0: [NONE]}
-
-
-def test_only_what_draws_on_the_device_is_captured():
-    words = ("none", "dropout", "sparsedrop", "drop-path")
-    others = ("sliceout", "row-pattern", "tile-pattern")
-    assert all(Method(word, 0.5).is_capturable for word in words)
-    assert not any(Method(word, 0.5).is_capturable for word in others)
-    assert set(MLP.methods) < {*words, *others}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop.masks.checks import check_generator, check_p
+from sparsedrop.masks.strata import strata
 
 METHODS = ("exact", "sgd")
 SCALES = ("global", "pattern")
@@ -71,7 +72,11 @@ class RowPattern:
         of_periods = check_probabilities(d)
         if of_periods[0] == 1.0:
             return cls(width, 1, 0)
-        where, of_offset = torch.rand(2, dtype=torch.float64, generator=generator).tolist()
+        from_strata = strata() if generator is None else None
+        if from_strata is not None:
+            where, of_offset = from_strata.variates(2)
+        else:
+            where, of_offset = torch.rand(2, dtype=torch.float64, generator=generator).tolist()
         period = _drawn(of_periods, where)
         return cls(width, period, min(int(of_offset * period), period - 1))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop.masks.checks import check_generator, check_p
+from sparsedrop.masks.strata import strata
 
 STARTS = ("cyclic", "aligned", "all")
 
@@ -95,6 +96,10 @@ class Slice:
         every = _slices(width, check_p(p), align, starts)
         if len(every) == 1:
             return every[0]
+        from_strata = strata() if generator is None else None
+        if from_strata is not None:
+            (where,) = from_strata.variates(1)
+            return every[int(where * len(every))]
         drawn = torch.randint(len(every), (), generator=generator, device="cpu")
         # A fake tensor has no value, and all slices have the same shapes.
         return every[0] if hasattr(drawn, "fake_mode") else every[int(drawn)]

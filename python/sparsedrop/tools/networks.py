@@ -38,8 +38,8 @@ DROP_PATH = "drop path"
 RIVALS = {"drop-path": DROP_PATH}
 """What users have today for transformers alone: it drops residual branches."""
 
-CAPTURABLE = (NONE, DROPOUT, SPARSEDROP, DROP_PATH)
-"""Kinds of which each replay of a CUDA graph drops anew; the host draws what others drop."""
+DRAWN_ON_THE_GPU = (NONE, DROPOUT, SPARSEDROP, DROP_PATH)
+"""Kinds of which each replay of a CUDA graph drops anew; of the others it takes several graphs."""
 
 DEFAULT_METHODS = ("none", "dropout", "sparsedrop")
 

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsedrop.capturing import capture
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.bench.report import Report
 from sparsedrop.tools.bench.settings import CAPTURED_MODES, Settings
-from sparsedrop.tools.capture import captured
 from sparsedrop.tools.clock import wait_for, wall_ms
 from sparsedrop.tools.networks import DROPOUT, METHODS, NONE, Drop, loss_of
 
@@ -37,6 +37,7 @@ HEADER = ["network", "precision", "p", "mode"]
 class Figures(NamedTuple):
     wall_ms: float
     peak_mb: float | None  # above what stands before the step; None on a CPU, and of captured modes
+    graphs: int | None = None  # that were captured of it, in mode "graph"
 
 
 class Row(NamedTuple):
@@ -92,7 +93,11 @@ class Training:
             self._forward = torch.compile(self.model, dynamic=False, mode=how)
         for _ in range(WARM_UP):
             self._step()
-        self.step = captured(self._step, device) if mode == "graph" else self._step
+        self.step: Callable[[], object] = self._step
+        self.graphs: int | None = None
+        if mode == "graph":
+            self.step = step = capture(self.model, self._step, warm_up=1)
+            self.graphs = step.graphs
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self._is_amp)
@@ -161,7 +166,10 @@ def _measure(name: str, precision: str, p: float, mode: str, settings: Settings)
         precision,
         p,
         mode,
-        {kind: Figures(statistics.median(laps[kind]), peaks.get(kind)) for kind in kinds},
+        {
+            kind: Figures(statistics.median(laps[kind]), peaks.get(kind), trainings[kind].graphs)
+            for kind in kinds
+        },
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsedrop.tools.networks import CAPTURABLE
+from sparsedrop.tools.networks import DRAWN_ON_THE_GPU
 from sparsedrop.tools.plot.theme import Theme, dress, legend, save
 
 STYLES = {"graph": "-", "eager": "--", "reduce-overhead": "-.", "compile": ":"}
@@ -27,7 +27,7 @@ def save_speedups(rows: list[dict[str, Any]], path: Path) -> list[Path]:
     """Writes the pictures of rows of `sparsedrop bench --network`; returns their paths.
 
     One panel a network, one line a method and mode. Rows without nn.Dropout have no speed-up (some
-    row must have one), and captured steps none of methods that would drop the same in each replay.
+    row must have one), and steps in one graph none of methods that drop the same in each replay.
     """
     rows = [known for row in rows if (known := _known(row))["speedups"]]
     networks = list(dict.fromkeys(row["network"] for row in rows))
@@ -47,12 +47,13 @@ def save_speedups(rows: list[dict[str, Any]], path: Path) -> list[Path]:
 
 
 def _known(row: dict[str, Any]) -> dict[str, Any]:
-    """With the speed-ups that say something."""
-    speedups = {
-        kind: speedup
-        for kind, speedup in row["speedups"].items()
-        if row["mode"] != "graph" or kind in CAPTURABLE
-    }
+    """With the speed-ups that say something: of one graph those of what is drawn on the GPU."""
+
+    def says_something(kind: str) -> bool:
+        graphs = row.get("figures", {}).get(kind, {}).get("graphs") or 1
+        return row["mode"] != "graph" or kind in DRAWN_ON_THE_GPU or graphs > 1
+
+    speedups = {kind: ratio for kind, ratio in row["speedups"].items() if says_something(kind)}
     return {**row, "speedups": speedups}
 
 

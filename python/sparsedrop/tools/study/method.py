@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sparsedrop.tools.networks import CAPTURABLE, METHODS, RIVALS, Drop
+from sparsedrop.tools.networks import METHODS, RIVALS, Drop
 
 NAMES = {**METHODS, **RIVALS}
 """The names of all methods, by the words for them."""
@@ -41,11 +41,6 @@ class Method(NamedTuple):
         rate = "" if self.word == "none" else f"-p{self.p!r}"
         block = "" if self.block is None else f"-{self.block_name}"
         return f"{self.word}{rate}{block}"
-
-    @property
-    def is_capturable(self) -> bool:
-        """Whether each replay of a CUDA graph drops anew."""
-        return self.name in CAPTURABLE
 
     def drop(self, sampler: str) -> Drop:
         """As networks take it."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from sparsedrop.tools.capture import captured
+from sparsedrop.capturing import capture
 from sparsedrop.tools.clock import wall_ms
 from sparsedrop.tools.study.dataset import Dataset, Split
 from sparsedrop.tools.study.method import Method
@@ -30,12 +30,14 @@ LAPS = 5, 15
 BUDGET_MS = 4000.0
 """What all laps of the methods that take turns should take together."""
 
+Step = Callable[[], object]
+
 
 class Times(NamedTuple):
     """Milliseconds of a step: forward, backward and the optimiser, without loading a batch.
 
-    graph_ms is of the step replayed as a CUDA graph; None where that cannot be: on a CPU, and of
-    methods that would drop the same in each replay.
+    graph_ms is of the step replayed as CUDA graphs; None where that cannot be: on a CPU, and of
+    tasks whose steps cannot be captured.
     """
 
     eager_ms: float
@@ -78,7 +80,7 @@ def _by_rate(methods: tuple[Method, ...]) -> dict[float, list[Method]]:
 def _eager(
     methods: list[Method], data: Dataset, settings: Settings, batch: Split
 ) -> dict[Method, float]:
-    steps = {}
+    steps: dict[Method, Step] = {}
     for method in methods:
         trainer = Trainer(method, data, settings)
         trainer.model.train()
@@ -91,23 +93,19 @@ def _graph(
 ) -> dict[Method, float]:
     if settings.device.type != "cuda" or not TASKS[settings.task].is_captured:
         return {}
-    steps = {}
+    steps: dict[Method, Step] = {}
     for method in methods:
-        if method.is_capturable:
-            trainer = Trainer(method, data, settings, is_captured=True)
-            trainer.model.train()
-            step = _step_of(trainer, batch)
-            for _ in range(WARM_UP):
-                step()
-            steps[method] = captured(step, settings.device)
+        trainer = Trainer(method, data, settings, is_captured=True)
+        trainer.model.train()
+        steps[method] = capture(trainer.model, _step_of(trainer, batch), warm_up=WARM_UP)
     return _laps(steps, settings.device) if steps else {}
 
 
-def _step_of(trainer: Trainer, batch: Split) -> Callable[[], None]:
+def _step_of(trainer: Trainer, batch: Split) -> Step:
     return lambda: trainer.step(batch)
 
 
-def _laps(steps: dict[Method, Callable[[], None]], device: torch.device) -> dict[Method, float]:
+def _laps(steps: dict[Method, Step], device: torch.device) -> dict[Method, float]:
     """Milliseconds of a step: a median over laps of so many.
 
     It is the median of the ratio to the first method's time in the same lap, times the median of
