@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "nn": {"_torch", "masks", "ops", "operands", "functional", "slice_out"},
     "schedules": {"masks"},
     "patterns": {"masks"},
+    "capturing": {"_torch", "masks"},
     "conversion": {
         "_torch",
         "masks",
@@ -43,6 +44,7 @@ MAY_IMPORT = {
         "functional",
         "nn",
         "conversion",
+        "capturing",
         "schedules",
         "patterns",
         "slice_out",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedrop.capturing import capture
+from sparsedrop import capture
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.networks import NETWORKS

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from sparsedrop.capturing import capture
+from sparsedrop import capture
 from sparsedrop.tools.clock import wall_ms
 from sparsedrop.tools.study.dataset import Dataset, Split
 from sparsedrop.tools.study.method import Method
