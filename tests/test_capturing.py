@@ -5,21 +5,19 @@ import torch
 from torch import nn
 
 import sparsedrop
-from sparsedrop.capturing import CapturedStep
+from sparsedrop.capturing import CapturedStep, Replay
 from sparsedrop.nn import RowPatternMLP, SliceOutMLP, SparseDropMLP, TilePatternLinear
 
 BF16 = torch.bfloat16
 
 
-def _stepper(model, optimizer=None):
+def _stepper(model):
+    """Leaves gradients behind."""
+
     def step(x):
-        for parameter in model.parameters():
-            parameter.grad = None
         out = model(x)
         loss = out.float().square().mean()
         loss.backward()
-        if optimizer is not None:
-            optimizer.step()
         return loss.detach(), out.detach()
 
     return step
@@ -76,19 +74,37 @@ def test_examples_beside_the_model_are_refused():
 def test_graphs_are_replayed_in_turn_in_random_orders():
     """With replays that only say which they are."""
     played, inputs = [], (torch.zeros(2),)
-    weight, kept = nn.Parameter(torch.ones(2)), torch.full((2,), 7.0)
-    replays = [(lambda i=i: played.append(i), f"result {i}") for i in range(5)]
-    run = CapturedStep(lambda x: None, inputs, replays, [(weight, kept)])
+    weights, kept = [nn.Parameter(torch.ones(2)) for _ in range(2)], [torch.full((2,), 7.0)] * 2
+    replays = [
+        Replay(lambda i=i: played.append(i), f"result {i}", [True, i % 2 == 0]) for i in range(5)
+    ]
+    run = CapturedStep(lambda x: None, inputs, weights, replays, kept)
     results = [run(torch.full((2,), float(i))) for i in range(50)]
     assert results == [f"result {i}" for i in played]
     turns = [tuple(played[i : i + 5]) for i in range(0, 50, 5)]
     assert all(sorted(turn) == list(range(5)) for turn in turns)
     assert len(set(turns)) > 1
     assert torch.equal(inputs[0], torch.full((2,), 49.0))
-    assert weight.grad is kept
-    weight.grad = None  # as an optimiser's zero_grad leaves it
-    run(torch.zeros(2))
-    assert weight.grad is kept
+    for _ in range(10):
+        for weight in weights:
+            weight.grad = None  # as an optimiser's zero_grad leaves it
+        run(torch.zeros(2))
+        assert weights[0].grad is kept[0]
+        assert (weights[1].grad is None) == bool(played[-1] % 2)
+
+
+def test_lazy_gradients_are_refused():
+    model = nn.Sequential(SliceOutMLP(16, 64, gradients="lazy"))
+    with pytest.raises(RuntimeError, match='0 has gradients="lazy", which cannot be captured'):
+        sparsedrop.capture(model, lambda: None)
+
+
+def test_a_call_starts_without_gradients():
+    model, x = nn.Linear(4, 1), torch.ones(2, 4)
+    run = sparsedrop.capture(model, lambda x: model(x).sum().backward(), x)
+    for _ in range(3):
+        run(x)
+        assert torch.equal(model.weight.grad, torch.full((1, 4), 2.0))
 
 
 # ---- on a GPU -----------------------------------------------------------------------------------
@@ -187,6 +203,34 @@ def test_gradients_that_are_left_behind_are_those_of_the_call():
         assert (up.weight.grad is not None, down.weight.grad is not None) == (True, True)
         optimizer.step()
         optimizer.zero_grad()
+
+
+@pytest.mark.gpu
+def test_gradients_are_those_of_each_call_where_some_steps_make_none():
+    """The host skips a layer in every other step; gradients of the batch are new, too."""
+    layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2)).cuda()
+    block, calls = SliceOutMLP(8, 64, p=0.5, align=8).cuda(), []
+
+    def step(x):
+        calls.append(None)
+        out = block(layers[0](x))
+        if len(calls) % 2:
+            out = layers[1](out)
+        out.sum().backward()
+        return x.grad
+
+    x = torch.randn(4, 8, device="cuda", requires_grad=True)
+    run = sparsedrop.capture(nn.ModuleList([layers, block]), step, x, draws=4)
+    made = set()
+    for _ in range(8):
+        given = torch.randn(4, 8, device="cuda")
+        of_x = run(given)
+        last = layers[1].weight.grad
+        made.add(last is None)
+        # That of x follows from that of the first layer's result, a row for each sample.
+        assert torch.allclose(of_x.sum(0), layers[0].bias.grad @ layers[0].weight, atol=1e-3)
+        assert last is None or torch.equal(layers[1].bias.grad, torch.full_like(last[0], 4.0))
+    assert made == {True, False}
 
 
 @pytest.mark.gpu

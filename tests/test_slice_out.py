@@ -133,6 +133,17 @@ def test_second_derivatives():
     )
 
 
+def test_batched_gradients_of_a_convolution():
+    weight, x = torch.randn(6, 24, 3, 3).double(), torch.randn(2, 12, 4, 4).double()
+    leaves = [x.requires_grad_(), weight.requires_grad_()]
+    out = slice_out.conv2d(*leaves, padding=1, in_slice=EVERY[4])
+    batch = torch.randn(3, *out.shape).double()
+    found = torch.autograd.grad(out, leaves, batch, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(out, leaves, one, retain_graph=True) for one in batch]
+    for one, others in zip(found, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.stack(others))
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_with_a_slice_of_the_user(backend):
     weight = torch.randn(24, 24).double().requires_grad_()

@@ -82,3 +82,42 @@ def test_it_runs_twice_before_its_backward_pass(own):
     exact = step(lambda x: norm(next(batches))[:, order])
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("own", [EVERY[0], EVERY[4]], ids=lambda own: str(own.pieces))
+def test_batched_gradients(own, training):
+    norm = nn.BatchNorm1d(24).double()
+    x, batch = torch.randn(6, 12).double().requires_grad_(), torch.randn(3, 6, 12).double()
+    out = slice_out.batch_norm(
+        x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training, out_slice=own
+    )
+    leaves = [x, norm.weight, norm.bias]
+    found = torch.autograd.grad(out, leaves, batch, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(out, leaves, one, retain_graph=True) for one in batch]
+    for one, others in zip(found, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.stack(others))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_without_samples(affine):
+    norm = nn.BatchNorm1d(24, affine=affine)
+    x = torch.zeros(0, 12, requires_grad=True)
+    out = slice_out.batch_norm(
+        x, norm.running_mean, norm.running_var, norm.weight, norm.bias, out_slice=EVERY[4]
+    )
+    assert torch.autograd.grad(out.sum(), [x])[0].shape == (0, 12)
+
+
+@pytest.mark.parametrize("own", [EVERY[0], EVERY[4]], ids=lambda own: str(own.pieces))
+def test_compiled(own):
+    norms, x = [nn.BatchNorm1d(24) for _ in range(2)], torch.randn(6, 12)
+
+    def run(x, norm):
+        return slice_out.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, out_slice=own
+        )
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, norms[0]), run(x, norms[1]))
+    assert torch.equal(norms[0].running_var, norms[1].running_var)

@@ -42,6 +42,7 @@ _graph_task: Callable[[], int] = _private(_C, "_current_graph_task_id")
 _functorch: Any = _private(_C, "_functorch")
 _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
+_is_batch_of_gradients: Callable[[Tensor], bool] = _private(_functorch, "is_legacy_batchedtensor")
 _unwrap_if_dead: Callable[[Tensor], Tensor] = _private(_functorch, "unwrap_if_dead")
 _private(torch.utils, "_pytree")
 _private(torch.compiler, "_is_exporting_flag")
@@ -101,6 +102,11 @@ def is_watched(*tensors: Tensor) -> bool:
         if type(tensor) not in _PLAIN_TYPES or tensor.is_neg():
             return True
     return False
+
+
+def is_watched_gradient(grad: Tensor) -> bool:
+    """The same of a gradient; also where autograd takes a batch of them at once."""
+    return _is_batch_of_gradients(grad) or is_watched(grad)
 
 
 def is_exporting() -> bool:

@@ -45,6 +45,10 @@ def test_periods_are_drawn_as_often_as_their_probabilities_say(p):
         count = sum(own.period == i + 1 for own in drawn)
         assert abs(count - probability * steps) <= 1
     assert all(0 <= own.offset < own.period for own in drawn)
+    # A unit is kept in a stretch of numbers for each period: to less than one step each.
+    kept = torch.stack([own.mask() for own in drawn]).double().mean(0)
+    assert (kept - (1 - p)).abs().max() * steps < 8
+    assert (kept - (1 - p)).abs().mean() * steps < 2
 
 
 def test_layers_draw_in_orders_of_their_own():

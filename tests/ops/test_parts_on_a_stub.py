@@ -91,6 +91,14 @@ def test_vectors_are_put_back(own, launches):
     assert launches == [1]
 
 
+def test_what_is_a_view_is_not_copied(launches):
+    own, tensors = SLICES[0], [_normal(32), _normal(32, 6, 3, 3)]
+    found = parts.gathered(tensors, 0, own.pieces)
+    assert [a.data_ptr() for a in found] == [t[8:].data_ptr() for t in tensors]
+    parts.put(tensors[:1], found[:1], own.pieces)
+    assert launches == []
+
+
 def test_what_one_launch_does_not_copy_goes_piece_by_piece(launches):
     own = SLICES[1]
     gapped = _normal(32, 24)[:, ::2]

@@ -99,6 +99,25 @@ def test_only_wanted_gradients_are_made(name):
         assert all(not found[p].numel() for p in parameters if p is not one)
 
 
+@pytest.mark.parametrize("name", ["a slice in two parts", "rows"])
+def test_how_tensors_lie_changes_nothing(name):
+    """Hooks around saved tensors may bring them back in another layout."""
+    case = CASES[name]
+    block = block_of(case, BF16)
+    x, grad = normal(33, 24).to(BF16), normal(33, 40).to(BF16)
+    needs = dict.fromkeys((*block.parameters(), None), True)
+    expected = _ops(case, block, x, grad, needs)
+    found = _ops(case, block, x.t().contiguous().t(), grad.t().contiguous().t(), needs)
+    assert all(map(torch.equal, found[:2], expected[:2]))
+    assert all(torch.equal(found[2][p], expected[2][p]) for p in block.parameters())
+    for weight in (block.up.weight, block.down.weight):
+        is_turned = weight.t().is_contiguous()
+        weight.data = weight.data.contiguous() if is_turned else weight.data.t().contiguous().t()
+    found = _ops(case, block, x, grad, needs)
+    assert all(map(torch.equal, found[:2], expected[:2]))
+    assert all(torch.equal(found[2][p], expected[2][p]) for p in block.parameters())
+
+
 def test_autocast_around_one_of_them_changes_nothing(launches):
     """A backward pass runs outside of the region in which the forward pass ran."""
     case = CASES["a slice in two parts"]

@@ -136,6 +136,18 @@ def test_each_way_is_one_call(monkeypatch):
         assert lengths == steps
 
 
+@pytest.mark.parametrize("name", ["a slice", "a slice in two parts", "rows"])
+@pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[3]], ids=str)
+def test_weights_may_not_change_before_the_backward_pass(name, precision):
+    case, (x_dtype, dtype, autocast) = CASES[name], precision
+    block = block_of(case, dtype)
+    out = run(case, block, normal(33, 24).to(x_dtype), autocast)
+    with torch.no_grad():
+        block.up.weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_without_gradients_a_block_is_one_call_too():
     case = CASES["gated rows"]
     block = block_of(case, F16)

@@ -74,23 +74,29 @@ class RowPattern:
             return cls(width, 1, 0)
         from_strata = strata() if generator is None else None
         if from_strata is not None:
-            where, of_offset = from_strata.variates(2)
+            # Of one number, so that offsets are spread as periods are.
+            (where,) = from_strata.variates(1)
+            period, of_offset = _drawn(of_periods, where)
         else:
-            where, of_offset = torch.rand(2, dtype=torch.float64, generator=generator).tolist()
-        period = _drawn(of_periods, where)
+            where, of_offset = torch.rand(
+                2, dtype=torch.float64, generator=generator, device="cpu"
+            ).tolist()
+            period, _ = _drawn(of_periods, where)
         return cls(width, period, min(int(of_offset * period), period - 1))
 
 
-def _drawn(of_periods: tuple[float, ...], where: float) -> int:
-    """The period at that place of all probabilities laid end to end."""
-    end, last = 0.0, 1
+def _drawn(of_periods: tuple[float, ...], where: float) -> tuple[int, float]:
+    """The period at that place of all probabilities laid end to end, and where in its own that
+    is."""
+    end, last, place = 0.0, 1, 0.0
     for i, probability in enumerate(of_periods):
         if probability == 0.0:
             continue
-        end, last = end + probability, i + 1
+        last, place = i + 1, (where - end) / probability
+        end += probability
         if where < end:
             break
-    return last
+    return last, place
 
 
 def check_probabilities(d: Sequence[float]) -> tuple[float, ...]:

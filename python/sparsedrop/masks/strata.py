@@ -2,7 +2,8 @@
 
 Of independent draws a few would favour some units for a whole training. So each number that a step
 asks for is drawn from strata of [0, 1), one for each of the steps, in an order of its own: over all
-of them a unit is kept as often as its probability says, to one step.
+of them a unit is kept as often as its probability says, to one step where it is kept for one stretch
+of numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
+# For all threads: an activation checkpoint draws again in those of autograd.
 _active: Strata | None = None
 
 
@@ -50,8 +52,10 @@ class Strata:
         if key not in self._found:
             at, own = len(self._found), self._generator
             if at == len(self._bases):
-                self._bases.append(float(torch.rand((), dtype=torch.float64, generator=own)))
-                self._orders.append(torch.randperm(self._steps, generator=own).tolist())
+                base = torch.rand((), dtype=torch.float64, generator=own, device="cpu")
+                order = torch.randperm(self._steps, generator=own, device="cpu")
+                self._bases.append(float(base))
+                self._orders.append(order.tolist())
             self._found[key] = (self._orders[at][self._step] + self._bases[at]) / self._steps
         return self._found[key]
 

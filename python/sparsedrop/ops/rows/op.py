@@ -74,7 +74,7 @@ def _forward(
     width = full.up.shape[0]
     rows, factor = _read(pattern, width, scale)
     buffers = [x.new_empty(x.shape[0] * width) for _ in range(1 + (full.gate is not None))]
-    layers = _layers(full, activation)
+    x, layers = in_graph.laid_out(x, _layers(full, activation), by_rows=True)
     block = _block_of(x, layers, rows)
     if block is not None:
         at = _heads(buffers, x.shape[0], block.facts.ld)
@@ -92,7 +92,8 @@ def _layers(full: Parameters, activation: str) -> Layers:
 
 
 def _block_of(x: Tensor, layers: Layers, rows: RowPattern) -> Block | None:
-    """What runs it in one call, where what that keeps has room in the buffers."""
+    """What runs it in one call, where what that keeps has room in the buffers: in both passes, or
+    in neither."""
     block = in_graph.block_in_graph(x, layers, rows.count, by_rows=True)
     return None if block is None or block.facts.ld > rows.width else block
 
@@ -118,11 +119,11 @@ def _backward(
     """Gradients of x and of the parameters; empty where they are not needed."""
     full = _parameters(parameters)
     rows, factor = _read(pattern, full.up.shape[0], scale)
-    layers = _layers(full, activation)
+    x, layers = in_graph.laid_out(x, _layers(full, activation), by_rows=True)
     block = _block_of(x, layers, rows)
     if block is not None:
         kept = _heads(buffers, x.shape[0], block.facts.ld)
-        grads = _in_one_call(block, x, layers, kept, grad, _drawn(rows, factor), needs)
+        grads = _in_one_call(block, x, full, layers, kept, grad, _drawn(rows, factor), needs)
     else:
         saved = _heads(buffers, x.shape[0], rows.count)
         of = arithmetic.cut_weights(full, rows, x.dtype)
@@ -134,17 +135,21 @@ def _backward(
 def _in_one_call(
     block: Block,
     x: Tensor,
+    full: Parameters,
     layers: Layers,
     kept: Sequence[Tensor],
     grad: Tensor,
     drawn: Drawn,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of x and of the parameters; a block has the gate's before those of up, or none."""
+    """Gradients of x and of the parameters, which may lie otherwise than the layers; a block has
+    the gate's before those of up, or none."""
     of_x, up, up_bias, gate, gate_bias, *down = needs
     gates = [] if layers[0].gate is None else [gate, gate_bias]
     wanted = [of_x, *gates, up, up_bias, *down]
     grads = in_graph.backward(block, x, layers, kept, grad, drawn, wanted)
+    if grads[-2] is not None and full.down.is_contiguous():  # it lies as its parameter does
+        grads[-2] = grads[-2].contiguous()
     own, rest = grads[1 : 1 + len(gates)], grads[1 + len(gates) :]
     return [grads[0], *rest[:2], *(own or (None, None)), *rest[2:]]
 

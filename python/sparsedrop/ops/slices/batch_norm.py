@@ -7,11 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop._torch import apply_eagerly, normalized, normalized_backward
+from sparsedrop._torch import (
+    apply_eagerly,
+    is_watched_gradient,
+    normalized,
+    normalized_backward,
+)
 from sparsedrop.ops.slices import parts
 from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.products import Pieces
-from sparsedrop.ops.slices.views import live
+from sparsedrop.ops.slices.views import live, put_live
 
 
 class BatchNorm(NamedTuple):
@@ -40,8 +45,10 @@ def by_views(x: Tensor, vectors: Vectors, how: BatchNorm) -> Tensor:
         x, mean, var, weight, bias, how.training, how.momentum, how.eps
     )  # fmt: skip
     # Of a slice in one piece it has had a view, and of two a copy.
-    if len(how.pieces) > 1:
-        _put_back(given, (mean, var), how)
+    if how.training and len(how.pieces) > 1:
+        for whole, compact in zip(given[2:], (mean, var), strict=True):
+            if whole is not None and compact is not None:
+                put_live(whole, compact, how.pieces)
     return out
 
 
@@ -72,15 +79,10 @@ def _forward(x: Tensor, vectors: Vectors, how: BatchNorm) -> tuple[Tensor, Any, 
     out, *rest = normalized(
         x, *compact, how.training, how.momentum, how.eps, torch.backends.cudnn.enabled
     )
-    _put_back(vectors, compact[2:], how)
+    statistics = [v for v in vectors[2:] if v is not None]
+    if how.training and statistics:
+        parts.put(statistics, [v for v in compact[2:] if v is not None], how.pieces)
     return out, rest, compact
-
-
-def _put_back(vectors: Vectors, compact: tuple[Tensor | None, ...], how: BatchNorm) -> None:
-    """The statistics, to where they came from, where they are new."""
-    wholes = [v for v in vectors[2:] if v is not None]
-    if how.training and wholes:
-        parts.put(wholes, [v for v in compact if v is not None], how.pieces)
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -99,7 +101,7 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         how, needs = ctx.how, ctx.needs_input_grad[1:4]
         x, weight, bias, own, mean, var, own_mean, own_var, *rest = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_watched_gradient(grad):
 
             def run(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
                 return by_views(x, Vectors(weight, bias, mean, var), how)
@@ -115,6 +117,8 @@ class _BatchNorm(torch.autograd.Function):
             ctx.implementation, x, grad, own, own_mean, own_var, *statistics, how.training,
             how.eps, needs, reserved,
         )  # fmt: skip
+        if needs[0] and of_x is None:  # of a batch without samples
+            of_x = torch.zeros_like(x)
         return None, of_x, *_whole((weight, bias), of_vectors, how, needs[1:]), None, None
 
 

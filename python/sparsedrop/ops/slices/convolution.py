@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop._torch import apply_eagerly
+from sparsedrop._torch import apply_eagerly, is_watched_gradient
 from sparsedrop.ops.slices import parts, products
 from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.products import Cut, Pieces
@@ -111,7 +111,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         how, needs = ctx.how, ctx.needs_input_grad[1:]
         x, weight, bias, own = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_watched_gradient(grad):
             return None, *gradients_again(
                 lambda x, weight, bias: by_views(x, weight, bias, how),
                 [x, weight, bias],

@@ -68,7 +68,7 @@ def _forward(
     normalization: str,
 ) -> list[Tensor]:
     """The result, the start of the slice, and what the backward pass needs and is not given."""
-    layers = _layers(parameters, activation)
+    x, layers = in_graph.laid_out(x, _layers(parameters, activation))
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
     drawn = choice.draw()
     live, block = choice.live(drawn, x), _block_of(x, layers, choice, drawn)
@@ -82,9 +82,9 @@ def _forward(
 
 
 def _block_of(x: Tensor, layers: Layers, choice: Choice, drawn: Slice) -> Block | None:
-    """What runs it in one call, where that keeps as much as the program expects, and gradients lie
-    as their parameters do."""
-    if choice.has_factors or choice.width % VECTOR or not layers[1].weight.is_contiguous():
+    """What runs it in one call, where that keeps as much as the program expects: in both passes, or
+    in neither."""
+    if choice.has_factors or choice.width % VECTOR:
         return None
     return in_graph.block_in_graph(x, layers, choice.width, wraps=len(drawn.pieces) > 1)
 
@@ -123,7 +123,7 @@ def _backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of x and of the parameters; empty where they are not needed."""
-    layers = _layers(parameters, activation)
+    x, layers = in_graph.laid_out(x, _layers(parameters, activation))
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
     drawn = choice.slice_at(int(start))
     live, block = choice.live(drawn, x), _block_of(x, layers, choice, drawn)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
+from sparsedrop._torch import storage_of
 from sparsedrop.ops.program import Filled, Gathered, Space
 from sparsedrop.ops.slices import products
 from sparsedrop.ops.slices.products import Cut, Pieces, units_of
-from sparsedrop.ops.slices.views import live
+from sparsedrop.ops.slices.views import live, put_live
 from sparsedrop.ops.units.facts import COUNTED
 from sparsedrop.ops.units.linear import Units
 
@@ -41,9 +42,11 @@ def gathered(
     factor: float = 1.0,
 ) -> list[Tensor]:
     """What lives of each along that extent, times a factor; rounded to a dtype, or None: in its
-    own. Where nothing has to be copied they may be views. Tensors that nobody watches."""
-    call = _call_of(tensors, dim, pieces, dtype or tensors[0].dtype)
-    if call is not None and dtype in (None, call.facts.compact):
+    own. Where nothing has to be copied they are views. Tensors that nobody watches."""
+    compact = dtype or tensors[0].dtype
+    is_view = len(pieces) == 1 and dim == 0 and factor == 1.0 and compact is tensors[0].dtype
+    call = None if is_view else _call_of(tensors, dim, pieces, compact)
+    if call is not None:
         return call.gather(tensors, units_of(pieces), factor)
     own = [live(tensor, dim, pieces) for tensor in tensors]
     own = own if factor == 1.0 else [tensor * factor for tensor in own]
@@ -58,7 +61,7 @@ def spread(
     factor: float = 1.0,
 ) -> list[Tensor]:
     """Like each tensor one with the compact values times a factor in their places, and all else
-    exactly 0."""
+    exactly 0; likewise."""
     call = _call_of(likes, dim, pieces, compacts[0].dtype)
     if call is not None and all(own.dtype is call.facts.compact for own in compacts):
         return call.spread(compacts, units_of(pieces), factor)
@@ -70,16 +73,20 @@ def spread(
 
 
 def put(wholes: Sequence[Tensor], compacts: Sequence[Tensor], pieces: Pieces) -> None:
-    """Writes compact vectors to their places, and nothing else."""
+    """Writes vectors that were gathered back to their places, and nothing else; likewise."""
+    if len(pieces) == 1 and all(map(_is_within, compacts, wholes)):
+        return
     call = _call_of(wholes, 0, pieces, compacts[0].dtype)
     if call is not None:
         call.put(wholes, compacts, units_of(pieces))
         return
     for whole, own in zip(wholes, compacts, strict=True):
-        begin = 0
-        for start, stop in pieces:
-            whole[start:stop] = own[begin : begin + stop - start]
-            begin += stop - start
+        put_live(whole, own, pieces)
+
+
+def _is_within(own: Tensor, whole: Tensor) -> bool:
+    """Whether it is a view of that."""
+    return storage_of(own) == storage_of(whole)
 
 
 class Facts(NamedTuple):
@@ -267,9 +274,12 @@ call_for = functools.lru_cache(maxsize=1024)(make_call)
 def _call_of(
     tensors: Sequence[Tensor], dim: int, pieces: Pieces, compact: torch.dtype
 ) -> PartsCall | None:
-    first = tensors[0]
-    if not first.is_cuda or len(pieces) > 2:
+    index = tensors[0].get_device()
+    if len(pieces) > 2:
         return None
+    for own in tensors:
+        if not own.is_cuda or own.get_device() != index:
+            return None
     kept = products.width(pieces, 0)
     operands = tuple([(own.shape, own.stride(), own.dtype) for own in tensors])
-    return call_for((first.get_device(), dim, kept, compact, operands))
+    return call_for((index, dim, kept, compact, operands))

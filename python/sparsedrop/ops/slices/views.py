@@ -16,6 +16,14 @@ def live(tensor: Tensor, dim: int, pieces: Pieces | None) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
+def put_live(whole: Tensor, compact: Tensor, pieces: Pieces) -> None:
+    """Writes the inverse of `live` along the first extent, and nothing else."""
+    begin = 0
+    for start, stop in pieces:
+        whole[start:stop] = compact[begin : begin + stop - start]
+        begin += stop - start
+
+
 def linear_by_views(
     x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut, alpha: float = 1.0
 ) -> Tensor:

@@ -8,17 +8,39 @@ import torch
 from torch import Tensor
 
 from sparsedrop.ops.layer.facts import lie_well
-from sparsedrop.ops.stack.facts import parameters_of
+from sparsedrop.ops.stack.facts import Layer, parameters_of
 from sparsedrop.ops.units.block import Block
 from sparsedrop.ops.units.facts import Drawn, Layers
 from sparsedrop.ops.units.node import block_of
+
+
+def laid_out(x: Tensor, layers: Layers, by_rows: bool = False) -> tuple[Tensor, Layers]:
+    """x and the layers as `block_in_graph` wants them; copies where they lie in another way."""
+    if not x.is_cuda:
+        return x, layers
+    up, down = layers
+    weight = down.weight.t().contiguous().t() if by_rows else down.weight.contiguous()
+    up = Layer(
+        up.weight.contiguous(), _contiguous(up.bias), up.activation, _contiguous(up.gate),
+        _contiguous(up.gate_bias),
+    )  # fmt: skip
+    return x.contiguous(), (up, Layer(weight, _contiguous(down.bias)))
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def block_in_graph(
     x: Tensor, layers: Layers, kept: int, *, wraps: bool = False, by_rows: bool = False
 ) -> Block | None:
     """How a GPU runs the block on x, which has the dtype of the products; None where it goes the
-    long way. The answer is the same in the backward pass, whatever autocast is around that."""
+    long way.
+
+    What is kept for the backward pass is not the same in both, so the answer has to be: it depends
+    on dtypes, extents and the device alone, and neither on autocast nor on how tensors lie, which
+    hooks around saved tensors may change. `laid_out` sees to that.
+    """
     return block_of(x, layers, kept, wraps=wraps, by_rows=by_rows, dtype=x.dtype)
 
 

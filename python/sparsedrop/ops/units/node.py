@@ -94,7 +94,8 @@ class _Block(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         out, saved = block.forward(x, parameters, drawn)
-        ctx.save_for_backward(*saved.tensors())
+        # The parameters too, where copies of them are used: they may not change until then.
+        ctx.save_for_backward(*parameters, *saved.tensors())
         ctx.block, ctx.drawn, ctx.layers = block, drawn, layers
         if block.remakes_x and ctx.needs_input_grad[3]:
             ctx.set_materialize_grads(False)
@@ -106,7 +107,7 @@ class _Block(torch.autograd.Function):
         ctx: Any, grad: Tensor | None, grad_of_kept: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
         block, drawn, needs = ctx.block, ctx.drawn, ctx.needs_input_grad[3:]
-        saved = Saved.of(ctx.saved_tensors, block.branches)
+        saved = Saved.of(ctx.saved_tensors[len(needs) - 1 :], block.branches)
         if grad is None or grad_of_kept is not None or torch.is_grad_enabled():
             grads = _gradients_again(ctx, saved, grad, grad_of_kept)
         elif is_watched(grad):
