@@ -1,9 +1,9 @@
 """Draws of the host in a few steps that stand for all: a CUDA graph repeats those of its capture.
 
 Of independent draws a few would favour some units for a whole training. So each number that a step
-asks for is drawn from strata of [0, 1), one for each of the steps, in an order of its own: over all
-of them a unit is kept as often as its probability says, to one step where it is kept for one stretch
-of numbers.
+asks for is drawn from strata of [0, 1), one for each of the steps, in an order of its own. Over all
+of them a unit is kept as often as its probability says: to one step, where it is kept for one
+stretch of numbers.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def linear(
 ) -> Tensor:
     """`F.linear` of a slice of the inputs, a slice of the outputs, or both (Notin et al. 2020).
 
-    Weight and bias lie whole, and so do their gradients, which are exactly 0 outside of the slices. Nothing is scaled: multiply by `in_slice.scale` where it belongs.
+    Weight and bias lie whole, and so do their gradients, which are exactly 0 outside of the slices.
+    Nothing is scaled: multiply by `in_slice.scale` where it belongs.
 
     Args:
         x: `[..., k']`, with the features of `in_slice` only, in its order.
