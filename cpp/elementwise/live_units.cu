@@ -268,9 +268,10 @@ cudaError_t fill_units(LiveUnits const& units, Filling const* arrays, int count,
     params.arrays[i] = filled(arrays[i], units);
     most = std::max(most, params.arrays[i].vectors.count);
   }
-  if (most > 0) {
-    fill_kernel<<<grid_of(most, kThreads, count), kThreads, 0, stream>>>(params);
+  if (most == 0) {
+    return cudaSuccess;
   }
+  fill_kernel<<<grid_of(most, kThreads, count), kThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }
 
