@@ -33,14 +33,24 @@ class CapturedStep:
         self,
         step: Callable[..., Any],
         inputs: tuple[Tensor, ...],
-        parameters: Sequence[Tensor],
+        model: nn.Module,
         replays: Sequence[Replay] = (),
         gradients: Sequence[Tensor | None] = (),
     ) -> None:
         self.graphs = len(replays)
-        self._step, self._inputs, self._parameters = step, inputs, parameters
+        self._step, self._inputs, self._parameters = step, inputs, _trained(model)
         self._replays, self._gradients = replays, gradients
         self._order = list[int]()
+        self._model = model
+        self._dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+        self._captured_rates = self._rates()
+
+    def _rates(self) -> list[Any]:
+        return [self._model.training, *((own.training, own.p) for own in self._dropouts)]
+
+    def __repr__(self) -> str:
+        how = f"{self.graphs} graphs" if self.graphs else "calls the step: there is no GPU"
+        return f"CapturedStep({how}; {_described(self._inputs)})"
 
     def __call__(self, *batch: Tensor) -> Any:
         """Runs the step of this batch, whose tensors have the shapes and dtypes of the examples.
@@ -50,9 +60,22 @@ class CapturedStep:
         are not added to others.
 
         Raises:
+            TypeError: where a part of the batch is no tensor.
             ValueError: for another number of tensors, other shapes or dtypes.
+            RuntimeError: where a rate, or whether the model is in training, is not what it was at
+                the capture.
         """
-        self._check(batch)
+        _check_tensors(batch)
+        if [(t.shape, t.dtype) for t in batch] != [(t.shape, t.dtype) for t in self._inputs]:
+            raise ValueError(
+                f"the batch is {_described(batch)}, but the step was captured for "
+                f"{_described(self._inputs)}"
+            )
+        if self._rates() != self._captured_rates:
+            raise RuntimeError(
+                "the drop probabilities or the training flags of the model are not those of the "
+                "capture: capture the step again, and evaluate by calling the model"
+            )
         if not self._replays:
             _forget_gradients(self._parameters)
             return self._step(*batch)
@@ -70,14 +93,23 @@ class CapturedStep:
             parameter.grad = gradient if has_gradient else None
         return replay.result
 
-    def _check(self, batch: tuple[Tensor, ...]) -> None:
-        found, expected = ([(tuple(t.shape), t.dtype) for t in of] for of in (batch, self._inputs))
-        if found != expected:
-            named = [
-                ", ".join(f"{list(shape)} {dtype}" for shape, dtype in of) or "nothing"
-                for of in (found, expected)
-            ]
-            raise ValueError(f"the batch is {named[0]}, but the step was captured for {named[1]}")
+
+def _described(batch: tuple[Tensor, ...]) -> str:
+    return ", ".join(f"{list(own.shape)} {own.dtype}" for own in batch) or "no tensors"
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [own for own in model.parameters() if own.requires_grad]
+
+
+def _check_tensors(batch: tuple[Any, ...]) -> None:
+    for i, own in enumerate(batch):
+        if not isinstance(own, Tensor):
+            raise TypeError(
+                f"a batch is tensors, but number {i} is of type {type(own).__name__}: pass the "
+                "parts of a tuple or a dict, and a number as a tensor, of which a graph would keep "
+                "the value"
+            )
 
 
 def _forget_gradients(tensors: Iterable[Tensor]) -> None:
@@ -93,7 +125,7 @@ def capture(
     draws: int = 16,
     warm_up: int = 3,
 ) -> CapturedStep:
-    """Captures a training step in CUDA graphs, which take the host's time out of it.
+    """Captures a training step in CUDA graphs, so that the host only has to start them.
 
         def step(x, y):
             optimizer.zero_grad()
@@ -107,34 +139,51 @@ def capture(
             loss = run(x, y)
 
     The masks of SparseDrop are drawn on the GPU, anew in each replay of one graph. Slices and row
-    patterns are drawn by the host, and a graph repeats those of its capture: where a step has such
-    draws, `draws` graphs are captured, and each call replays one of them, all of them in turn in a
-    random order. Their draws are spread evenly: a unit is kept in as many of them as its
-    probability says, to one graph of slices and a few of row patterns. So a small number of
-    different slices is all that a training sees: (1 - p) * draws should be a whole number, and not
-    a small one.
+    patterns are drawn by the host, and a graph repeats those of its capture: for a step with such
+    draws `draws` graphs are captured, and each call replays one of them, all of them in turn in a
+    random order. The draws are spread evenly: a unit is kept in its share of the graphs, give or
+    take one for slices and a few for row patterns. So training sees only a few different slices.
 
-    The step is run `warm_up` times first, which are steps of training too. It must not wait for the
-    GPU, an optimiser in it needs `capturable=True` (or to be SGD), and learning rates have to be
-    tensors to change. It starts without gradients: to accumulate those of several batches, do so
-    within it. Graphs share their memory. On a CPU nothing is captured: calls run the step.
+    The step is run `warm_up` times first, which trains on the examples; on a CPU it is not, nothing
+    is captured, and calls run the step. Gradients are cleared before each call: to accumulate those
+    of several parts of a batch, do so within the step. Graphs share their memory.
+
+    Fixed at the capture are rates, the training flags and every number of Python. After `set_rate`
+    capture again. Graphs remember where tensors lie: what the step uses has to be changed in place
+    and not replaced, so that checkpoints are loaded before the capture. The step must not wait for
+    the GPU (`.item()`, `print`, a GradScaler). An optimiser in it needs `capturable=True`, and SGD
+    nothing; a learning rate that changes is a tensor on the GPU, with `fused=True` for SGD.
 
     Args:
-        model: whose gradients the step makes; where it leaves them behind, they may be read after
-            a call. Several models are an nn.ModuleList.
-        step: called with a batch; all that it reads and writes stays where it is.
-        examples: tensors of a batch, on one device, of the shapes and dtypes of all of them.
-        draws: how many graphs there are at most, at least 1.
+        model: what the step trains; several models are an nn.ModuleList. Gradients that the step
+            leaves behind may be read after a call.
+        step: called with a batch. What it returns is overwritten by the next call.
+        examples: a batch, or tensors of its shapes and dtypes, on the model's device. Of a batch
+            that is a dict pass the values, and make the dict again in the step.
+        draws: how many graphs there are at most, at least 1. A layer has no more different slices
+            than its units over `align`.
         warm_up: steps before the capture, at least 1.
 
     Returns:
-        A callable for batches.
+        A callable for batches, which may be on the CPU, too.
 
     Raises:
-        ValueError: for `draws` or `warm_up` below 1, and examples on several devices.
+        TypeError: for a model, a step or examples that are something else.
+        ValueError: for `draws` or `warm_up` below 1, and examples on another device.
         RuntimeError: for a model with gradients="lazy", which are not where graphs would look for
-            them; and from torch, where something in the step cannot be captured.
+            them; and where something in the step cannot be captured.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be an nn.Module, not {type(model).__name__}: capture(model, step, "
+            "*examples)"
+        )
+    if not callable(step) or isinstance(step, Tensor):
+        raise TypeError(
+            f"step must be a function of a batch, not {type(step).__name__}: pass step, and not "
+            "step(x, y)"
+        )
+    _check_tensors(examples)
     for name, value in (("draws", draws), ("warm_up", warm_up)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -144,31 +193,28 @@ def capture(
                 f'{name or "the model"} has gradients="lazy", which cannot be captured: use '
                 'gradients="dense"'
             )
-    device = _device_of(model, examples)
-    parameters = [own for own in model.parameters() if own.requires_grad]
+    devices = dict.fromkeys(own.device for own in model.parameters())
+    for i, own in enumerate(examples):
+        if devices and own.device not in devices:
+            named = " and ".join(map(str, devices))
+            raise ValueError(f"the model is on {named}, but example {i} is on {own.device}")
+        devices[own.device] = None
+    device = next(iter(devices), None)
     if device is None or device.type != "cuda":
-        return CapturedStep(step, examples, parameters)
+        return CapturedStep(step, examples, model)
     inputs = tuple(own.detach().clone().requires_grad_(own.requires_grad) for own in examples)
     with torch.cuda.device(device):
-        return _captured(step, inputs, parameters, draws, warm_up)
-
-
-def _device_of(model: nn.Module, examples: tuple[Tensor, ...]) -> torch.device | None:
-    tensors = [*examples, *model.parameters()]
-    devices = dict.fromkeys(tensor.device for tensor in tensors)
-    if len(devices) > 1:
-        named = " and ".join(map(str, devices))
-        raise ValueError(f"the model and the examples are on several devices: {named}")
-    return next(iter(devices), None)
+        return _captured(model, step, inputs, draws, warm_up)
 
 
 def _captured(
+    model: nn.Module,
     step: Callable[..., Any],
     inputs: tuple[Tensor, ...],
-    parameters: list[nn.Parameter],
     draws: int,
     warm_up: int,
 ) -> CapturedStep:
+    parameters = _trained(model)
     leaves = (*parameters, *inputs)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -182,13 +228,19 @@ def _captured(
     while len(replays) < (draws if strata.is_used else 1):
         graph = torch.cuda.CUDAGraph()
         _forget_gradients(leaves)
-        with torch.cuda.graph(graph, pool=pool), strata.step(len(replays)):
-            result = step(*inputs)
-            _keep_gradients(parameters, kept)
+        try:
+            with torch.cuda.graph(graph, pool=pool), strata.step(len(replays)):
+                result = step(*inputs)
+                _keep_gradients(parameters, kept)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "the step cannot be captured: it may wait for the GPU (.item(), print, a "
+                "GradScaler), or have an optimiser without capturable=True"
+            ) from error
         has_gradient = [own.grad is not None for own in parameters]
         replays.append(Replay(graph.replay, result, has_gradient))
     _forget_gradients(parameters)
-    return CapturedStep(step, inputs, parameters, replays, kept)
+    return CapturedStep(step, inputs, model, replays, kept)
 
 
 def _keep_gradients(parameters: Sequence[Tensor], kept: list[Tensor | None]) -> None:

@@ -25,8 +25,8 @@ class SliceOutMLP(Sliced, Activated):
     neither computed nor stored. In evaluation it is the dense block.
 
     A slice is drawn on the host, from torch's default CPU generator. A CUDA graph repeats the slice
-    that was drawn when it was captured: capture several graphs, or use eager mode or torch.compile,
-    whose programs draw at each run.
+    that was drawn when it was captured: use `sparsedrop.capture`, which makes several, or eager
+    mode or torch.compile, whose programs draw at each run.
 
     `up`, `gate` and `down` are nn.Linear modules. Where one was replaced by another kind of module,
     or has hooks, they are called instead, and the hidden activation is masked: right, and no
