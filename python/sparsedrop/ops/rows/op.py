@@ -17,9 +17,8 @@ from sparsedrop.ops.registration import Op, register
 from sparsedrop.ops.rows import arithmetic
 from sparsedrop.ops.rows.arithmetic import Parameters
 from sparsedrop.ops.stack.facts import Layer
-from sparsedrop.ops.units import Drawn, in_graph
-from sparsedrop.ops.units.block import Block
-from sparsedrop.ops.units.facts import Layers
+from sparsedrop.ops.units import Drawn
+from sparsedrop.ops.units.in_graph import InGraph, in_graph
 
 
 def draw_tensor(width: int, p: float, patterns: int) -> Tensor:
@@ -74,11 +73,10 @@ def _forward(
     width = full.up.shape[0]
     rows, factor = _read(pattern, width, scale)
     buffers = [x.new_empty(x.shape[0] * width) for _ in range(1 + (full.gate is not None))]
-    x, layers = in_graph.laid_out(x, _layers(full, activation), by_rows=True)
-    block = _block_of(x, layers, rows)
-    if block is not None:
-        at = _heads(buffers, x.shape[0], block.facts.ld)
-        out, _ = in_graph.forward(block, x, layers, _drawn(rows, factor), at)
+    found = _block_of(x, full, activation, rows)
+    if found is not None:
+        at = _heads(buffers, x.shape[0], found.block.facts.ld)
+        out, _ = found.forward(_drawn(rows, factor), at)
     else:
         at = _heads(buffers, x.shape[0], rows.count)
         of = arithmetic.cut(full, rows, x.dtype)
@@ -86,16 +84,12 @@ def _forward(
     return [out, *buffers]
 
 
-def _layers(full: Parameters, activation: str) -> Layers:
-    up = Layer(full.up, full.up_bias, activation or None, full.gate, full.gate_bias)
-    return up, Layer(full.down, full.down_bias)
-
-
-def _block_of(x: Tensor, layers: Layers, rows: RowPattern) -> Block | None:
+def _block_of(x: Tensor, full: Parameters, activation: str, rows: RowPattern) -> InGraph | None:
     """What runs it in one call, where what that keeps has room in the buffers: in both passes, or
     in neither."""
-    block = in_graph.block_in_graph(x, layers, rows.count, by_rows=True)
-    return None if block is None or block.facts.ld > rows.width else block
+    up = Layer(full.up, full.up_bias, activation or None, full.gate, full.gate_bias)
+    found = in_graph(x, (up, Layer(full.down, full.down_bias)), rows.count, by_rows=True)
+    return None if found is None or found.block.facts.ld > rows.width else found
 
 
 def _drawn(rows: RowPattern, factor: float) -> Drawn:
@@ -119,11 +113,14 @@ def _backward(
     """Gradients of x and of the parameters; empty where they are not needed."""
     full = _parameters(parameters)
     rows, factor = _read(pattern, full.up.shape[0], scale)
-    x, layers = in_graph.laid_out(x, _layers(full, activation), by_rows=True)
-    block = _block_of(x, layers, rows)
-    if block is not None:
-        kept = _heads(buffers, x.shape[0], block.facts.ld)
-        grads = _in_one_call(block, x, full, layers, kept, grad, _drawn(rows, factor), needs)
+    found = _block_of(x, full, activation, rows)
+    if found is not None:
+        kept = _heads(buffers, x.shape[0], found.block.facts.ld)
+        order = _order(full)
+        made = found.backward(kept, grad, _drawn(rows, factor), [needs[i] for i in order])
+        grads = [made[order.index(i)] if i in order else None for i in range(len(needs))]
+        if grads[5] is not None and full.down.is_contiguous():  # as its parameter lies
+            grads[5] = grads[5].contiguous()
     else:
         saved = _heads(buffers, x.shape[0], rows.count)
         of = arithmetic.cut_weights(full, rows, x.dtype)
@@ -132,26 +129,9 @@ def _backward(
     return [grad.new_empty(0) if found is None else found for found in grads]
 
 
-def _in_one_call(
-    block: Block,
-    x: Tensor,
-    full: Parameters,
-    layers: Layers,
-    kept: Sequence[Tensor],
-    grad: Tensor,
-    drawn: Drawn,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of x and of the parameters, which may lie otherwise than the layers; a block has
-    the gate's before those of up, or none."""
-    of_x, up, up_bias, gate, gate_bias, *down = needs
-    gates = [] if layers[0].gate is None else [gate, gate_bias]
-    wanted = [of_x, *gates, up, up_bias, *down]
-    grads = in_graph.backward(block, x, layers, kept, grad, drawn, wanted)
-    if grads[-2] is not None and full.down.is_contiguous():  # it lies as its parameter does
-        grads[-2] = grads[-2].contiguous()
-    own, rest = grads[1 : 1 + len(gates)], grads[1 + len(gates) :]
-    return [grads[0], *rest[:2], *(own or (None, None)), *rest[2:]]
+def _order(full: Parameters) -> list[int]:
+    """Of x and the parameters, as a block takes them: a gate's before those of up, or none."""
+    return [0, *([] if full.gate is None else [3, 4]), 1, 2, 5, 6]
 
 
 def _fake_forward(

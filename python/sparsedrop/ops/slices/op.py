@@ -21,9 +21,8 @@ from sparsedrop.ops.slices.linear import call_of, gradients, product
 from sparsedrop.ops.slices.node import drawn_units
 from sparsedrop.ops.slices.products import Cut, flat, unflat
 from sparsedrop.ops.stack.facts import Layer
-from sparsedrop.ops.units import in_graph
-from sparsedrop.ops.units.block import Block
 from sparsedrop.ops.units.facts import VECTOR
+from sparsedrop.ops.units.in_graph import InGraph, in_graph
 
 
 def _layers(parameters: Sequence[Tensor | None], activation: str) -> Layers:
@@ -68,12 +67,12 @@ def _forward(
     normalization: str,
 ) -> list[Tensor]:
     """The result, the start of the slice, and what the backward pass needs and is not given."""
-    x, layers = in_graph.laid_out(x, _layers(parameters, activation))
+    layers = _layers(parameters, activation)
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
     drawn = choice.draw()
     live, block = choice.live(drawn, x), _block_of(x, layers, choice, drawn)
     if block is not None:
-        out, kept = in_graph.forward(block, x, layers, drawn_units(live, False))
+        out, kept = block.forward(drawn_units(live, False))
     else:
         out, kept = forward(flat(x), layers, live)
         out = unflat(out, x)
@@ -81,12 +80,12 @@ def _forward(
     return [out, start, *kept]
 
 
-def _block_of(x: Tensor, layers: Layers, choice: Choice, drawn: Slice) -> Block | None:
+def _block_of(x: Tensor, layers: Layers, choice: Choice, drawn: Slice) -> InGraph | None:
     """What runs it in one call, where that keeps as much as the program expects: in both passes, or
     in neither."""
     if choice.has_factors or choice.width % VECTOR:
         return None
-    return in_graph.block_in_graph(x, layers, choice.width, wraps=len(drawn.pieces) > 1)
+    return in_graph(x, layers, choice.width, wraps=len(drawn.pieces) > 1)
 
 
 def _fake_forward(
@@ -123,12 +122,12 @@ def _backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of x and of the parameters; empty where they are not needed."""
-    x, layers = in_graph.laid_out(x, _layers(parameters, activation))
+    layers = _layers(parameters, activation)
     choice = Choice(layers[0].weight.shape[0], p, align, starts, normalization)
     drawn = choice.slice_at(int(start))
     live, block = choice.live(drawn, x), _block_of(x, layers, choice, drawn)
     if block is not None:
-        grads = in_graph.backward(block, x, layers, kept, grad, drawn_units(live, False), needs)
+        grads = block.backward(kept, grad, drawn_units(live, False), needs)
     else:
         flat_x, flat_grad = flat(x), flat(grad)
         grads = backward(flat_grad, flat_x, layers, live, kept, needs)
