@@ -70,3 +70,16 @@ def apart(monkeypatch):
     yield
     for cache in caches:
         cache.cache_clear()
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """How many steps each call into the stub of the extension has."""
+    found, original = [], extension_stub.Program.run
+
+    def run(program, *args):
+        found.append(len(program.steps))
+        original(program, *args)
+
+    monkeypatch.setattr(extension_stub.Program, "run", run)
+    return found

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import extension_stub
 from cases import normal
 from slice_cases import live_of
 from sparsedrop.masks import Slice
@@ -19,19 +18,6 @@ SHAPES = {
 }  # fmt: skip
 LAST = torch.channels_last
 pytestmark = pytest.mark.usefixtures("poisoned_gpu")
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """The steps of each call."""
-    found, original = [], extension_stub.Program.run
-
-    def run(program, *args):
-        found.append(len(program.steps))
-        original(program, *args)
-
-    monkeypatch.setattr(extension_stub.Program, "run", run)
-    return found
 
 
 def _normal(*shape):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import extension_stub
 from cases import normal
 from gpu_stub import autocast_on_stub
 from sparsedrop import slice_out
@@ -24,32 +23,25 @@ def _run(case, precision, x, layer):
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_layer_is_the_reference_in_one_call_each_way(monkeypatch, case, precision):
-    _compare(monkeypatch, case, precision)
+def test_a_layer_is_the_reference_in_one_call_each_way(launches, case, precision):
+    _compare(launches, case, precision)
 
 
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_two_parts_of_a_large_weight_are_not_joined(monkeypatch, case, precision):
-    _compare(monkeypatch, case, precision)
+def test_two_parts_of_a_large_weight_are_not_joined(launches, case, precision):
+    _compare(launches, case, precision)
 
 
-def _compare(monkeypatch, case, precision):
-    runs, original = [], extension_stub.Program.run
-
-    def counted(program, *args):
-        runs.append(program)
-        original(program, *args)
-
-    monkeypatch.setattr(extension_stub.Program, "run", counted)
+def _compare(launches, case, precision):
     product = precision[2] or precision[0]
     x, layer = operands_of(case, precision)
     out = _run(case, precision, x, layer)
     upstream = normal(*out.shape).to(product)
     grads = torch.autograd.grad(out, [x, *layer.parameters()], upstream)
     # torch adds a bias to an odd number of features.
-    assert len(runs) == (1 if case.bias and case.on_rows and case.width % 8 else 2)
+    assert len(launches) == (1 if case.bias and case.on_rows and case.width % 8 else 2)
     truth, leaves = truth_of(case, x, layer, product)
     exact = torch.autograd.grad(truth, leaves, upstream.double())
     dtypes = [product, x.dtype, *(p.dtype for p in layer.parameters())]

@@ -4,7 +4,6 @@ mode."""
 import pytest
 import torch
 
-import extension_stub
 from cases import normal
 from gpu_stub import autocast_on_stub
 from sparsedrop.nn import SliceOutMLP
@@ -22,19 +21,6 @@ WHOLE = {
 }
 PRECISIONS = [(BF16, BF16), (F16, F16), (BF16, F32)]
 pytestmark = pytest.mark.usefixtures("poisoned_gpu")
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """The calls into the extension."""
-    found, original = [], extension_stub.Program.run
-
-    def counted(program, *args):
-        found.append(len(program.steps))
-        original(program, *args)
-
-    monkeypatch.setattr(extension_stub.Program, "run", counted)
-    return found
 
 
 def _ops(case, block, x, grad, needs):
