@@ -59,7 +59,9 @@ _empty_strided: Callable[..., Tensor] | None = (
 normalized: Callable[..., Any] = _private(torch, "_batch_norm_impl_index")
 """What F.batch_norm runs: with its result it returns what its backward pass needs."""
 
-normalized_backward: Callable[..., Any] = torch.ops.aten._batch_norm_impl_index_backward.default
+normalized_backward: Callable[..., Any] = _private(
+    torch.ops.aten, "_batch_norm_impl_index_backward"
+).default
 
 foreach_copy: Callable[..., Any] = _private(torch, "_foreach_copy_")
 """Copies tensors into others, in one launch or a few."""

@@ -72,7 +72,8 @@ class Gathered(NamedTuple):
 
 class Filled(NamedTuple):
     """A whole matrix, and the compact one where its live units come from, with its dtype's code;
-    None: they stay. What becomes of the others is one of `_C.DROPPED`."""
+    None: they stay, and its dtype says nothing. What becomes of the others is one of `_C.DROPPED`;
+    by default they are zeroed."""
 
     to: int
     dtype: int

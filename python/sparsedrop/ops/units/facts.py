@@ -19,9 +19,9 @@ VECTOR = 8
 
 WRAPPED_BYTES = 2**25
 """A weight up to that size is copied where live units wrap around its end, and its gradient is made
-of live units first. A product for each of the two parts would be launched twice, with extents that
-differ from step to step, for which cuBLAS has to choose anew each time; for a larger weight that
-takes less than the memory of the copies is worth."""
+of live units first. Else there is a product for each of the two parts: twice as many launches, of
+extents that differ from step to step. For a larger weight the host's time does not matter, and the
+memory of the copies does. The size is chosen, and not measured."""
 
 COUNTED = 2**31
 """What kernels count elements of a matrix to."""
