@@ -10,6 +10,8 @@ from sparsedrop.nn import RowPatternMLP, SliceOutMLP, SparseDropMLP, TilePattern
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.gpu
 
+HIDDEN = 512  # eight starts of slices
+
 
 def _stepper(model):
     """Leaves gradients behind."""
@@ -26,7 +28,7 @@ def _stepper(model):
 @pytest.mark.parametrize("kind", [SliceOutMLP, RowPatternMLP])
 def test_each_graph_is_the_block_of_its_draw(kind):
     torch.manual_seed(0)
-    block = kind(64, 256, p=0.5).to("cuda", BF16)
+    block = kind(64, HIDDEN, p=0.5).to("cuda", BF16)
     x = torch.randn(32, 64, device="cuda", dtype=BF16)
     run = sparsedrop.capture(block, _stepper(block), x, draws=8)
     assert run.graphs == 8
@@ -38,7 +40,7 @@ def test_each_graph_is_the_block_of_its_draw(kind):
         assert torch.equal(live, block.down.weight.grad.float().abs().sum(0) != 0)
         units = tuple(live.nonzero().flatten().tolist())
         hidden = nn.functional.gelu(block.up(x)) * live
-        scale = 256 / len(units) if kind is SliceOutMLP else 2.0
+        scale = HIDDEN / len(units) if kind is SliceOutMLP else 2.0
         exact = nn.functional.linear(hidden * scale, block.down.weight, block.down.bias)
         assert (out - exact).float().norm() <= 0.02 * exact.float().norm()
         assert loss.isfinite()
@@ -47,7 +49,7 @@ def test_each_graph_is_the_block_of_its_draw(kind):
     # The same draw of the same batch is the same step.
     assert all(len(set(losses)) == 1 for losses in seen.values())
     if kind is SliceOutMLP:
-        kept = torch.zeros(256)
+        kept = torch.zeros(HIDDEN)
         for units in seen:
             kept[list(units)] += 1
         assert (kept == 4).all()

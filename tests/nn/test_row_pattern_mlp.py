@@ -88,7 +88,7 @@ def test_other_dtypes_err_as_torch_does(activation, dtype, device):
     x = torch.randn(96, 64, device=device, dtype=dtype)
     upstream = torch.randn(96, 64, device=device, dtype=dtype)
     if activation == "relu":  # whose slope jumps at 0: in whole numbers its argument is exact
-        for tensor in (x, block.up.weight, block.up.bias):
+        for tensor in (x, block.gate.weight, block.gate.bias):
             tensor.data.copy_(torch.randint(-1, 2, tensor.shape))
     wide = _block(device=device, d_model=64, d_hidden=128, activation=activation, gated=True)
     wide.load_state_dict(block.state_dict())

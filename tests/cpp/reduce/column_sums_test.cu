@@ -70,9 +70,13 @@ void sum_both_ways(int64_t rows, int64_t cols, int32_t block_rows, bool accumula
 
 TEST(ColumnSums, AreTheSameWithoutClusters) {
   int has_clusters = 0;
+  cudaFuncAttributes kernel{};
   if (cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, 0) != cudaSuccess ||
-      has_clusters == 0) {
-    GTEST_SKIP() << "no GPU with clusters";
+      has_clusters == 0 ||
+      cudaFuncGetAttributes(&kernel, column_sum::cluster_kernel<float, float, true>) !=
+          cudaSuccess ||
+      kernel.ptxVersion < 90) {
+    GTEST_SKIP() << "no GPU with clusters, or a build for none";
   }
   for (int64_t rows : {1, 63, 64, 2048, 5000}) {
     for (int64_t cols : {8, 64, 200}) {
