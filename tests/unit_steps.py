@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-ALONG = {"neither": 0, "rows": 1, "cols": 2}
+ALONG = {"neither": 0, "rows": 1, "cols": 2, "both": 3}
 DROPPED = {"zeroed": 0, "kept": 1}
 FP32 = 2
 MOST = 8
@@ -29,6 +29,14 @@ def live_units(call, number: int, count: int) -> list[int]:
     units = [*range(first, first + step * first_count, step), *rest]
     assert len(set(units)) == count
     return units
+
+
+def _indices(call, along: int, units, across) -> list[Tensor | None]:
+    """The live units along rows and along columns; None: all lines live."""
+    own = torch.tensor(live_units(call, *units))
+    if along == ALONG["both"]:
+        return [own, torch.tensor(live_units(call, *across))]
+    return [own if along == ALONG[name] else None for name in ("rows", "cols")]
 
 
 class UnitSteps:
@@ -82,44 +90,60 @@ class UnitSteps:
 
         self.steps.append(step)
 
-    def gather(self, *, dtype, units, count, arrays) -> None:
+    def gather(self, *, dtype, units, count, across=None, arrays) -> None:
         def step(call) -> None:
             for source, source_dtype, source_ld, to, to_ld, rows, cols, along, factor in arrays:
                 if not call.address(to):
                     continue
-                index = torch.tensor(live_units(call, units, count))
-                size = [rows, cols]
-                if along != ALONG["neither"]:
-                    assert size[along - 1] == count
-                    size[along - 1] = int(index.max()) + 1
+                indices = _indices(call, along, (units, count), across)
+                live = [
+                    n if i is None else len(i) for n, i in zip((rows, cols), indices, strict=True)
+                ]
+                assert live[0] <= rows
+                assert live[1] <= cols
+                size = [
+                    n if i is None else int(i.max()) + 1
+                    for n, i in zip((rows, cols), indices, strict=True)
+                ]
                 matrix = matrix_at(
                     call.address(source), self.dtypes[source_dtype], *size, source_ld
                 )
-                if along != ALONG["neither"]:
-                    matrix = matrix.index_select(along - 1, index)
+                for dim, index in enumerate(indices):
+                    matrix = matrix if index is None else matrix.index_select(dim, index)
                 assert source_dtype in (dtype, FP32)
                 held = matrix_at(call.address(to), self.dtypes[dtype], rows, cols, to_ld)
-                held.copy_(matrix.float() * call.number(factor))
+                held.zero_()
+                held[: live[0], : live[1]] = matrix.float() * call.number(factor)
 
         self.steps.append(step)
 
-    def fill_units(self, *, units, count, arrays) -> None:
+    def fill_units(self, *, units, count, across=None, arrays) -> None:
         def step(call) -> None:
-            index = torch.tensor(live_units(call, units, count))
-            for to, dtype, rows, cols, along, live, live_dtype, factor, dropped in arrays:
+            for array in arrays:
+                to, dtype, rows, cols, along, live, live_dtype, factor, dropped, live_ld = array
                 if not call.address(to):
                     continue
                 matrix = matrix_at(call.address(to), self.dtypes[dtype], rows, cols, cols)
+                indices = _indices(call, along, (units, count), across)
+                kept = torch.ones(rows, cols, dtype=torch.bool)
+                for dim, index in enumerate(indices):
+                    if index is not None:
+                        line = torch.zeros(kept.shape[dim], dtype=torch.bool)
+                        line[index] = True
+                        kept &= line[:, None] if dim == 0 else line
                 if call.address(live):
                     assert live_dtype in (dtype, FP32) or dtype == FP32
-                    size = (count, cols) if along == ALONG["rows"] else (rows, count)
-                    values = call.at(live, self.dtypes[live_dtype], *size)
+                    ways = [
+                        torch.arange(n) if i is None else i
+                        for n, i in zip((rows, cols), indices, strict=True)
+                    ]
+                    size = len(ways[0]), len(ways[1])
+                    given = self.dtypes[live_dtype]
+                    values = matrix_at(call.address(live), given, *size, live_ld or size[1])
                     values = (values.float() * call.number(factor)).to(matrix.dtype)
-                    matrix.index_copy_(along - 1, index, values)
+                    matrix[ways[0][:, None], ways[1]] = values
                 if dropped == DROPPED["zeroed"]:
-                    rest = torch.ones(matrix.shape[along - 1], dtype=torch.bool)
-                    rest[index] = False
-                    matrix.index_fill_(along - 1, rest.nonzero().flatten(), 0)
+                    matrix.masked_fill_(~kept, 0)
 
         assert len(arrays) <= MOST
         self.steps.append(step)

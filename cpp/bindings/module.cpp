@@ -91,7 +91,8 @@ PYBIND11_MODULE(_C, module) {
   module.attr("MAX_ROUNDINGS") = kMaxRoundings;
   module.attr("UNITS_ALONG") = std::map<std::string, int>{{"neither", int(UnitsAlong::neither)},
                                                           {"rows", int(UnitsAlong::rows)},
-                                                          {"cols", int(UnitsAlong::cols)}};
+                                                          {"cols", int(UnitsAlong::cols)},
+                                                          {"both", int(UnitsAlong::both)}};
   module.attr("DROPPED") =
       std::map<std::string, int>{{"zeroed", int(Dropped::zeroed)}, {"kept", int(Dropped::kept)}};
   py::class_<BoundArchitecture>(module, "Architecture")

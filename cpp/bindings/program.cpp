@@ -37,6 +37,9 @@ struct Program::Call {
     auto const at = [&](int i) { return int64_t(places.at(size_t(of.number + i))); };
     return {of.count, at(0), at(1), at(2), at(3)};
   }
+  LiveUnits units(std::optional<UnitsPlace> const& of) const {
+    return of ? units(*of) : LiveUnits{};
+  }
 };
 
 void Program::draw(Blocking const& blocking, Place live, WordPlaces words, int keep, int seed) {
@@ -140,7 +143,8 @@ void Program::dense_product(Dense const& of) {
   });
 }
 
-void Program::gather(DataType dtype, UnitsPlace const& units, std::vector<Gathered> arrays) {
+void Program::gather(DataType dtype, UnitsPlace const& units,
+                     std::optional<UnitsPlace> const& across, std::vector<Gathered> arrays) {
   if (arrays.size() > size_t(kMaxGatherings)) {
     throw std::invalid_argument(std::to_string(arrays.size()) + " matrices are more than " +
                                 std::to_string(kMaxGatherings) + ", which one launch gathers");
@@ -163,15 +167,17 @@ void Program::gather(DataType dtype, UnitsPlace const& units, std::vector<Gather
       }
     }
     if (count > 0) {
-      check(gather_units(dtype, call.units(units), found, count, call.stream), [&] {
-        return "sparsedrop.gather_units of " + std::to_string(units.count) + " units from " +
-               std::to_string(count) + " matrices";
-      });
+      check(gather_units(dtype, call.units(units), found, count, call.stream, call.units(across)),
+            [&] {
+              return "sparsedrop.gather_units of " + std::to_string(units.count) + " units from " +
+                     std::to_string(count) + " matrices";
+            });
     }
   });
 }
 
-void Program::fill_units(UnitsPlace const& units, std::vector<Filled> arrays) {
+void Program::fill_units(UnitsPlace const& units, std::optional<UnitsPlace> const& across,
+                         std::vector<Filled> arrays) {
   if (arrays.size() > size_t(kMaxFillings)) {
     throw std::invalid_argument(std::to_string(arrays.size()) + " matrices are more than " +
                                 std::to_string(kMaxFillings) + ", which one launch fills");
@@ -190,14 +196,17 @@ void Program::fill_units(UnitsPlace const& units, std::vector<Filled> arrays) {
                           call.address<void const>(of.live),
                           of.live_dtype,
                           float(call.number(of.factor)),
-                          of.dropped};
+                          of.dropped,
+                          of.live_ld};
       }
     }
     if (count > 0) {
-      check(sparsedrop::fill_units(call.units(units), found, count, call.stream), [&] {
-        return "sparsedrop.fill_units of " + std::to_string(units.count) + " units of " +
-               std::to_string(count) + " matrices";
-      });
+      check(
+          sparsedrop::fill_units(call.units(units), found, count, call.stream, call.units(across)),
+          [&] {
+            return "sparsedrop.fill_units of " + std::to_string(units.count) + " units of " +
+                   std::to_string(count) + " matrices";
+          });
     }
   });
 }

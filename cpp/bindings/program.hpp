@@ -104,7 +104,9 @@ class Program {
     UnitsAlong along;
     Number factor;
   };
-  void gather(DataType dtype, UnitsPlace const& units, std::vector<Gathered> arrays);
+  // `across`: the units of columns, of matrices whose rows are units too.
+  void gather(DataType dtype, UnitsPlace const& units, std::optional<UnitsPlace> const& across,
+              std::vector<Gathered> arrays);
 
   struct Filled {
     Place to;
@@ -116,8 +118,10 @@ class Program {
     DataType live_dtype;
     Number factor;
     Dropped dropped;
+    int64_t live_ld;
   };
-  void fill_units(UnitsPlace const& units, std::vector<Filled> arrays);
+  void fill_units(UnitsPlace const& units, std::optional<UnitsPlace> const& across,
+                  std::vector<Filled> arrays);
 
   struct ColumnSums {
     DataType dtype;

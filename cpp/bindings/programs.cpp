@@ -23,7 +23,9 @@ using Block = std::pair<int32_t, int32_t>;
 using Array = std::tuple<At, int, At, int64_t, Number>;
 using Ld = std::optional<int64_t>;
 using Gathering = std::tuple<At, int, int64_t, At, int64_t, int64_t, int64_t, int, Number>;
-using Filling = std::tuple<At, int, int64_t, int64_t, int, At, int, Number, int>;
+using Filling = std::tuple<At, int, int64_t, int64_t, int, At, int, Number, int, int64_t>;
+// The first of its numbers among a call's places, and how many there are.
+using Across = std::optional<std::pair<int, int64_t>>;
 
 Place place(At const& at) {
   if (!at) {
@@ -98,24 +100,29 @@ void add_dense_product(Program& program, int64_t m, int64_t n, int64_t k, At a, 
                          DataType(out_dtype), alpha, accumulates, handle, units});
 }
 
-void add_gather(Program& program, int dtype, int units, int64_t count,
+std::optional<UnitsPlace> units_place(Across const& of) {
+  return of ? std::optional(UnitsPlace{of->first, of->second}) : std::nullopt;
+}
+
+void add_gather(Program& program, int dtype, int units, int64_t count, Across const& across,
                 std::vector<Gathering> const& arrays) {
   std::vector<Program::Gathered> all;
   for (auto const& [from, from_dtype, from_ld, to, to_ld, rows, cols, along, factor] : arrays) {
     all.push_back({place(from), DataType(from_dtype), from_ld, place(to), to_ld, rows, cols,
                    UnitsAlong(along), factor});
   }
-  program.gather(DataType(dtype), {units, count}, all);
+  program.gather(DataType(dtype), {units, count}, units_place(across), all);
 }
 
-void add_fill_units(Program& program, int units, int64_t count,
+void add_fill_units(Program& program, int units, int64_t count, Across const& across,
                     std::vector<Filling> const& arrays) {
   std::vector<Program::Filled> all;
-  for (auto const& [to, dtype, rows, cols, along, live, live_dtype, factor, dropped] : arrays) {
+  for (auto const& [to, dtype, rows, cols, along, live, live_dtype, factor, dropped, live_ld] :
+       arrays) {
     all.push_back({place(to), DataType(dtype), rows, cols, UnitsAlong(along), place(live),
-                   DataType(live_dtype), factor, Dropped(dropped)});
+                   DataType(live_dtype), factor, Dropped(dropped), live_ld});
   }
-  program.fill_units({units, count}, all);
+  program.fill_units({units, count}, units_place(across), all);
 }
 
 void add_column_sums(Program& program, int dtype, At matrix, int64_t rows, int64_t cols,
@@ -162,8 +169,10 @@ void bind_programs(py::module_& module) {
            "a_ld"_a = none, "a_turned"_a = false, "b"_a, "b_ld"_a = none, "b_turned"_a = false,
            "out"_a, "out_ld"_a = none, "dtype"_a, "out_dtype"_a, "alpha"_a = none,
            "accumulates"_a = false, "handle"_a, "units"_a = none, "live"_a = "", "whole"_a = "")
-      .def("gather", &add_gather, py::kw_only(), "dtype"_a, "units"_a, "count"_a, "arrays"_a)
-      .def("fill_units", &add_fill_units, py::kw_only(), "units"_a, "count"_a, "arrays"_a)
+      .def("gather", &add_gather, py::kw_only(), "dtype"_a, "units"_a, "count"_a, "across"_a = none,
+           "arrays"_a)
+      .def("fill_units", &add_fill_units, py::kw_only(), "units"_a, "count"_a, "across"_a = none,
+           "arrays"_a)
       .def("column_sums", &add_column_sums, py::kw_only(), "dtype"_a, "matrix"_a, "rows"_a,
            "cols"_a, "block"_a = none, "words"_a = none, "out"_a, "out_dtype"_a,
            "accumulates"_a = false, "factor"_a = none)

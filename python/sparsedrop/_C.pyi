@@ -287,21 +287,25 @@ class Program:
         dtype: int,
         units: int,
         count: int,
+        across: tuple[int, int] | None = None,
         arrays: Sequence[tuple[At, int, int, At, int, int, int, int, int | None]],
     ) -> None:
         """In one launch, rounded: from, its dtype and leading dimension, to and its leading
         dimension, rows and columns of the result, one of UNITS_ALONG, and the number of a factor,
-        of each; 8 at most."""
+        of each; 8 at most. Where units lie along both extents, those of columns are `across`: the
+        place of their numbers, and how many live. Results that are larger are padded with 0."""
     def fill_units(
         self,
         *,
         units: int,
         count: int,
-        arrays: Sequence[tuple[At, int, int, int, int, At, int, int | None, int]],
+        across: tuple[int, int] | None = None,
+        arrays: Sequence[tuple[At, int, int, int, int, At, int, int | None, int, int]],
     ) -> None:
         """In one launch, whole matrices: of each its place, dtype, rows, columns and one of
         UNITS_ALONG; the compact matrix where its live units come from, or None, in which case they
-        stay, with its dtype and the number of a factor; and one of DROPPED. 8 at most."""
+        stay, with its dtype and the number of a factor; one of DROPPED; and the compact one's
+        leading dimension, or 0: no gaps. 8 at most; `across` as for `gather`."""
     def column_sums(
         self,
         *,

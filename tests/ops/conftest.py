@@ -12,7 +12,7 @@ from sparsedrop.ops.layer import kernels as layer_kernels
 from sparsedrop.ops.layer import node
 from sparsedrop.ops.slices import parts
 from sparsedrop.ops.stack import kernels as stack_kernels
-from sparsedrop.ops.units import block, facts, linear
+from sparsedrop.ops.units import block, facts, linear, linear_facts
 from sparsedrop.select import kernels
 
 
@@ -62,7 +62,7 @@ def poisoned_gpu(stub_gpu, monkeypatch):
 @pytest.fixture
 def apart(monkeypatch):
     """Every weight is too large for slices in two parts to be joined."""
-    for module in (facts, linear):
+    for module in (facts, linear_facts):
         monkeypatch.setattr(module, "WRAPPED_BYTES", 0)
     caches = block.block_for, linear.call_for
     for cache in caches:

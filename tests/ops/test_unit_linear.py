@@ -11,8 +11,10 @@ from unit_linear_cases import CASES, Case, operands_of, truth_of
 pytestmark = pytest.mark.gpu
 
 LARGE = {
-    "outputs": Case(True, 768, 512, True, (1024, 256)),
-    "inputs": Case(False, 768, 512, True, (256, 1024)),
+    "many outputs": Case((768, 512), None, True, (1024, 256)),
+    "many inputs": Case(None, (768, 512), True, (256, 1024)),
+    "many of both": Case((320, 384), (768, 512), True, (512, 1024)),
+    "many odd ones": Case((320, 333), (768, 515), True, (512, 1024)),
 }
 
 
@@ -45,9 +47,9 @@ def _compare(case, precision):
 
 
 def test_a_captured_step_is_the_eager_one():
-    case = LARGE["outputs"]
+    case = LARGE["many of both"]
     x, layer = operands_of(case, PRECISIONS[0], "cuda")
-    upstream = normal(3, 11, 512).to("cuda", BF16)
+    upstream = normal(3, 11, 384).to("cuda", BF16)
 
     def step():
         out = slice_out.linear(x, layer.weight, layer.bias, **case.kwargs())

@@ -13,14 +13,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sparsedrop import operands
 from sparsedrop.conversion.layers import Converted, Handover
 from sparsedrop.masks import RowPattern, Slice, check_p, check_sliced_p, probabilities, scale
 from sparsedrop.ops.rows import Rows
 from sparsedrop.ops.rows import drop_units as drop_rows
+from sparsedrop.ops.rows import linear as linear_of_rows
 from sparsedrop.ops.slices import Choice
 from sparsedrop.ops.slices.numbers import draw_numbers
 from sparsedrop.slice_out.channels import linear_of
 from sparsedrop.slice_out.feed_forward import drop_units as drop_outside
+from sparsedrop.slice_out.layers import dtype_of
 
 ALIGN, PATTERNS = 64, 8
 """The defaults of nn.SliceOutMLP and nn.RowPatternMLP."""
@@ -121,11 +124,8 @@ class _Patterns:
         make: RowPattern | None,
         p: float,
     ) -> Tensor:
-        if make is not None:
-            weight, bias = weight[make.kept], None if bias is None else bias[make.kept]
-        if read is not None:
-            x, weight = x * scale(p), weight[:, read.kept]
-        return nn.functional.linear(x, weight, bias)
+        x = operands.cast(x, dtype_of(x, weight, bias))
+        return linear_of_rows(x, weight, bias, read, make, 1.0 if read is None else scale(p))
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
         return drop_rows(hidden, Rows(p, PATTERNS, scale(p)))

@@ -73,7 +73,7 @@ class Gathered(NamedTuple):
 class Filled(NamedTuple):
     """A whole matrix, and the compact one where its live units come from, with its dtype's code;
     None: they stay, and its dtype says nothing. What becomes of the others is one of `_C.DROPPED`;
-    by default they are zeroed."""
+    by default they are zeroed. The compact one's leading dimension; 0: there are no gaps."""
 
     to: int
     dtype: int
@@ -84,6 +84,7 @@ class Filled(NamedTuple):
     live_dtype: int = 0
     factor: int | None = None
     dropped: int = 0
+    live_ld: int = 0
 
 
 DRAWN = (0, 0)

@@ -31,6 +31,14 @@ std::vector<From> counted(int64_t count) {
   return found;
 }
 
+// What stands there before: none of it is among what is filled in.
+constexpr float kStale = -77.0f;
+
+template <class Element>
+std::vector<Element> stale(int64_t count) {
+  return std::vector<Element>(size_t(count), Element(kStale));
+}
+
 // One matrix of each kind: rows, columns, and all of one, which starts at an odd address.
 template <class From, class Narrow>
 void gather_and_compare(LiveUnits const& units, DataType from_dtype, DataType dtype) {
@@ -66,6 +74,49 @@ void gather_and_compare(LiveUnits const& units, DataType from_dtype, DataType dt
   }
 }
 
+// Rows that are units, and columns that are those of another layer; with padding or without.
+template <class From, class Narrow>
+void gather_both_and_compare(LiveUnits const& units, LiveUnits const& across, int64_t padding,
+                             DataType from_dtype, DataType dtype) {
+  std::vector<From> const given = counted<From>(kUnits * kUnits);
+  From const* const from = to_device(given);
+  int64_t const rows = units.count + padding, cols = across.count + padding;
+  int64_t const ld = ceil_div(cols, 8) * 8;
+  Narrow* const to = to_device(stale<Narrow>(rows * ld));
+  Gathering const array{from, from_dtype, kUnits, to, ld, rows, cols, UnitsAlong::both};
+  ASSERT_EQ(gather_units(dtype, units, &array, 1, nullptr, across), cudaSuccess);
+  auto const found = to_host(to, size_t(rows * ld));
+  UnitMap const map(units), map_across(across);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < ld; ++col) {
+      float expected = col < cols ? 0.0f : kStale;
+      if (row < units.count && col < across.count) {
+        expected =
+            float(given[size_t(map.unit(int32_t(row)) * kUnits + map_across.unit(int32_t(col)))]);
+      }
+      ASSERT_EQ(float(found[size_t(row * ld + col)]), expected) << row << ", " << col;
+    }
+  }
+}
+
+TEST(GatherUnits, CopiesWhatLivesAlongBothExtents) {
+  if (!has_gpu()) {
+    GTEST_SKIP() << "no GPU";
+  }
+  for (LiveUnits const& units : kLive) {
+    for (LiveUnits const& across : kLive) {
+      for (int64_t const padding : {0, 4, 5}) {
+        auto const compare = [&](auto from, DataType from_dtype, auto to, DataType dtype) {
+          gather_both_and_compare<decltype(from), decltype(to)>(units, across, padding, from_dtype,
+                                                                dtype);
+        };
+        compare(float(), DataType::fp32, __nv_bfloat16(), DataType::bf16);
+        compare(__half(), DataType::fp16, __half(), DataType::fp16);
+      }
+    }
+  }
+}
+
 TEST(GatherUnits, CopiesWhatLives) {
   if (!has_gpu()) {
     GTEST_SKIP() << "no GPU";
@@ -76,12 +127,6 @@ TEST(GatherUnits, CopiesWhatLives) {
     gather_and_compare<__half, __half>(units, DataType::fp16, DataType::fp16);
     gather_and_compare<float, float>(units, DataType::fp32, DataType::fp32);
   }
-}
-
-// What stands there before: none of it is among what is filled in.
-template <class Element>
-std::vector<Element> stale(int64_t count) {
-  return std::vector<Element>(size_t(count), Element(-77.0f));
 }
 
 // By rows, by columns twice, the second time with half the values, and a vector.
@@ -105,7 +150,7 @@ void fill_and_compare(LiveUnits const& units, DataType dtype, DataType live_dtyp
   auto const cols = to_host(to[1], size_t(kUnits * kOther));
   auto const halves = to_host(to[2], size_t(kUnits * kOther));
   auto const vector = to_host(to[3], size_t(kUnits));
-  float const rest = dropped == Dropped::zeroed ? 0.0f : -77.0f;
+  float const rest = dropped == Dropped::zeroed ? 0.0f : kStale;
   UnitMap const map(units);
   for (int64_t unit = 0; unit < kUnits; ++unit) {
     int32_t const place = map.place(int32_t(unit));
@@ -113,7 +158,7 @@ void fill_and_compare(LiveUnits const& units, DataType dtype, DataType live_dtyp
       if (place < 0) {
         return rest;
       }
-      return has_live ? float(given[size_t(from)]) * factor : -77.0f;
+      return has_live ? float(given[size_t(from)]) * factor : kStale;
     };
     for (int64_t other = 0; other < kOther; ++other) {
       auto const at_col = size_t(other * kUnits + unit);
@@ -149,6 +194,44 @@ TEST(FillUnits, PlacesWhatLivesAndZeroesTheRest) {
   }
 }
 
+// From a compact matrix with gaps or without.
+template <class Element, class Live>
+void fill_both_and_compare(LiveUnits const& units, LiveUnits const& across, int64_t live_ld,
+                           DataType dtype, DataType live_dtype) {
+  int64_t const ld = live_ld == 0 ? across.count : live_ld;
+  std::vector<Live> const given = counted<Live>(units.count * ld);
+  Element* const to = to_device(stale<Element>(kUnits * kUnits));
+  Filling const array{to,         dtype, kUnits, kUnits, UnitsAlong::both, to_device(given),
+                      live_dtype, 0.5f,  {},     live_ld};
+  ASSERT_EQ(fill_units(units, &array, 1, nullptr, across), cudaSuccess);
+  auto const found = to_host(to, size_t(kUnits * kUnits));
+  UnitMap const map(units), map_across(across);
+  for (int64_t row = 0; row < kUnits; ++row) {
+    for (int64_t col = 0; col < kUnits; ++col) {
+      int64_t const place = map.place(int32_t(row)), other = map_across.place(int32_t(col));
+      float const expected =
+          place < 0 || other < 0 ? 0.0f : float(given[size_t(place * ld + other)]) / 2;
+      ASSERT_EQ(float(found[size_t(row * kUnits + col)]), expected) << row << ", " << col;
+    }
+  }
+}
+
+TEST(FillUnits, PlacesWhatLivesAlongBothExtents) {
+  if (!has_gpu()) {
+    GTEST_SKIP() << "no GPU";
+  }
+  for (LiveUnits const& units : kLive) {
+    for (LiveUnits const& across : kLive) {
+      for (int64_t const live_ld : {0, 24, 25}) {
+        fill_both_and_compare<__nv_bfloat16, __nv_bfloat16>(units, across, live_ld, DataType::bf16,
+                                                            DataType::bf16);
+        fill_both_and_compare<float, __half>(units, across, live_ld, DataType::fp32,
+                                             DataType::fp16);
+      }
+    }
+  }
+}
+
 // Before the GPU is asked for anything.
 TEST(LiveUnits, RefuseWhatCannotBe) {
   alignas(16) static char memory[64];
@@ -163,6 +246,12 @@ TEST(LiveUnits, RefuseWhatCannotBe) {
   array = good;
   array.to_ld = 4;
   EXPECT_EQ(gather_units(DataType::bf16, units, &array, 1, nullptr), cudaErrorInvalidValue);
+  array = good;
+  array.along = UnitsAlong::both;
+  EXPECT_EQ(gather_units(DataType::bf16, units, &array, 1, nullptr, {9, 1, 0, 9, 0}),
+            cudaErrorInvalidValue);
+  EXPECT_EQ(gather_units(DataType::bf16, units, &good, 1, nullptr, {4, 0, 0, 4, 0}),
+            cudaErrorInvalidValue);
   EXPECT_EQ(gather_units(DataType::fp64, units, &good, 1, nullptr), cudaErrorInvalidValue);
   EXPECT_EQ(gather_units(DataType::bf16, {4, 0, 0, 4, 0}, &good, 1, nullptr),
             cudaErrorInvalidValue);
@@ -170,6 +259,9 @@ TEST(LiveUnits, RefuseWhatCannotBe) {
   Filling filling{memory, DataType::bf16, 4, 8, UnitsAlong::neither};
   EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
   filling.along = UnitsAlong::rows;
+  filling.live_ld = 7;
+  EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
+  filling.live_ld = 0;
   filling.dtype = DataType::fp64;
   EXPECT_EQ(fill_units(units, &filling, 1, nullptr), cudaErrorInvalidValue);
   filling.dtype = DataType::fp32;

@@ -13,8 +13,8 @@ from sparsedrop._torch import (
     normalized,
     normalized_backward,
 )
+from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.slices import parts
-from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.products import Pieces
 from sparsedrop.ops.slices.views import live, put_live
 

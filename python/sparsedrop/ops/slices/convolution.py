@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop._torch import apply_eagerly, is_watched_gradient
+from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.slices import parts, products
-from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.products import Cut, Pieces
 from sparsedrop.ops.slices.views import live
 

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly, is_watched
+from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.slices import products
-from sparsedrop.ops.slices.again import gradients_again
 from sparsedrop.ops.slices.gradients import keep_compact
-from sparsedrop.ops.slices.products import Cut, flat, unflat, units_of
+from sparsedrop.ops.slices.products import Cut, Pieces, flat, unflat, units_of
 from sparsedrop.ops.slices.views import linear_by_views
 from sparsedrop.ops.units.facts import NO_SECOND
-from sparsedrop.ops.units.linear import LinearCall, Units, linear_call
+from sparsedrop.ops.units.linear import LinearCall, linear_call
+from sparsedrop.ops.units.linear_facts import Drawn, Live
 
 
 def linear(
@@ -36,18 +37,21 @@ def linear(
 
 
 def call_of(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut) -> LinearCall | None:
-    """What runs it in one call, where one extent is cut."""
-    if not x.is_cuda or (cut.rows is None) == (cut.cols is None):
+    """What runs it in one call, where something is cut."""
+    if not x.is_cuda or (cut.rows is None and cut.cols is None):
         return None
-    pieces = cut.cols if cut.rows is None else cut.rows
-    if pieces is None or len(pieces) > 2:
+    if any(pieces is not None and len(pieces) > 2 for pieces in cut):
         return None
-    kept = products.width(pieces, 0)
-    return linear_call(x, weight, bias, cut.rows is not None, kept, len(pieces) > 1)
+    return linear_call(x, weight, bias, _live(cut.rows), _live(cut.cols))
 
 
-def _units(cut: Cut) -> Units:
-    return units_of(cut.cols if cut.rows is None else cut.rows)
+def _live(pieces: Pieces | None) -> Live | None:
+    return None if pieces is None else Live(products.width(pieces, 0), len(pieces) > 1)
+
+
+def _drawn(cut: Cut, alpha: float) -> Drawn:
+    rows, cols = (None if pieces is None else units_of(pieces) for pieces in cut)
+    return Drawn(rows, cols, alpha)
 
 
 def product(
@@ -60,7 +64,7 @@ def product(
 ) -> Tensor:
     """alpha * x Wᵀ + bias of the live units, by what `call_of` has found."""
     if call is not None and call.runs_forward:
-        return call.forward(x, weight, bias, _units(cut), alpha)
+        return call.forward(x, weight, bias, _drawn(cut, alpha))
     out = products.product(flat(x), weight, bias, cut, alpha)
     return unflat(out, x)
 
@@ -80,7 +84,7 @@ def gradients(
     if call is not None and not is_watched(grad):
         if not lie_well(grad):
             grad = grad.clone(memory_format=torch.contiguous_format)
-        return call.backward(grad, (x, weight), _units(cut), alpha, needs, lazy)
+        return call.backward(grad, (x, weight), _drawn(cut, alpha), needs, lazy)
     flat_x, flat_grad = flat(x), flat(grad)
     of_x = of_weight = of_bias = None
     if needs[0]:

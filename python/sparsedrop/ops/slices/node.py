@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly
-from sparsedrop.ops.slices.again import gradients_again
+from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.slices.feed_forward import Layers, Live, backward, by_views, forward
 from sparsedrop.ops.slices.gradients import keep_compact
 from sparsedrop.ops.slices.products import Pieces, flat, unflat, units_of

@@ -44,7 +44,7 @@ class Block:
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
-        rows, kept = facts.rows, facts.kept
+        rows, width = facts.rows, facts.width
         # Asked for in each call.
         self.remakes_x, self._gathers = facts.rounds_x, facts.gathers
         self.branches, self._keeps_input = facts.branches, facts.keeps_input
@@ -54,13 +54,13 @@ class Block:
         self._grad_x = Space.of(tuple(facts.x_shape), facts.x_dtype)
         self._hidden = Space.of((rows, facts.ld), facts.dtype)
         self._sums = Space.of((facts.ld,), torch.float32)
-        down = (kept, facts.d_out) if facts.down_turned else (facts.d_out, facts.ld)
+        down = (width, facts.d_out) if facts.down_turned else (facts.d_out, facts.ld)
         self._gathered = [
-            *(Space.of((kept, facts.d_model), facts.dtype) for _ in range(facts.branches)),
+            *(Space.of((width, facts.d_model), facts.dtype) for _ in range(facts.branches)),
             Space.of(down, facts.dtype),
         ]
         self._grads = {lazy: _gradients(facts, lazy) for lazy in (False, True)}
-        self._joins = facts.joins
+        self._compacts = facts.compacts
         result_bytes = rows * facts.d_out * facts.dtype.itemsize
         has_bias = facts.has_bias(facts.branches)
         self._fuses_bias = has_bias and result_bytes > BIAS_FIRST_BYTES
@@ -149,7 +149,7 @@ class Block:
         step, first, count, second = drawn.units
         if facts.gathers:
             weight = weight if facts.down_turned else weight.t()
-            parts = [(hidden[:, : facts.kept], weight[: facts.kept])]
+            parts = [(hidden[:, : facts.width], weight[: facts.width])]
         else:
             turned, rest = weight.t(), facts.kept - count
             parts = [(hidden[:, :count], turned[first : first + step * count : step])]
@@ -184,7 +184,7 @@ class Block:
                 back = room if i == 0 else (allocate(*self._hidden) if goes_back else None)
                 if of_bias is not None and not lazy:
                     sums = allocate(*self._sums)
-            if of_weight is not None and self._joins and not lazy:
+            if of_weight is not None and self._compacts and not lazy:
                 made = allocate(*self._grads[True][2 * i])
             rooms += (back, made, sums)  # until the call is over
             places += (
@@ -208,7 +208,7 @@ class Block:
 def _gradients(facts: Facts, lazy: bool) -> list[Space]:
     """Of weight and bias in turn, as torch sees them."""
     found, dtype = list[Space](), facts.param_dtype
-    units = facts.kept if lazy else facts.units
+    units = facts.width if lazy else facts.units
     for _ in range(facts.branches):
         found += (Space.of((units, facts.d_model), dtype), Space.of((units,), dtype))
     down = Space.of((facts.d_out, units), dtype)

@@ -45,6 +45,12 @@ class Drawn(NamedTuple):
 
 NO_SECOND = 'gradients="lazy" has no second derivatives: use gradients="dense"'
 
+
+def whole_vectors(count: int) -> int:
+    """So many elements, or as few more as make whole vectors."""
+    return -(-count // VECTOR) * VECTOR
+
+
 Operand = tuple[torch.Size, torch.dtype]
 """A parameter without its data."""
 
@@ -96,7 +102,7 @@ class Facts(NamedTuple):
     @property
     def ld(self) -> int:
         """Of compact matrices with a column for each live unit."""
-        return -(-self.kept // VECTOR) * VECTOR
+        return whole_vectors(self.kept)
 
     @property
     def param_dtype(self) -> torch.dtype:
@@ -111,7 +117,23 @@ class Facts(NamedTuple):
     @property
     def gathers(self) -> bool:
         """Whether products are with copies of what lives of the weights."""
-        return self.param_dtype is not self.dtype or self.joins
+        return self.param_dtype is not self.dtype or self.compacts
+
+    @property
+    def compacts(self) -> bool:
+        """Whether live units are worked on in compact copies, and so are the weights' gradients."""
+        return self.joins or self.pads
+
+    @property
+    def pads(self) -> bool:
+        """Whether these are padded to whole vectors: cuBLAS's fast kernels take no other extents.
+        Live columns are left as they are, since slices of so few neighbours are rare."""
+        return self.down_turned and self.kept != self.ld
+
+    @property
+    def width(self) -> int:
+        """Of compact copies."""
+        return self.ld if self.pads else self.kept
 
     @property
     def joins(self) -> bool:

@@ -106,7 +106,7 @@ class _Direction:
                 given, used, *_ = Forward.of(i)
                 k = facts.d_model
                 arrays.append(
-                    Gathered(given, self.param_code, k, used, k, facts.kept, k, along["rows"])
+                    Gathered(given, self.param_code, k, used, k, facts.width, k, along["rows"])
                 )
             arrays.append(self._gathered_down())
         if arrays:
@@ -119,7 +119,7 @@ class _Direction:
         facts, along = self.facts, _native.C.UNITS_ALONG
         given, used, *_ = Forward.of(self.up + 1)
         ld, is_turned = self.down_lies()
-        shape = (facts.kept, facts.d_out) if is_turned else (facts.d_out, facts.kept)
+        shape = (facts.width, facts.d_out) if is_turned else (facts.d_out, facts.kept)
         from_ld = ld if is_turned else facts.units
         by = along["rows" if is_turned else "cols"]
         return Gathered(given, self.param_code, from_ld, used, ld, *shape, by)
@@ -132,7 +132,7 @@ class _Forward(_Direction):
         places = [Forward.of(i) for i in range(facts.branches)]
         for _, used, _, out in places:
             self.multiply(
-                facts.rows, facts.kept, facts.d_model, a=Forward.USED_X, b=used, b_turned=True,
+                facts.rows, facts.width, facts.d_model, a=Forward.USED_X, b=used, b_turned=True,
                 out=out, out_ld=facts.ld, live="n", whole=self.b_whole,
             )  # fmt: skip
         products, biases = self.sides([p[3] for p in places], [p[2] for p in places])
@@ -152,7 +152,7 @@ class _Forward(_Direction):
             )  # fmt: skip
         ld, is_turned = self.down_lies()
         self.multiply(
-            facts.rows, facts.d_out, facts.kept, a=Forward.HIDDEN, a_ld=facts.ld, b=used, b_ld=ld,
+            facts.rows, facts.d_out, facts.width, a=Forward.HIDDEN, a_ld=facts.ld, b=used, b_ld=ld,
             b_turned=not is_turned, out=Forward.OUT, alpha=ALPHA, accumulates=has_bias, live="k",
             whole=self.b_whole,
         )  # fmt: skip
@@ -163,7 +163,7 @@ class _Backward(_Direction):
         super().__init__(facts, Backward)
         self._lazy = lazy
         # Of weights those of live units are written in their places, or alone.
-        self._is_compact = lazy or facts.joins
+        self._is_compact = lazy or facts.compacts
         self._out_whole = "" if self._is_compact else "o"
         self._places = [Backward.of(i) for i in range(facts.branches)]
         products, biases = self.sides([p[2] for p in self._places], [p[1] for p in self._places])
@@ -181,23 +181,23 @@ class _Backward(_Direction):
         facts = self.facts
         weight, *_, of_bias, _, _ = Backward.of(self.up + 1)
         of_weight = self._made(self.up + 1)
-        rows, kept, d_out = facts.rows, facts.kept, facts.d_out
+        rows, width, d_out = facts.rows, facts.width, facts.d_out
         common: dict[str, Any] = {"alpha": ALPHA, "out": of_weight, "out_dtype": facts.param_dtype}
         if facts.down_turned:
             self.multiply(
-                kept, d_out, rows, a=Backward.HIDDEN, a_ld=facts.ld, a_turned=True,
+                width, d_out, rows, a=Backward.HIDDEN, a_ld=facts.ld, a_turned=True,
                 b=Backward.GRAD, live="m", whole=self._out_whole, **common,
             )  # fmt: skip
         else:
             self.multiply(
-                d_out, kept, rows, a=Backward.GRAD, a_turned=True, b=Backward.HIDDEN,
-                b_ld=facts.ld, out_ld=kept if self._is_compact else facts.units, live="n",
+                d_out, width, rows, a=Backward.GRAD, a_turned=True, b=Backward.HIDDEN,
+                b_ld=facts.ld, out_ld=width if self._is_compact else facts.units, live="n",
                 whole=self._out_whole, **common,
             )  # fmt: skip
         ld, is_turned = self.down_lies()
         back = self._places[0][3]
         self.multiply(
-            rows, kept, d_out, a=Backward.GRAD, b=weight, b_ld=ld, b_turned=is_turned, out=back,
+            rows, width, d_out, a=Backward.GRAD, b=weight, b_ld=ld, b_turned=is_turned, out=back,
             out_ld=facts.ld, alpha=ALPHA, live="n", whole=self.b_whole,
         )  # fmt: skip
         if facts.has_bias(self.up + 1):
@@ -206,7 +206,7 @@ class _Backward(_Direction):
     def _made(self, branch: int) -> int:
         """The place where a product makes a weight's gradient."""
         *_, of_weight, _, room, _ = Backward.of(branch)
-        return room if self.facts.joins and not self._lazy else of_weight
+        return room if self.facts.compacts and not self._lazy else of_weight
 
     def _through(self, products: dict[str, int], biases: dict[str, int]) -> None:
         """The gradients before the activation, in the place of the hidden activation's."""
@@ -224,7 +224,7 @@ class _Backward(_Direction):
         facts = self.facts
         for i, (weight, _, _, grad, _, of_bias, _, sums) in enumerate(self._places):
             self.multiply(
-                facts.kept, facts.d_model, facts.rows, a=grad, a_ld=facts.ld, a_turned=True,
+                facts.width, facts.d_model, facts.rows, a=grad, a_ld=facts.ld, a_turned=True,
                 b=Backward.X, out=self._made(i), out_dtype=facts.param_dtype, live="m",
                 whole=self._out_whole,
             )  # fmt: skip
@@ -233,7 +233,7 @@ class _Backward(_Direction):
             elif facts.has_bias(i):
                 self._sum(grad, facts.ld, sums, _native.dtype_code(torch.float32))
             self.multiply(
-                facts.rows, facts.d_model, facts.kept, a=grad, a_ld=facts.ld, b=weight,
+                facts.rows, facts.d_model, facts.width, a=grad, a_ld=facts.ld, b=weight,
                 out=Backward.GRAD_X, out_dtype=facts.x_dtype, accumulates=i > 0, live="k",
                 whole=self.b_whole,
             )  # fmt: skip
@@ -255,7 +255,7 @@ class _Backward(_Direction):
             if i > self.up:
                 by_rows = facts.down_turned
                 shape = (units, facts.d_out) if by_rows else (facts.d_out, units)
-            by, live = along["rows" if by_rows else "cols"], room if facts.joins else None
+            by, live = along["rows" if by_rows else "cols"], room if facts.compacts else None
             arrays.append(Filled(of_weight, code, *shape, by, live, code))
             if i <= self.up and facts.has_bias(i):
                 arrays.append(Filled(of_bias, code, 1, units, along["cols"], sums, wide))

@@ -1,0 +1,157 @@
+"""What a linear layer of live units launches in each direction, as programs of `_C`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsedrop import _native
+from sparsedrop.ops.program import Filled, Gathered
+from sparsedrop.ops.units.linear_facts import Facts
+from sparsedrop.ops.units.places import HANDLE_SIZE, UNITS_SIZE
+from sparsedrop.ops.units.programs import ONE_BLOCK
+
+if TYPE_CHECKING:
+    from sparsedrop import _C
+
+
+class Places:
+    """Those of either direction: of Y or its gradient, of X and its own, of the weight as given and
+    as used, of the bias, of the gradients of both, and of what these are of live units alone,
+    before it is placed: the weight's, and sums in float32; of Y and X as products have them, padded
+    or not. Behind them units: those that live, inputs last where both extents have some, and what
+    is no padding of Y and X."""
+
+    Y, X, GRAD_X, WEIGHT, USED, BIAS, GRAD_WEIGHT, GRAD_BIAS, MADE, SUMS, USED_Y, USED_X = range(12)
+    UNITS = 12
+    ACROSS = UNITS + UNITS_SIZE
+    FULL_Y = ACROSS + UNITS_SIZE
+    FULL_X = FULL_Y + UNITS_SIZE
+    HANDLE = FULL_X + UNITS_SIZE
+    COUNT = HANDLE + HANDLE_SIZE
+
+
+ALPHA = 0
+"""The number of a pass: the factor of the product."""
+
+
+def forward(facts: Facts) -> _C.Program:
+    """The result; its padding has no meaning."""
+    return _Programs(facts).forward()
+
+
+def backward(facts: Facts, *, lazy: bool) -> _C.Program:
+    """The gradients; `lazy`: those of live units alone, compact, with padding."""
+    return _Programs(facts).backward(lazy)
+
+
+class _Programs:
+    def __init__(self, facts: Facts) -> None:
+        self.facts, self.program = facts, _native.C.Program(facts.device)
+        self.code = _native.dtype_code(facts.dtype)
+        self.param_code = _native.dtype_code(facts.weight[1])
+        (self.n, self.k), self.m = facts.used_shape, facts.m
+        self.ld = self.k if facts.gathers else facts.weight[0][1]
+        self._along = _native.C.UNITS_ALONG[facts.along]
+
+    def forward(self) -> _C.Program:
+        facts = self.facts
+        self._gather()
+        if facts.pads[1]:
+            self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
+        grid: dict[str, Any] = {"rows": self.m, "cols": self.n, "block": ONE_BLOCK}
+        has_bias = facts.bias is not None
+        is_first = has_bias and facts.rows is None  # the product is added to it
+        if is_first:
+            self.program.masked_copy(
+                in_dtype=self.param_code, source=Places.BIAS, source_ld=0, out_dtype=self.code,
+                out=Places.Y, **grid,
+            )  # fmt: skip
+        self._multiply(
+            ("n", "k"), m=self.m, n=self.n, k=self.k, a=Places.USED_X, b=Places.USED, b_ld=self.ld,
+            b_turned=True, out=Places.Y, accumulates=is_first,
+        )  # fmt: skip
+        if has_bias and not is_first:
+            self.program.pointwise(
+                kind=_native.C.POINTWISE["activate"], activation=_native.C.ACTIVATIONS["none"],
+                dtype=self.code, **grid, a=Places.Y, out=Places.Y, bias_a=Places.BIAS,
+                bias_dtype=self.param_code, units=Places.UNITS, count=facts.live_shape[0],
+            )  # fmt: skip
+        return self.program
+
+    def backward(self, lazy: bool) -> _C.Program:
+        facts, program = self.facts, self.program
+        self._gather()
+        if facts.pads[0]:
+            self._pad(Places.Y, Places.USED_Y, Places.FULL_Y, 0)
+        self._multiply(
+            ("k", "n"), m=self.m, n=self.k, k=self.n, a=Places.USED_Y, b=Places.USED, b_ld=self.ld,
+            out=Places.GRAD_X,
+        )  # fmt: skip
+        if facts.pads[1]:
+            self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
+        is_compact = lazy or facts.compacts
+        self._multiply(
+            ("m", "n"), m=self.n, n=self.k, k=self.m, a=Places.USED_Y, a_turned=True,
+            b=Places.USED_X, out=Places.MADE if facts.compacts and not lazy else Places.GRAD_WEIGHT,
+            out_ld=self.k if is_compact else facts.weight[0][1], out_dtype=self.param_code,
+            whole="" if is_compact else "o",
+        )  # fmt: skip
+        is_placed = facts.rows is not None and not lazy
+        if facts.bias is not None:
+            wide = _native.dtype_code(torch.float32)
+            program.column_sums(
+                dtype=self.code, matrix=Places.USED_Y, rows=self.m, cols=self.n,
+                out=Places.SUMS if is_placed else Places.GRAD_BIAS,
+                out_dtype=wide if is_placed else self.param_code,
+            )  # fmt: skip
+        if not lazy:
+            self._fill()
+        return program
+
+    def _multiply(self, roles: tuple[str, str], *, whole: str | None = None, **how: Any) -> None:
+        """A product; `roles`: which of its extents the weight's rows are, and which its columns."""
+        facts = self.facts
+        how = {"out_dtype": self.code, "alpha": ALPHA, **how}
+        if not facts.compacts:
+            how["live"] = roles[0] if facts.rows is not None else roles[1]
+            how["units"] = Places.UNITS
+            how["whole"] = ("" if facts.gathers else "b") if whole is None else whole
+        self.program.dense_product(dtype=self.code, handle=Places.HANDLE, **how)
+
+    @property
+    def _counts(self) -> dict[str, Any]:
+        """The units of the weight, as a step is told of them."""
+        n, k = self.facts.live_shape
+        if self.facts.along == "both":
+            return {"units": Places.UNITS, "count": n, "across": (Places.ACROSS, k)}
+        return {"units": Places.UNITS, "count": n if self.facts.along == "rows" else k}
+
+    def _gather(self) -> None:
+        """The live part of the weight, rounded, where products are not with the weight itself."""
+        if self.facts.gathers:
+            array = Gathered(
+                Places.WEIGHT, self.param_code, self.facts.weight[0][1], Places.USED, self.k,
+                self.n, self.k, self._along,
+            )  # fmt: skip
+            self.program.gather(dtype=self.code, arrays=[array], **self._counts)
+
+    def _pad(self, given: int, to: int, full: int, side: int) -> None:
+        """A copy of Y or X with its padding, which is 0."""
+        live, used = self.facts.live_shape[side], self.facts.used_shape[side]
+        cols = _native.C.UNITS_ALONG["cols"]
+        array = Filled(to, self.code, self.m, used, cols, given, self.code)
+        self.program.fill_units(units=full, count=live, arrays=[array])
+
+    def _fill(self) -> None:
+        """The rest of the gradients is 0, and what was made apart goes to its place."""
+        facts, code = self.facts, self.param_code
+        n, k = facts.weight[0]
+        arrays = [Filled(Places.GRAD_WEIGHT, code, n, k, self._along)]
+        if facts.compacts:
+            arrays = [arrays[0]._replace(live=Places.MADE, live_dtype=code, live_ld=self.k)]
+        if facts.bias is not None and facts.rows is not None:
+            wide, by = _native.dtype_code(torch.float32), _native.C.UNITS_ALONG["cols"]
+            arrays.append(Filled(Places.GRAD_BIAS, code, 1, n, by, Places.SUMS, wide))
+        self.program.fill_units(arrays=arrays, **self._counts)

@@ -1,0 +1,62 @@
+"""Linear layers between row patterns in one call each way, without a GPU: against the reference."""
+
+import pytest
+import torch
+from torch import nn
+
+from cases import normal
+from row_linear_cases import CASES, run_and_compare
+from sparsedrop import RowPattern
+from sparsedrop.ops import rows
+from sparsedrop.ops.rows.linear import linear_plain
+from stack_cases import BF16, PRECISIONS
+
+pytestmark = pytest.mark.usefixtures("poisoned_gpu")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_layer_is_the_reference_in_one_call_each_way(launches, case, precision):
+    run_and_compare(case, precision)
+    assert len(launches) == 3  # two passes back
+
+
+def test_what_is_read_may_have_gaps():
+    make, read = RowPattern(40, 3, 0), RowPattern(40, 3, 1)
+    first, second = (nn.Linear(40, 40).to(dtype=BF16) for _ in range(2))
+    x = normal(4, 40).to(BF16)
+    between = rows.linear(x, first.weight, first.bias, None, make, 1.0)
+    assert not between.is_contiguous()
+    of = second.weight, second.bias, RowPattern(40, 3, 0), read
+    out = rows.linear(between, *of, 1.0)
+    expected = rows.linear(between.contiguous(), *of, 1.0)
+    assert torch.equal(out, expected)
+
+
+def test_second_derivatives_are_those_of_plain_operations():
+    sides = RowPattern(16, 3, 0), RowPattern(24, 5, 1)
+    read, make = sides
+    layer = nn.Linear(16, 24).to(dtype=BF16)
+    x = normal(7, read.count).to(BF16).requires_grad_()
+    leaves = [x, *layer.parameters()]
+
+    def penalty(out):
+        first = torch.autograd.grad(out.float().square().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.float().square().sum() for g in first), leaves)
+
+    own = penalty(rows.linear(x, layer.weight, layer.bias, read, make, 2.0))
+    plain = penalty(linear_plain(x, layer.weight, layer.bias, sides, 2.0))
+    for found, expected in zip(own, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * expected.abs().max())
+
+
+def test_a_batch_of_gradients_goes_the_long_way():
+    read, make = RowPattern(16, 3, 0), RowPattern(24, 5, 1)
+    layer = nn.Linear(16, 24).to(dtype=BF16)
+    x = normal(7, read.count).to(BF16).requires_grad_()
+    out = rows.linear(x, layer.weight, layer.bias, read, make, 2.0)
+    upstream = normal(3, *out.shape).to(BF16)
+    (batched,) = torch.autograd.grad(out, x, upstream, is_grads_batched=True, retain_graph=True)
+    for own, grad in zip(batched, upstream, strict=True):
+        (expected,) = torch.autograd.grad(out, x, grad, retain_graph=True)
+        torch.testing.assert_close(own, expected, rtol=0.02, atol=0.05)
