@@ -65,13 +65,12 @@ def test_only_wanted_gradients_are_made(case):
         assert torch.equal(torch.autograd.grad(out, [leaf], upstream)[0], expected)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES.values() if c.bias], ids=str)
-def test_a_large_result_is_multiplied_by_torch(monkeypatch, case):
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_large_result_is_multiplied_by_torch(monkeypatch, launches, case, precision):
     monkeypatch.setattr(units_linear, "BIAS_FIRST_BYTES", 0)
-    x, layer = operands_of(case, PRECISIONS[0])
-    out = _run(case, PRECISIONS[0], x, layer)
-    truth, _ = truth_of(case, x, layer, BF16)
-    assert (out.double() - truth).norm() <= 4 * torch.finfo(BF16).eps * truth.norm()
+    _compare(launches, case, precision)
 
 
 @pytest.mark.parametrize("case", ON_ONE_SIDE.values(), ids=ON_ONE_SIDE)

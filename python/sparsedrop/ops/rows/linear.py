@@ -31,7 +31,7 @@ def linear(
     given = [t for t in (x, weight, bias) if t is not None]
     is_plain = not (torch.compiler.is_compiling() or is_transformed() or is_watched(*given))
     call = _call_of(x.contiguous(), weight, bias, read, make) if is_plain and x.is_cuda else None
-    if call is None or not call.runs_forward:
+    if call is None:
         return linear_plain(x, weight, bias, (read, make), alpha)
     x = x.contiguous()
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):

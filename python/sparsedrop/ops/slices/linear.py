@@ -63,7 +63,7 @@ def product(
     call: LinearCall | None,
 ) -> Tensor:
     """alpha * x Wᵀ + bias of the live units, by what `call_of` has found."""
-    if call is not None and call.runs_forward:
+    if call is not None:
         return call.forward(x, weight, bias, _drawn(cut, alpha))
     out = products.product(flat(x), weight, bias, cut, alpha)
     return unflat(out, x)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsedrop import _native
 from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address
 from sparsedrop.ops.units import linear_programs
-from sparsedrop.ops.units.linear_facts import Drawn, Facts, Live
+from sparsedrop.ops.units.linear_facts import Drawn, Facts, Live, Units
 
 
 class LinearCall:
@@ -30,15 +30,18 @@ class LinearCall:
         self._out = Space.of((*lead, used_n), facts.dtype)
         self._x = Space.of((*lead, used_k), facts.dtype)
         self._used = Space.of((used_n, used_k), facts.dtype)
-        self._sums = Space.of((used_n,), torch.float32)
+        self._bias, self._sums = (
+            Space.of((used_n,), dtype) for dtype in (facts.dtype, torch.float32)
+        )
         self._grads = {
             lazy: (Space.of(shape, param_dtype), Space.of(shape[:1], param_dtype))
             for lazy, shape in ((False, tuple(facts.weight[0])), (True, (used_n, used_k)))
         }
         # A bias that the product does not add as it stores makes a large result take longer.
-        is_small = facts.m * used_n * facts.dtype.itemsize <= BIAS_FIRST_BYTES
-        self.runs_forward = facts.bias is None or is_small
-        self._forward = linear_programs.forward(facts) if self.runs_forward else None
+        result_bytes = facts.m * used_n * facts.dtype.itemsize
+        self._fuses_bias = facts.bias is not None and result_bytes > BIAS_FIRST_BYTES
+        make = linear_programs.prepare if self._fuses_bias else linear_programs.forward
+        self._forward = make(facts)
         self._backward = linear_programs.backward(facts, lazy=False)
 
     @functools.cached_property
@@ -60,20 +63,46 @@ class LinearCall:
         return self._allocate(*space) if is_padded else tensor
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: Drawn) -> Tensor:
-        """alpha * x Wᵀ + bias of the live units; where `runs_forward` is true. Of as many features
-        as are no whole vectors it is a view, with gaps between the rows."""
-        assert self._forward is not None, "a large result with a bias is torch's"
-        out, used = self._allocate(*self._out), self._used_weight(weight)
+        """alpha * x Wᵀ + bias of the live units. Of as many features as are no whole vectors it is
+        a view, with gaps between the rows."""
+        facts, allocate = self.facts, self._allocate
+        out, used = allocate(*self._out), self._used_weight(weight)
         used_x = self._padded(x, self._x, self._k is not None)
+        used_bias = bias
+        if self._fuses_bias and facts.gathers and facts.rows is not None:
+            used_bias = allocate(*self._bias)
         self._forward.run(
             (
                 out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), used.data_ptr(), address(bias),
-                0, 0, 0, 0, 0, used_x.data_ptr(), *self._rest(drawn),
+                0, 0, 0, 0, 0, used_x.data_ptr(), 0 if used_bias is bias else address(used_bias),
+                *self._rest(drawn),
             ),
             (drawn.alpha,),
-            _native.current_stream(self.facts.device),
+            _native.current_stream(facts.device),
         )  # fmt: skip
+        if self._fuses_bias:
+            with torch.no_grad():
+                self._multiply(used_x, used, used_bias, drawn, out)
         return out if self._n is None else out[..., : self._n]
+
+    def _multiply(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: Drawn, out: Tensor
+    ) -> None:
+        """The product, by torch."""
+        facts, alpha = self.facts, drawn.alpha
+        assert bias is not None
+        x, out = x.view(facts.m, -1), out.view(facts.m, -1)
+        if facts.gathers:
+            torch.addmm(bias.to(facts.dtype), x, weight.t(), alpha=alpha, out=out)
+        elif drawn.rows is not None:
+            for to, units in _parts(drawn.rows, facts.live_shape[0]):
+                torch.addmm(bias[units], x, weight[units].t(), alpha=alpha, out=out[:, to])
+        else:
+            assert drawn.cols is not None
+            (to, units), *others = _parts(drawn.cols, facts.live_shape[1])
+            torch.addmm(bias, x[:, to], weight[:, units].t(), alpha=alpha, out=out)
+            for to, units in others:
+                out.addmm_(x[:, to], weight[:, units].t(), alpha=alpha)
 
     def _used_weight(self, weight: Tensor) -> Tensor:
         return self._allocate(*self._used) if self.facts.gathers else weight
@@ -106,7 +135,7 @@ class LinearCall:
             (
                 grad.data_ptr(), x.data_ptr(), address(grad_x), weight.data_ptr(), address(used), 0,
                 address(grad_weight), address(grad_bias), address(made), address(sums),
-                used_grad.data_ptr(), used_x.data_ptr() if needs[1] else 0, *self._rest(drawn),
+                used_grad.data_ptr(), used_x.data_ptr() if needs[1] else 0, 0, *self._rest(drawn),
             ),
             (drawn.alpha,),
             _native.current_stream(self.facts.device),
@@ -117,6 +146,16 @@ class LinearCall:
             grad_weight = None if grad_weight is None else grad_weight[: self._n, : self._k]
             grad_bias = None if grad_bias is None else grad_bias[: self._n]
         return grad_x, grad_weight, grad_bias
+
+
+def _parts(units: Units, count: int) -> list[tuple[slice, slice]]:
+    """Of each part of so many live units: where it is in a compact matrix, and in the whole."""
+    step, first, in_first, second = units
+    found = [(slice(0, in_first), slice(first, first + step * in_first, step))]
+    if in_first < count:
+        rest = slice(second, second + step * (count - in_first), step)
+        found.append((slice(in_first, count), rest))
+    return found
 
 
 def make_call(facts: tuple[Any, ...]) -> LinearCall | None:

@@ -9,7 +9,7 @@ import torch
 from sparsedrop import _native
 from sparsedrop.ops.program import Filled, Gathered
 from sparsedrop.ops.units.linear_facts import Facts
-from sparsedrop.ops.units.places import HANDLE_SIZE, UNITS_SIZE
+from sparsedrop.ops.units.places import UNITS_SIZE
 from sparsedrop.ops.units.programs import ONE_BLOCK
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ class Places:
     """Those of either direction: of Y or its gradient, of X and its own, of the weight as given and
     as used, of the bias, of the gradients of both, and of what these are of live units alone,
     before it is placed: the weight's, and sums in float32; of Y and X as products have them, padded
-    or not. Behind them units: those that live, inputs last where both extents have some, and what
-    is no padding of Y and X."""
+    or not; and of the live part of the bias, rounded. Behind them units: those that live, inputs
+    last where both extents have some, and what is no padding of Y and X."""
 
-    Y, X, GRAD_X, WEIGHT, USED, BIAS, GRAD_WEIGHT, GRAD_BIAS, MADE, SUMS, USED_Y, USED_X = range(12)
-    UNITS = 12
+    Y, X, GRAD_X, WEIGHT, USED, BIAS, GRAD_WEIGHT, GRAD_BIAS, MADE, SUMS = range(10)
+    USED_Y, USED_X, USED_BIAS = range(10, 13)
+    UNITS = 13
     ACROSS = UNITS + UNITS_SIZE
     FULL_Y = ACROSS + UNITS_SIZE
     FULL_X = FULL_Y + UNITS_SIZE
     HANDLE = FULL_X + UNITS_SIZE
-    COUNT = HANDLE + HANDLE_SIZE
 
 
 ALPHA = 0
@@ -39,6 +39,11 @@ ALPHA = 0
 def forward(facts: Facts) -> _C.Program:
     """The result; its padding has no meaning."""
     return _Programs(facts).forward()
+
+
+def prepare(facts: Facts) -> _C.Program:
+    """All of `forward` before the product: the copies that it reads."""
+    return _Programs(facts).prepared()
 
 
 def backward(facts: Facts, *, lazy: bool) -> _C.Program:
@@ -55,11 +60,15 @@ class _Programs:
         self.ld = self.k if facts.gathers else facts.weight[0][1]
         self._along = _native.C.UNITS_ALONG[facts.along]
 
+    def prepared(self) -> _C.Program:
+        self._gather()
+        if self.facts.pads[1]:
+            self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
+        return self.program
+
     def forward(self) -> _C.Program:
         facts = self.facts
-        self._gather()
-        if facts.pads[1]:
-            self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
+        self.prepared()
         grid: dict[str, Any] = {"rows": self.m, "cols": self.n, "block": ONE_BLOCK}
         has_bias = facts.bias is not None
         is_first = has_bias and facts.rows is None  # the product is added to it
@@ -129,13 +138,18 @@ class _Programs:
         return {"units": Places.UNITS, "count": n if self.facts.along == "rows" else k}
 
     def _gather(self) -> None:
-        """The live part of the weight, rounded, where products are not with the weight itself."""
-        if self.facts.gathers:
-            array = Gathered(
-                Places.WEIGHT, self.param_code, self.facts.weight[0][1], Places.USED, self.k,
-                self.n, self.k, self._along,
-            )  # fmt: skip
-            self.program.gather(dtype=self.code, arrays=[array], **self._counts)
+        """The live parts of weight and bias, rounded, where products are not with these
+        themselves; the bias has a place only where it is read so."""
+        if not self.facts.gathers:
+            return
+        (n, k), code = self.facts.weight[0], self.param_code
+        arrays = [
+            Gathered(Places.WEIGHT, code, k, Places.USED, self.k, self.n, self.k, self._along)
+        ]
+        if self.facts.bias is not None and self.facts.rows is not None:
+            by = _native.C.UNITS_ALONG["cols"]
+            arrays.append(Gathered(Places.BIAS, code, n, Places.USED_BIAS, self.n, 1, self.n, by))
+        self.program.gather(dtype=self.code, arrays=arrays, **self._counts)
 
     def _pad(self, given: int, to: int, full: int, side: int) -> None:
         """A copy of Y or X with its padding, which is 0."""
