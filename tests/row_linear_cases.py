@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,25 @@ CASES = {
     "odd numbers of both, no bias": Case((7, 6), (3, 0), False),
     "all outputs": Case((1, 0), (8, 7)),
 }
+
+
+def random_case(seed):
+    """Any pattern that keeps something, of any width."""
+    rng = random.Random(seed)
+
+    def side(units):
+        period = rng.randint(1, 8)
+        return period, rng.randrange(min(period, units))
+
+    features = rng.randint(1, 70), rng.randint(1, 90)
+    make, read = (side(units) for units in features)
+    which = rng.choice(["make", "read", "both", "both"])
+    return Case(
+        make if which != "read" else None,
+        read if which != "make" else None,
+        rng.random() < 0.7,
+        features,
+    )
 
 
 def run_and_compare(case, precision, device="cpu"):

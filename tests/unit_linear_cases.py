@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,26 @@ CASES = {
     "odd numbers of both": Case((37, 11), (45, 7)),
     "an odd number of outputs and a slice": Case((37, 11), (0, 8)),
 }
+
+
+def random_case(seed):
+    """Any slices of layers of any extents."""
+    rng = random.Random(seed)
+
+    def side(units):
+        return rng.randrange(units), rng.randint(1, units)
+
+    features = rng.randint(1, 70), rng.randint(1, 90)
+    rows, cols = (side(units) for units in features)
+    which = rng.choice(["rows", "cols", "both", "both"])
+    return Case(
+        rows if which != "cols" else None,
+        cols if which != "rows" else None,
+        rng.random() < 0.7,
+        features,
+    )
+
+
 ON_ONE_SIDE = {name: case for name, case in CASES.items() if None in (case.rows, case.cols)}
 
 

@@ -10,11 +10,15 @@ namespace {
 
 using namespace live_units;
 
+// Single elements; vectors of 16 bytes, which are live or dropped as one; or such vectors whose
+// elements are looked up one by one.
+enum class Way { singles, together, apart };
+
 struct Filled {
   Filling of;
   Vectors vectors;
-  int32_t ld;     // of the compact matrix
-  bool is_whole;  // vectors of 16 bytes, which are live or dropped as one, else single elements
+  int32_t ld;  // of the compact matrix
+  Way way;
 };
 
 template <class Live, class Element, int kVector>
@@ -46,9 +50,36 @@ __device__ void fill_array(Filled const& array, Lines const& rows, Lines const& 
 }
 
 template <class Live, class Element>
+__device__ void fill_apart(Filled const& array, Lines const& rows, Lines const& cols) {
+  constexpr int kVector = int(16 / sizeof(Element));
+  Filling const& of = array.of;
+  auto const* const live = static_cast<Live const*>(of.live);
+  auto* const to = static_cast<Vector<Element, kVector>*>(of.to);
+  int64_t const step = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < array.vectors.count;
+       i += step) {
+    Place const at = place_of(array.vectors, int32_t(i));
+    int64_t const row = rows.place(at.row);
+    Vector<Element, kVector> written{};
+    if (row >= 0) {
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        int64_t const col = cols.place(at.vector * kVector + v);
+        if (col >= 0) {
+          written.element[v] = rounded<Element>(widened(live[row * array.ld + col]) * of.factor);
+        }
+      }
+    }
+    to[i] = written;
+  }
+}
+
+template <class Live, class Element>
 __device__ void fill_from(Filled const& array, Lines const& rows, Lines const& cols) {
-  if (array.is_whole) {
+  if (array.way == Way::together) {
     fill_array<Live, Element, int(16 / sizeof(Element))>(array, rows, cols);
+  } else if (array.way == Way::apart) {
+    fill_apart<Live, Element>(array, rows, cols);
   } else {
     fill_array<Live, Element, 1>(array, rows, cols);
   }
@@ -95,13 +126,23 @@ bool is_legal(Filling const& of, LiveUnits const& units) {
          compact_ld(of, units) <= INT32_MAX && (of.cols == 0 || of.rows <= INT32_MAX / of.cols);
 }
 
-Filled filled(Filling const& of, LiveUnits const& units) {
+Way way_of(Filling const& of, int64_t ld, LiveUnits const& units) {
   int const wide = of.dtype == DataType::fp32 ? 4 : 8;
+  if (of.cols % wide != 0 || !is_aligned(of.to, 16)) {
+    return Way::singles;
+  }
+  if (ld % wide == 0 && is_aligned(of.live, 32) &&
+      (!are_along_cols(of.along) || are_whole(units, wide))) {
+    return Way::together;
+  }
+  return of.live != nullptr && of.dropped == Dropped::zeroed ? Way::apart : Way::singles;
+}
+
+Filled filled(Filling const& of, LiveUnits const& units) {
   int64_t const ld = compact_ld(of, units);
-  bool const is_whole = of.cols % wide == 0 && ld % wide == 0 && is_aligned(of.to, 16) &&
-                        is_aligned(of.live, 32) &&
-                        (!are_along_cols(of.along) || are_whole(units, wide));
-  return {of, Vectors(of.rows, of.cols, is_whole ? wide : 1), int32_t(ld), is_whole};
+  Way const way = way_of(of, ld, units);
+  int const wide = way == Way::singles ? 1 : of.dtype == DataType::fp32 ? 4 : 8;
+  return {of, Vectors(of.rows, of.cols, wide), int32_t(ld), way};
 }
 
 }  // namespace

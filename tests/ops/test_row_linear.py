@@ -2,7 +2,7 @@
 
 import pytest
 
-from row_linear_cases import CASES, Case, run_and_compare
+from row_linear_cases import CASES, Case, random_case, run_and_compare
 from sparsedrop.ops.rows.linear import _Linear
 from stack_cases import PRECISIONS
 
@@ -20,3 +20,8 @@ LARGE = {
 def test_a_layer_is_the_reference(case, precision):
     out = run_and_compare(case, precision, "cuda")
     assert isinstance(out.grad_fn, _Linear._backward_cls)
+
+
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_random_layers(seed):
+    run_and_compare(random_case(seed), PRECISIONS[seed % len(PRECISIONS)], "cuda")

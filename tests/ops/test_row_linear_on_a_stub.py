@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cases import normal
-from row_linear_cases import CASES, run_and_compare
+from row_linear_cases import CASES, random_case, run_and_compare
 from sparsedrop import RowPattern
 from sparsedrop.ops import rows
 from sparsedrop.ops.rows.linear import linear_plain
@@ -29,6 +29,12 @@ def test_a_large_result_is_multiplied_by_torch(monkeypatch, case, precision):
     run_and_compare(case, precision)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_random_layers(monkeypatch, seed):
+    monkeypatch.setattr(units_linear, "BIAS_FIRST_BYTES", 0 if seed % 3 == 0 else 32e6)
+    run_and_compare(random_case(seed), PRECISIONS[seed % len(PRECISIONS)])
+
+
 def test_what_is_read_may_have_gaps():
     make, read = RowPattern(40, 3, 0), RowPattern(40, 3, 1)
     first, second = (nn.Linear(40, 40).to(dtype=BF16) for _ in range(2))
@@ -39,6 +45,18 @@ def test_what_is_read_may_have_gaps():
     out = rows.linear(between, *of, 1.0)
     expected = rows.linear(between.contiguous(), *of, 1.0)
     assert torch.equal(out, expected)
+
+
+def test_a_result_may_be_changed_in_place():
+    make, layer = RowPattern(40, 3, 0), nn.Linear(16, 40).to(dtype=BF16)
+    x = normal(4, 16).to(BF16)
+    out = rows.linear(x, layer.weight, layer.bias, None, make, 1.0)
+    positive = out.detach() > 0
+    assert 0 < positive.sum() < positive.numel()
+    torch.relu_(out).sum().backward()
+    expected = torch.zeros(40)
+    expected[make.kept] = positive.sum(0).float()
+    assert torch.equal(layer.bias.grad.float(), expected)
 
 
 def test_second_derivatives_are_those_of_plain_operations():

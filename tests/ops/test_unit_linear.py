@@ -6,7 +6,7 @@ import torch
 from cases import normal
 from sparsedrop import slice_out
 from stack_cases import BF16, PRECISIONS
-from unit_linear_cases import CASES, Case, operands_of, truth_of
+from unit_linear_cases import CASES, Case, operands_of, random_case, truth_of
 
 pytestmark = pytest.mark.gpu
 
@@ -29,6 +29,11 @@ def test_a_layer_is_the_reference(case, precision):
 @pytest.mark.parametrize("case", [*CASES.values(), *LARGE.values()], ids=[*CASES, *LARGE])
 def test_two_parts_of_a_large_weight_are_not_joined(case, precision):
     _compare(case, precision)
+
+
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_random_layers(seed):
+    _compare(random_case(seed), PRECISIONS[seed % len(PRECISIONS)])
 
 
 def _compare(case, precision):

@@ -11,7 +11,7 @@ from sparsedrop.ops.slices.products import Cut
 from sparsedrop.ops.units import linear as units_linear
 from sparsedrop.slice_out.layers import run_linear
 from stack_cases import BF16, PRECISIONS
-from unit_linear_cases import CASES, ON_ONE_SIDE, operands_of, truth_of
+from unit_linear_cases import CASES, ON_ONE_SIDE, operands_of, random_case, truth_of
 
 pytestmark = pytest.mark.usefixtures("poisoned_gpu")
 
@@ -71,6 +71,12 @@ def test_only_wanted_gradients_are_made(case):
 def test_a_large_result_is_multiplied_by_torch(monkeypatch, launches, case, precision):
     monkeypatch.setattr(units_linear, "BIAS_FIRST_BYTES", 0)
     _compare(launches, case, precision)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_layers(monkeypatch, launches, seed):
+    monkeypatch.setattr(units_linear, "BIAS_FIRST_BYTES", 0 if seed % 3 == 0 else 32e6)
+    _compare(launches, random_case(seed), PRECISIONS[seed % len(PRECISIONS)])
 
 
 @pytest.mark.parametrize("case", ON_ONE_SIDE.values(), ids=ON_ONE_SIDE)

@@ -30,10 +30,12 @@ def linear(
     """
     given = [t for t in (x, weight, bias) if t is not None]
     is_plain = not (torch.compiler.is_compiling() or is_transformed() or is_watched(*given))
-    call = _call_of(x.contiguous(), weight, bias, read, make) if is_plain and x.is_cuda else None
+    call = None
+    if is_plain and x.is_cuda:
+        x = x.contiguous()
+        call = linear_call(x, weight, bias, _live(make), _live(read))
     if call is None:
         return linear_plain(x, weight, bias, (read, make), alpha)
-    x = x.contiguous()
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         found: Tensor = _apply(call, (read, make), alpha, x, weight, bias)
         return found
@@ -55,16 +57,6 @@ def linear_plain(
         weight = weight[:, read.kept]
     own_bias = None if bias is None else bias.to(x.dtype)
     return nn.functional.linear(x if alpha == 1.0 else x * alpha, weight.to(x.dtype), own_bias)
-
-
-def _call_of(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    read: RowPattern | None,
-    make: RowPattern | None,
-) -> LinearCall | None:
-    return linear_call(x, weight, bias, _live(make), _live(read))
 
 
 def _live(rows: RowPattern | None) -> Live | None:

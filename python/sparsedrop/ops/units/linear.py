@@ -63,8 +63,8 @@ class LinearCall:
         return self._allocate(*space) if is_padded else tensor
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: Drawn) -> Tensor:
-        """alpha * x Wᵀ + bias of the live units. Of as many features as are no whole vectors it is
-        a view, with gaps between the rows."""
+        """alpha * x Wᵀ + bias of the live units. Of as many features as are no whole vectors there
+        are gaps between the rows."""
         facts, allocate = self.facts, self._allocate
         out, used = allocate(*self._out), self._used_weight(weight)
         used_x = self._padded(x, self._x, self._k is not None)
@@ -83,7 +83,8 @@ class LinearCall:
         if self._fuses_bias:
             with torch.no_grad():
                 self._multiply(used_x, used, used_bias, drawn, out)
-        return out if self._n is None else out[..., : self._n]
+        # Detached it counts for no view, which what stands behind a node may not change in place.
+        return out if self._n is None else out[..., : self._n].detach()
 
     def _multiply(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: Drawn, out: Tensor

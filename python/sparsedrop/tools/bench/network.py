@@ -23,13 +23,15 @@ from sparsedrop.tools.bench.networks import NETWORKS
 from sparsedrop.tools.bench.report import Report
 from sparsedrop.tools.bench.settings import CAPTURED_MODES, Settings
 from sparsedrop.tools.clock import wait_for, wall_ms
-from sparsedrop.tools.networks import DROPOUT, METHODS, NONE, Drop, loss_of
+from sparsedrop.tools.networks import DROPOUT, METHODS, NONE, ROW_PATTERN, Drop, loss_of
 
 STEPS = 20
 """Between two waits for the GPU, as in a training loop."""
 
 MAX_ROUNDS = 15
-WARM_UP = 3
+WARM_UP, WARM_UP_OF_PATTERNS = 3, 100
+"""Steps before any is timed. Of a row pattern live sometimes more and sometimes fewer units, and a
+layer is prepared for as many when that first happens."""
 
 HEADER = ["network", "precision", "p", "mode"]
 
@@ -91,7 +93,8 @@ class Training:
         if mode in ("compile", "reduce-overhead"):
             how = "default" if mode == "compile" else mode
             self._forward = torch.compile(self.model, dynamic=False, mode=how)
-        for _ in range(WARM_UP):
+        has_patterns = drop.kind == ROW_PATTERN and device.type == "cuda"
+        for _ in range(WARM_UP_OF_PATTERNS if has_patterns else WARM_UP):
             self._step()
         self.step: Callable[[], object] = self._step
         self.graphs: int | None = None
