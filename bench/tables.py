@@ -179,15 +179,17 @@ PLAIN = {
 
 
 def pieces() -> str:
-    kinds = ("sparsedrop", "SliceOut", "row pattern")
     rows = [*read("h200_feed_forward"), *read("h200_stack")]
-    return _by_method(rows, kinds)
+    return _by_method(rows, ("sparsedrop",))
 
 
 def units() -> str:
-    kinds = ("SliceOut", "row pattern", "tile pattern")
-    rows = [*read("h200_units"), *read("h200_wide_resnet")]
-    return _by_method(rows, kinds)
+    """Whole units: of slices, of patterns, and tiles of patterns."""
+    names = ("h200_feed_forward_units", "h200_stack_units", "h200_ard_mlp")
+    rows = [row for name in names for row in read(name)]
+    rows += [row for row in read("h200_units") if row["network"] in ("lstm", "linear")]
+    rows += read("h200_wide_resnet")
+    return _by_method(rows, ("SliceOut", "row pattern", "tile pattern"))
 
 
 def _by_method(rows: list[Row], kinds: Sequence[str]) -> str:
@@ -246,6 +248,38 @@ def study() -> str:
     return markdown(head, lines)
 
 
+def study_gpt() -> str:
+    """Every rate with two seeds, and the best ones with three."""
+    head = ["method", "p", "seeds", "validation loss", "test loss", "step: eager ms", "graph ms"]
+    head += ["to nn.Dropout's best loss: eager, of its time", "graph, of its time"]
+    lines = []
+    for name in ("study_gpt", "study_gpt_rates"):
+        rows = read(name)
+        dropout = min(
+            (row for row in rows if row["method"] == "nn.Dropout"), key=lambda r: r["loss"]["mean"]
+        )
+        for row in rows:
+            losses = (f"{row[key]['mean']:.4f} ± {row[key]['std']:.4f}" for key in LOSSES)
+            times = [f"{row['times'][key]:.2f}" for key in TIMES]
+            shares = [_share_of_time(row, dropout, key) for key in TIMES]
+            p = f"{row['p']:g}" if row["p"] else "–"
+            lines.append([row["method"], p, str(len(row["seeds"])), *losses, *times, *shares])
+    return markdown(head, lines)
+
+
+LOSSES, TIMES = ("loss", "test_loss"), ("eager_ms", "graph_ms")
+
+
+def _share_of_time(row: Row, dropout: Row, key: str) -> str:
+    """Of the time in which nn.Dropout came to its best loss, that in which this row did."""
+    steps = row["step_at_dropouts_best_loss"]
+    if steps is None or row["method"] == "nn.Dropout":
+        return "–"
+    own, theirs = (each["times"][key] for each in (row, dropout))
+    of_dropout = dropout["step_at_dropouts_best_loss"]["mean"]
+    return f"{steps['mean'] * own / (of_dropout * theirs):.2f}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "products": products,
@@ -258,6 +292,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "units": units,
     "stock": stock,
     "study": study,
+    "study-gpt": study_gpt,
 }
 
 
