@@ -15,10 +15,10 @@ At = tuple[int, int]
 """The number of an address among a call's, and bytes from there."""
 
 
-BIAS_FIRST_BYTES = 32e6
+BIAS_FIRST_BYTES = 4e6
 """A result up to that size is filled with the bias, and a dense product added to it, within the
-call: that keeps a GPU busy for some microseconds more. For a larger one it would be longer than the
-host takes for torch's product, which adds a bias as it stores."""
+call. A larger one would keep the GPU busy for longer than the host takes for torch's product, which
+adds a bias as it stores."""
 
 
 class MaskPlace(NamedTuple):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address
+from sparsedrop.ops.program import Space, address
 from sparsedrop.ops.units import programs
-from sparsedrop.ops.units.facts import Drawn, Facts
+from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES, Drawn, Facts
 
 
 class Saved(NamedTuple):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address
+from sparsedrop.ops.program import Space, address
 from sparsedrop.ops.units import linear_programs
+from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES
 from sparsedrop.ops.units.linear_facts import Drawn, Facts, Live, Units
 
 
