@@ -42,7 +42,7 @@ _graph_task: Callable[[], int] = _private(_C, "_current_graph_task_id")
 _functorch: Any = _private(_C, "_functorch")
 _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
-_is_batch_of_gradients: Callable[[Tensor], bool] = _private(_functorch, "is_legacy_batchedtensor")
+_is_batched: Callable[[Tensor], bool] = _private(_functorch, "is_legacy_batchedtensor")
 _unwrap_if_dead: Callable[[Tensor], Tensor] = _private(_functorch, "unwrap_if_dead")
 _private(torch.utils, "_pytree")
 _private(torch.compiler, "_is_exporting_flag")
@@ -106,9 +106,14 @@ def is_watched(*tensors: Tensor) -> bool:
     return False
 
 
+def is_batch_of_gradients(grad: Tensor) -> bool:
+    """Whether autograd takes several at once, of which none has memory of its own."""
+    return _is_batched(grad)
+
+
 def is_watched_gradient(grad: Tensor) -> bool:
-    """The same of a gradient; also where autograd takes a batch of them at once."""
-    return _is_batch_of_gradients(grad) or is_watched(grad)
+    """As `is_watched`, of a gradient; also of a batch of them."""
+    return is_batch_of_gradients(grad) or is_watched(grad)
 
 
 def is_exporting() -> bool:

@@ -47,6 +47,37 @@ def test_what_is_read_may_have_gaps():
     assert torch.equal(out, expected)
 
 
+def test_a_wrong_x_is_torchs_error():
+    make, layer = RowPattern(48, 2, 0), nn.Linear(64, 48).to(dtype=BF16)
+    x = normal(6, 32).to(BF16)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        rows.linear(x, layer.weight, layer.bias, None, make, 1.0)
+
+
+def test_a_pattern_that_keeps_nothing_leaves_the_bias():
+    read, layer = RowPattern(4, 8, 6), nn.Linear(4, 24).to(dtype=BF16)
+    assert read.count == 0
+    out = rows.linear(torch.empty(5, 0, dtype=BF16), layer.weight, layer.bias, read, None, 2.0)
+    assert torch.equal(out, layer.bias.expand(5, 24))
+
+
+def test_saved_tensors_may_come_back_turned():
+    sides = RowPattern(16, 2, 0), RowPattern(24, 5, 1)
+    layer = nn.Linear(16, 24).to(dtype=BF16)
+    x = normal(7, 8).to(BF16).requires_grad_()
+
+    def turned(tensor):
+        return tensor.t().contiguous().t() if tensor.dim() == 2 else tensor
+
+    def gradients(unpack):
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+            out = rows.linear(x, layer.weight, layer.bias, *sides, 1.0)
+        return torch.autograd.grad(out.float().square().sum(), [x, *layer.parameters()])
+
+    for own, expected in zip(gradients(turned), gradients(lambda t: t), strict=True):
+        assert torch.equal(own, expected)
+
+
 def test_a_result_may_be_changed_in_place():
     make, layer = RowPattern(40, 3, 0), nn.Linear(16, 40).to(dtype=BF16)
     x = normal(4, 16).to(BF16)

@@ -79,6 +79,42 @@ def test_random_layers(monkeypatch, launches, seed):
     _compare(launches, random_case(seed), PRECISIONS[seed % len(PRECISIONS)])
 
 
+@pytest.mark.parametrize("case", [CASES["outputs"], CASES["odd numbers of both"]], ids=str)
+def test_a_batch_of_gradients_goes_the_long_way(case):
+    x, layer = operands_of(case, PRECISIONS[0])
+    leaves = [x, *layer.parameters()]
+    out = _run(case, PRECISIONS[0], x, layer)
+    upstream = normal(3, *out.shape).to(BF16)
+    found = torch.autograd.grad(out, leaves, upstream, is_grads_batched=True, retain_graph=True)
+    for i, grad in enumerate(upstream):
+        expected = torch.autograd.grad(out, leaves, grad, retain_graph=True)
+        for own, truth in zip(found, expected, strict=True):
+            torch.testing.assert_close(own[i], truth, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("where", ["x", "the bias"])
+def test_extents_that_do_not_fit_are_torchs_error(where):
+    x, layer = operands_of(CASES["odd numbers of both"], PRECISIONS[0])
+    cut = Cut(*(own.pieces for own in CASES["odd numbers of both"].chosen))
+    x = x[..., :-1] if where == "x" else x
+    bias = layer.bias[:-1] if where == "the bias" else layer.bias
+    with pytest.raises((RuntimeError, ValueError), match=r"shape|extents|size"):
+        run_linear(x, layer.weight, bias, cut)
+
+
+def test_what_is_read_may_have_gaps(launches):
+    x, layer = operands_of(CASES["an odd number of outputs"], PRECISIONS[0])
+    cut = Cut(CASES["an odd number of outputs"].chosen[0].pieces)
+    between = run_linear(x, layer.weight, layer.bias, cut)
+    assert not between.is_contiguous()
+    assert _run(CASES["an odd number of outputs"], PRECISIONS[0], x, layer).is_contiguous()
+    second = torch.nn.Linear(40, 24).to(dtype=BF16)
+    out = run_linear(between, second.weight, second.bias, cut.turned)
+    assert len(launches) == 3
+    expected = run_linear(between.contiguous(), second.weight, second.bias, cut.turned)
+    assert torch.equal(out, expected)
+
+
 @pytest.mark.parametrize("case", ON_ONE_SIDE.values(), ids=ON_ONE_SIDE)
 def test_lazy_gradients_are_the_live_part_of_dense_ones(case):
     x, layer = operands_of(case, PRECISIONS[2])

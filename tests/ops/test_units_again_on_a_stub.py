@@ -65,3 +65,17 @@ def test_the_gradients_of_whoever_watches_are_the_same(monkeypatch, case):
     for own, other in zip(watched, usual, strict=True):
         assert own.dtype == other.dtype
         assert (own.double() - other.double()).norm() <= 0.02 * (1e-6 + other.double().norm())
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_batch_of_gradients_goes_the_long_way(case):
+    block = block_of(case, BF16)
+    x = normal(3, 11, 24).to(BF16).requires_grad_()
+    out = run(case, block, x)
+    leaves = leaves_of(block, x)
+    upstream = normal(2, *out.shape).to(BF16)
+    found = torch.autograd.grad(out, leaves, upstream, is_grads_batched=True, retain_graph=True)
+    for i, grad in enumerate(upstream):
+        expected = torch.autograd.grad(out, leaves, grad, retain_graph=True)
+        for own, truth in zip(found, expected, strict=True):
+            torch.testing.assert_close(own[i], truth, rtol=0.05, atol=0.05 * truth.abs().max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -12,8 +13,12 @@ def gradients_again(
     run: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of `run(*inputs)`, by what can be differentiated: under create_graph."""
-    creates = torch.is_grad_enabled()
-    with torch.enable_grad():
+    creates, kind = torch.is_grad_enabled(), grad.device.type
+    # The dtypes are settled: autocast around a backward pass may not change them again. Asking
+    # about a device that has none, such as meta, is an error.
+    is_cast = kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
+    settled = torch.autocast(kind, enabled=False) if is_cast else nullcontext()
+    with torch.enable_grad(), settled:
         # Each by a view of its own: what an input was made of is not its gradient's concern.
         views = [None if t is None else t.view_as(t) for t in inputs]
         wanted = [t for t, needed in zip(views, needs, strict=True) if needed and t is not None]

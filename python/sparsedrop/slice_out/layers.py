@@ -50,7 +50,7 @@ def linear(
         _pieces("in_slice", in_slice, "weight", weight, 1),
     )
     _check_compact(x, -1, "features", in_slice, weight.shape[1])
-    return run_linear(x, weight, bias, cut)
+    return run_linear(x, weight, bias, cut).contiguous()
 
 
 def run_linear(

@@ -11,8 +11,9 @@ from sparsedrop._torch import apply_eagerly, is_transformed, is_watched, is_watc
 from sparsedrop.masks import RowPattern
 from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.layer.facts import lie_well
+from sparsedrop.ops.units.facts import Units
 from sparsedrop.ops.units.linear import LinearCall, linear_call
-from sparsedrop.ops.units.linear_facts import Drawn, Live, Units
+from sparsedrop.ops.units.linear_facts import Drawn, Live
 
 
 def linear(

@@ -7,8 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import apply_eagerly, is_exporting, is_transformed, is_watched
+from sparsedrop._torch import (
+    apply_eagerly,
+    is_exporting,
+    is_transformed,
+    is_watched,
+    is_watched_gradient,
+)
 from sparsedrop.masks import RowPattern
+from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.dense import ACTIVATIONS
 from sparsedrop.ops.rows import arithmetic
 from sparsedrop.ops.rows.arithmetic import Parameters
@@ -17,7 +24,6 @@ from sparsedrop.ops.rows.plain import (
     Rows,
     drop_units,
     feed_forward_plain,
-    gradients_again,
 )
 from sparsedrop.ops.units import Drawn, block_of, run_block
 from sparsedrop.ops.units.facts import Layers
@@ -125,12 +131,12 @@ class _Eager(torch.autograd.Function):
             # The dtypes are settled: autocast around a backward pass may not change them again.
             with torch.autocast(kind, enabled=False):
                 return _Eager.backward(ctx, grad)
-        if torch.is_grad_enabled():
-            return None, None, *gradients_again(x, full, rows, ctx.how, grad, needs)
-        if is_watched(grad):
-            with torch.enable_grad():
-                again = gradients_again(x, full, rows, ctx.how, grad, needs)
-            return None, None, *(None if found is None else found.detach() for found in again)
+        if torch.is_grad_enabled() or is_watched_gradient(grad):
+
+            def run(x: Tensor, *full: Tensor | None) -> Tensor:
+                return feed_forward_plain(x, Parameters(*full), rows, *ctx.how)  # type: ignore[arg-type]
+
+            return None, None, *gradients_again(run, [x, *full], grad, needs)
         of = Parameters(*copies) if copies else arithmetic.cut_weights(full, rows, x.dtype)
         features = x.shape[-1]
         flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, features)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,28 +44,6 @@ def feed_forward_plain(
         hidden = ACTIVATIONS[activation](linear(full.gate, full.gate_bias)) * hidden
     bias = None if full.down_bias is None else full.down_bias.to(x.dtype)
     return nn.functional.linear(hidden * scale, full.down[:, rows.kept].to(x.dtype), bias)
-
-
-def gradients_again(
-    x: Tensor,
-    full: Parameters,
-    rows: RowPattern,
-    how: tuple[str | None, float],
-    grad: Tensor,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """The gradients of x and of the parameters, to be differentiated again."""
-    # Each tensor by a view of its own: one that is made of another is not its gradient's concern.
-    given = [None if t is None else t.view_as(t) for t in (x, *full)]
-    first, *others = given
-    assert first is not None
-    out = feed_forward_plain(first, Parameters(*others), rows, *how)  # type: ignore[arg-type]
-    wanted = [t for t, needed in zip(given, needs, strict=True) if needed and t is not None]
-    made = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-    return [
-        next(made) if needed and t is not None else None
-        for t, needed in zip(given, needs, strict=True)
-    ]
 
 
 def drop_units(x: Tensor, how: Rows) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import apply_eagerly, is_watched
+from sparsedrop._torch import apply_eagerly, is_batch_of_gradients, is_watched
 from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.slices import products
@@ -30,6 +30,8 @@ def linear(
 ) -> Tensor:
     """alpha * x Wᵀ + bias of the live units, x [..., k'] -> [..., n'], of checked tensors that
     nobody watches; `lazy` as for a feed-forward block, where one extent is cut."""
+    if x.is_cuda:
+        x = x.contiguous()  # what comes before it may leave gaps of padding
     needs_grad = any(t is not None and t.requires_grad for t in (x, weight, bias))
     if needs_grad and torch.is_grad_enabled():
         return _apply(cut, alpha, lazy, x, weight, bias)
@@ -113,7 +115,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (cut, alpha, lazy), needs = ctx.how, ctx.needs_input_grad[3:]
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_batch_of_gradients(grad):
             if lazy:
                 raise RuntimeError(NO_SECOND)
             made = gradients_again(

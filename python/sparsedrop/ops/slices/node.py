@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import apply_eagerly
+from sparsedrop._torch import apply_eagerly, is_batch_of_gradients
 from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.slices.feed_forward import Layers, Live, backward, by_views, forward
 from sparsedrop.ops.slices.gradients import keep_compact
@@ -59,7 +59,7 @@ class _FeedForward(torch.autograd.Function):
         x, *rest = ctx.saved_tensors
         parameters, kept = rest[: len(needs) - 1], rest[len(needs) - 1 :]
         layers = layers_like(ctx.layers, parameters)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_batch_of_gradients(grad):
             if lazy:
                 raise RuntimeError(NO_SECOND)
 

@@ -19,8 +19,7 @@ from sparsedrop.ops.program import Filled, Gathered, Space
 from sparsedrop.ops.slices import products
 from sparsedrop.ops.slices.products import Cut, Pieces, units_of
 from sparsedrop.ops.slices.views import live, put_live
-from sparsedrop.ops.units.facts import COUNTED
-from sparsedrop.ops.units.linear_facts import Units
+from sparsedrop.ops.units.facts import COUNTED, Units
 
 if TYPE_CHECKING:
     from sparsedrop import _C

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsedrop import _native
 from sparsedrop.ops.program import Space, address
 from sparsedrop.ops.units import programs
-from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES, Drawn, Facts
+from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES, Drawn, Facts, parts_of
 
 
 class Saved(NamedTuple):
@@ -146,16 +146,12 @@ class Block:
         facts, (weight, bias) = self.facts, of
         assert bias is not None
         flat = out.view(facts.rows, facts.d_out)
-        step, first, count, second = drawn.units
         if facts.gathers:
             weight = weight if facts.down_turned else weight.t()
             parts = [(hidden[:, : facts.width], weight[: facts.width])]
         else:
-            turned, rest = weight.t(), facts.kept - count
-            parts = [(hidden[:, :count], turned[first : first + step * count : step])]
-            if rest:
-                part = turned[second : second + step * rest : step]
-                parts.append((hidden[:, count : facts.kept], part))
+            turned, places = weight.t(), parts_of(drawn.units, facts.kept)
+            parts = [(hidden[:, to], turned[units]) for to, units in places]
         with torch.no_grad():
             rounded = bias if bias.dtype is facts.dtype else bias.to(facts.dtype)
             torch.addmm(rounded, *parts[0], alpha=drawn.alpha, out=flat)

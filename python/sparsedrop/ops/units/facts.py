@@ -33,12 +33,25 @@ COUNTED = 2**31
 """What kernels count elements of a matrix to."""
 
 
+Units = tuple[int, int, int, int]
+"""Of the live units so many, the third number, are every first-th from the second on; the others
+likewise from the fourth on: the numbers of `_C`'s LiveUnits behind its count."""
+
+
+def parts_of(units: Units, count: int) -> list[tuple[slice, slice]]:
+    """Of each part of so many live units: where it is in a compact matrix, and in the whole."""
+    step, first, in_first, second = units
+    found = [(slice(0, in_first), slice(first, first + step * in_first, step))]
+    if in_first < count:
+        rest = slice(second, second + step * (count - in_first), step)
+        found.append((slice(in_first, count), rest))
+    return found
+
+
 class Drawn(NamedTuple):
     """A draw: which units live, and what is done with them."""
 
-    units: tuple[int, int, int, int]
-    """Of the live units so many, the third number, are every first-th from the second on; the
-    others likewise from the fourth on: the numbers of `_C`'s LiveUnits behind its count."""
+    units: Units
     alpha: float
     """What live units are multiplied by."""
     plain: Callable[[Tensor, Layers], Tensor] | None = None
@@ -133,7 +146,8 @@ class Facts(NamedTuple):
     @property
     def pads(self) -> bool:
         """Whether these are padded to whole vectors: cuBLAS's fast kernels take no other extents.
-        Live columns are left as they are, since slices of so few neighbours are rare."""
+        Live columns are left as they are, since slices of so few neighbours are rare. The padding
+        of a row of x that has an infinite value is NaN, and so is then that row of the result."""
         return self.down_turned and self.kept != self.ld
 
     @property

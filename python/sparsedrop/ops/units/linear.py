@@ -13,8 +13,8 @@ from torch import Tensor
 from sparsedrop import _native
 from sparsedrop.ops.program import Space, address
 from sparsedrop.ops.units import linear_programs
-from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES
-from sparsedrop.ops.units.linear_facts import Drawn, Facts, Live, Units
+from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES, parts_of
+from sparsedrop.ops.units.linear_facts import Drawn, Facts, Live
 
 
 class LinearCall:
@@ -97,11 +97,11 @@ class LinearCall:
         if facts.gathers:
             torch.addmm(bias.to(facts.dtype), x, weight.t(), alpha=alpha, out=out)
         elif drawn.rows is not None:
-            for to, units in _parts(drawn.rows, facts.live_shape[0]):
+            for to, units in parts_of(drawn.rows, facts.live_shape[0]):
                 torch.addmm(bias[units], x, weight[units].t(), alpha=alpha, out=out[:, to])
         else:
             assert drawn.cols is not None
-            (to, units), *others = _parts(drawn.cols, facts.live_shape[1])
+            (to, units), *others = parts_of(drawn.cols, facts.live_shape[1])
             torch.addmm(bias, x[:, to], weight[:, units].t(), alpha=alpha, out=out)
             for to, units in others:
                 out.addmm_(x[:, to], weight[:, units].t(), alpha=alpha)
@@ -119,7 +119,9 @@ class LinearCall:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients that are needed of x, weight and bias; `grad` is contiguous and aligned.
         Of live units alone with `lazy`."""
-        (x, weight), allocate = operands, self._allocate
+        # Whatever keeps saved tensors may have turned them.
+        x, weight = (tensor.contiguous() for tensor in operands)
+        allocate = self._allocate
         of_weight, of_bias = self._grads[lazy]
         grad_x = allocate(*self._x) if needs[0] else None
         grad_weight = allocate(*of_weight) if needs[1] else None
@@ -150,16 +152,6 @@ class LinearCall:
         return grad_x, grad_weight, grad_bias
 
 
-def _parts(units: Units, count: int) -> list[tuple[slice, slice]]:
-    """Of each part of so many live units: where it is in a compact matrix, and in the whole."""
-    step, first, in_first, second = units
-    found = [(slice(0, in_first), slice(first, first + step * in_first, step))]
-    if in_first < count:
-        rest = slice(second, second + step * (count - in_first), step)
-        found.append((slice(in_first, count), rest))
-    return found
-
-
 def make_call(facts: tuple[Any, ...]) -> LinearCall | None:
     """The call for `Facts` in a plain tuple; None where it has to go the long way."""
     of = Facts(*facts)
@@ -168,7 +160,8 @@ def make_call(facts: tuple[Any, ...]) -> LinearCall | None:
     return LinearCall(of) if _native.has_blas() else None
 
 
-call_for = functools.lru_cache(maxsize=1024)(make_call)
+call_for = functools.lru_cache(maxsize=4096)(make_call)
+"""Between two row patterns a layer has some hundred kinds of facts."""
 
 
 def linear_call(

@@ -8,10 +8,7 @@ from typing import NamedTuple
 import torch
 
 from sparsedrop import _native, select
-from sparsedrop.ops.units.facts import COUNTED, WRAPPED_BYTES, Operand, whole_vectors
-
-Units = tuple[int, int, int, int]
-"""As those of `facts.Drawn`."""
+from sparsedrop.ops.units.facts import COUNTED, WRAPPED_BYTES, Operand, Units, whole_vectors
 
 
 class Live(NamedTuple):
@@ -100,13 +97,21 @@ class Facts(NamedTuple):
 
     def are_legal(self) -> bool:
         """Whether kernels and cuBLAS run them."""
-        if self.dtype not in (torch.bfloat16, torch.float16):
+        if self.dtype not in (torch.bfloat16, torch.float16) or not self._fit():
             return False
         params = {self.weight[1]} if self.bias is None else {self.weight[1], self.bias[1]}
         if len(params) > 1 or not params <= {self.dtype, torch.float32}:
             return False
         (n, k), m = self.used_shape, self.m
         extents = m, n, k, *self.weight[0]
-        elements = max(m * n, m * k, self.weight[0].numel())
+        elements = max(m * n, m * k, n * k, self.weight[0].numel())
         most = min(select.MAX_EXTENT, _native.C.MAX_SUM_COLUMNS)
-        return 0 not in extents and max(extents) <= most and elements < COUNTED
+        return max(extents) <= most and elements < COUNTED
+
+    def _fit(self) -> bool:
+        """Whether there is something to multiply, and x and the bias have the weight's extents."""
+        shape = self.weight[0]
+        if len(self.x_shape) == 0 or len(shape) != 2 or 0 in (*self.x_shape, *self.live_shape):
+            return False
+        is_read = self.x_shape[-1] == self.live_shape[1]
+        return is_read and (self.bias is None or tuple(self.bias[0]) == tuple(shape[:1]))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import apply_eagerly, is_transformed, is_watched
+from sparsedrop._torch import apply_eagerly, is_transformed, is_watched, is_watched_gradient
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.stack.facts import layers_of, parameters_of
 from sparsedrop.ops.units.block import Block, Saved, block_for
@@ -110,7 +110,7 @@ class _Block(torch.autograd.Function):
         saved = Saved.of(ctx.saved_tensors[len(needs) - 1 :], block.branches)
         if grad is None or grad_of_kept is not None or torch.is_grad_enabled():
             grads = _gradients_again(ctx, saved, grad, grad_of_kept)
-        elif is_watched(grad):
+        elif is_watched_gradient(grad):
             if drawn.keep is not None:
                 raise RuntimeError(NOT_WATCHED)
             grads = _gradients_again(ctx, saved, grad, None)

@@ -1,7 +1,8 @@
 """What a block launches in each direction, as programs of `_C`.
 
 What is as wide as the hidden activation is compact, and its rows are padded to whole vectors. Of
-weights that are not gathered the products read live units where they lie; copies are compact.
+weights that are not gathered the products read live units where they lie; copies are compact, and
+padded where `Facts.pads` says so.
 """
 
 from __future__ import annotations
