@@ -153,7 +153,8 @@ def test_gradcheck(activation, gated):
     for path in ("cpu", "dense"):
         with select.override(path=path):
             assert torch.autograd.gradcheck(run, (x, *values))
-            assert torch.autograd.gradgradcheck(run, (x, *values), atol=1e-4)
+            # In random directions: entry by entry takes over ten times as long.
+            assert torch.autograd.gradgradcheck(run, (x, *values), atol=1e-4, fast_mode=True)
 
 
 def test_parameters_are_those_of_linear_layers():
