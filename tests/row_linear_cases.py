@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from cases import normal
 from sparsedrop import RowPattern
 from sparsedrop.ops import rows
+from unit_linear_cases import random_layer
 
 NAN = float("nan")
 
@@ -42,23 +42,14 @@ CASES = {
 }
 
 
+def _side(rng, units):
+    period = rng.randint(1, 8)
+    return period, rng.randrange(min(period, units))
+
+
 def random_case(seed):
     """Any pattern that keeps something, of any width."""
-    rng = random.Random(seed)
-
-    def side(units):
-        period = rng.randint(1, 8)
-        return period, rng.randrange(min(period, units))
-
-    features = rng.randint(1, 70), rng.randint(1, 90)
-    make, read = (side(units) for units in features)
-    which = rng.choice(["make", "read", "both", "both"])
-    return Case(
-        make if which != "read" else None,
-        read if which != "make" else None,
-        rng.random() < 0.7,
-        features,
-    )
+    return Case(*random_layer(seed, _side))
 
 
 def run_and_compare(case, precision, device="cpu"):

@@ -49,22 +49,24 @@ CASES = {
 }
 
 
-def random_case(seed):
-    """Any slices of layers of any extents."""
+def random_layer(seed, side):
+    """What lives of the outputs, and of the inputs, as `side(rng, units)` draws it, or None;
+    whether there is a bias; and how many of either there are."""
     rng = random.Random(seed)
-
-    def side(units):
-        return rng.randrange(units), rng.randint(1, units)
-
     features = rng.randint(1, 70), rng.randint(1, 90)
-    rows, cols = (side(units) for units in features)
+    rows, cols = (side(rng, units) for units in features)
     which = rng.choice(["rows", "cols", "both", "both"])
-    return Case(
+    return (
         rows if which != "cols" else None,
         cols if which != "rows" else None,
         rng.random() < 0.7,
         features,
     )
+
+
+def random_case(seed):
+    """Any slices of layers of any extents."""
+    return Case(*random_layer(seed, lambda rng, n: (rng.randrange(n), rng.randint(1, n))))
 
 
 ON_ONE_SIDE = {name: case for name, case in CASES.items() if None in (case.rows, case.cols)}

@@ -13,7 +13,7 @@ from sparsedrop.ops.again import gradients_again
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.units.facts import Units
 from sparsedrop.ops.units.linear import LinearCall, linear_call
-from sparsedrop.ops.units.linear_facts import Drawn, Live
+from sparsedrop.ops.units.linear_facts import DrawnSides, Live
 
 
 def linear(
@@ -64,9 +64,9 @@ def _live(rows: RowPattern | None) -> Live | None:
     return None if rows is None else Live(rows.count, strides=rows.period > 1)
 
 
-def _drawn(sides: Sides, alpha: float) -> Drawn:
+def _drawn(sides: Sides, alpha: float) -> DrawnSides:
     read, make = sides
-    return Drawn(_units(make), _units(read), alpha)
+    return DrawnSides(_units(make), _units(read), alpha)
 
 
 def _units(rows: RowPattern | None) -> Units | None:

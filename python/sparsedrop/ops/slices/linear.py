@@ -17,7 +17,7 @@ from sparsedrop.ops.slices.products import Cut, Pieces, flat, unflat, units_of
 from sparsedrop.ops.slices.views import linear_by_views
 from sparsedrop.ops.units.facts import NO_SECOND
 from sparsedrop.ops.units.linear import LinearCall, linear_call
-from sparsedrop.ops.units.linear_facts import Drawn, Live
+from sparsedrop.ops.units.linear_facts import DrawnSides, Live
 
 
 def linear(
@@ -51,9 +51,9 @@ def _live(pieces: Pieces | None) -> Live | None:
     return None if pieces is None else Live(products.width(pieces, 0), len(pieces) > 1)
 
 
-def _drawn(cut: Cut, alpha: float) -> Drawn:
+def _drawn(cut: Cut, alpha: float) -> DrawnSides:
     rows, cols = (None if pieces is None else units_of(pieces) for pieces in cut)
-    return Drawn(rows, cols, alpha)
+    return DrawnSides(rows, cols, alpha)
 
 
 def product(

@@ -33,6 +33,11 @@ COUNTED = 2**31
 """What kernels count elements of a matrix to."""
 
 
+def whole_vectors(count: int) -> int:
+    """So many elements, or as few more as make whole vectors."""
+    return -(-count // VECTOR) * VECTOR
+
+
 Units = tuple[int, int, int, int]
 """Of the live units so many, the third number, are every first-th from the second on; the others
 likewise from the fourth on: the numbers of `_C`'s LiveUnits behind its count."""
@@ -63,12 +68,6 @@ class Drawn(NamedTuple):
 
 
 NO_SECOND = 'gradients="lazy" has no second derivatives: use gradients="dense"'
-
-
-def whole_vectors(count: int) -> int:
-    """So many elements, or as few more as make whole vectors."""
-    return -(-count // VECTOR) * VECTOR
-
 
 Operand = tuple[torch.Size, torch.dtype]
 """A parameter without its data."""

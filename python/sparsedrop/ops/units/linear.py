@@ -14,7 +14,7 @@ from sparsedrop import _native
 from sparsedrop.ops.program import Space, address
 from sparsedrop.ops.units import linear_programs
 from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES, parts_of
-from sparsedrop.ops.units.linear_facts import Drawn, Facts, Live
+from sparsedrop.ops.units.linear_facts import DrawnSides, Facts, Live
 
 
 class LinearCall:
@@ -49,7 +49,7 @@ class LinearCall:
     def _lazy_backward(self) -> Any:
         return linear_programs.backward(self.facts, lazy=True)
 
-    def _rest(self, drawn: Drawn) -> tuple[int, ...]:
+    def _rest(self, drawn: DrawnSides) -> tuple[int, ...]:
         """All places from those of units on."""
         facts, rows = self.facts, drawn.rows or drawn.cols
         assert rows is not None
@@ -63,7 +63,7 @@ class LinearCall:
         """Room for a copy with padding, or the tensor."""
         return self._allocate(*space) if is_padded else tensor
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: Drawn) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: DrawnSides) -> Tensor:
         """alpha * x Wᵀ + bias of the live units. Of as many features as are no whole vectors there
         are gaps between the rows."""
         facts, allocate = self.facts, self._allocate
@@ -88,7 +88,7 @@ class LinearCall:
         return out if self._n is None else out[..., : self._n].detach()
 
     def _multiply(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: Drawn, out: Tensor
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: DrawnSides, out: Tensor
     ) -> None:
         """The product, by torch."""
         facts, alpha = self.facts, drawn.alpha
@@ -113,7 +113,7 @@ class LinearCall:
         self,
         grad: Tensor,
         operands: tuple[Tensor, Tensor],
-        drawn: Drawn,
+        drawn: DrawnSides,
         needs: Sequence[bool],
         lazy: bool = False,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

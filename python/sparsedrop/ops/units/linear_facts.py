@@ -21,7 +21,7 @@ class Live(NamedTuple):
     strides: bool = False
 
 
-class Drawn(NamedTuple):
+class DrawnSides(NamedTuple):
     """A draw: which outputs, which inputs; None: all of them."""
 
     rows: Units | None
