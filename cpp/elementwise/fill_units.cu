@@ -21,18 +21,23 @@ struct Filled {
   Way way;
 };
 
+// By all threads of the array's CTAs: then(index, place) for each of its vectors.
+template <class Then>
+__device__ void for_vectors(Vectors const& vectors, Then const& then) {
+  int64_t const step = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < vectors.count; i += step) {
+    then(i, place_of(vectors, int32_t(i)));
+  }
+}
+
 template <class Live, class Element, int kVector>
 __device__ void fill_array(Filled const& array, Lines const& rows, Lines const& cols) {
   Filling const& of = array.of;
   auto const* const live = static_cast<Live const*>(of.live);
   auto* const to = static_cast<Vector<Element, kVector>*>(of.to);
-  int64_t const step = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < array.vectors.count;
-       i += step) {
-    Place const at = place_of(array.vectors, int32_t(i));
-    int32_t const unit = at.vector * kVector;
+  for_vectors(array.vectors, [&](int64_t i, Place const& at) {
     int64_t const row = rows.place(at.row);
-    int64_t const col = cols.place(unit);
+    int64_t const col = cols.place(at.vector * kVector);
     bool const is_live = row >= 0 && col >= 0;
     if (!is_live && of.dropped == Dropped::zeroed) {
       to[i] = Vector<Element, kVector>{};
@@ -46,7 +51,7 @@ __device__ void fill_array(Filled const& array, Lines const& rows, Lines const& 
       }
       to[i] = written;
     }
-  }
+  });
 }
 
 template <class Live, class Element>
@@ -55,10 +60,7 @@ __device__ void fill_apart(Filled const& array, Lines const& rows, Lines const& 
   Filling const& of = array.of;
   auto const* const live = static_cast<Live const*>(of.live);
   auto* const to = static_cast<Vector<Element, kVector>*>(of.to);
-  int64_t const step = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < array.vectors.count;
-       i += step) {
-    Place const at = place_of(array.vectors, int32_t(i));
+  for_vectors(array.vectors, [&](int64_t i, Place const& at) {
     int64_t const row = rows.place(at.row);
     Vector<Element, kVector> written{};
     if (row >= 0) {
@@ -71,7 +73,7 @@ __device__ void fill_apart(Filled const& array, Lines const& rows, Lines const& 
       }
     }
     to[i] = written;
-  }
+  });
 }
 
 template <class Live, class Element>

@@ -35,11 +35,11 @@ __device__ inline Place place_of(Vectors const& of, int32_t i) {
   return {row, i - row * of.across.value()};
 }
 
-inline bool are_along_rows(UnitsAlong along) {
+__host__ __device__ inline bool are_along_rows(UnitsAlong along) {
   return along == UnitsAlong::rows || along == UnitsAlong::both;
 }
 
-inline bool are_along_cols(UnitsAlong along) {
+__host__ __device__ inline bool are_along_cols(UnitsAlong along) {
   return along == UnitsAlong::cols || along == UnitsAlong::both;
 }
 
@@ -72,12 +72,9 @@ struct Params {
   UnitMap units;
   UnitMap across;
 
-  __device__ Lines rows(UnitsAlong along) const {
-    return {along == UnitsAlong::rows || along == UnitsAlong::both, units};
-  }
+  __device__ Lines rows(UnitsAlong along) const { return {are_along_rows(along), units}; }
   __device__ Lines cols(UnitsAlong along) const {
-    return {along == UnitsAlong::cols || along == UnitsAlong::both,
-            along == UnitsAlong::both ? across : units};
+    return {are_along_cols(along), along == UnitsAlong::both ? across : units};
   }
 };
 

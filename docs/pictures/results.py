@@ -11,14 +11,15 @@ from axes import Axes, Axis
 from svg import BLUE, GREY, ORANGE, PINK, Picture, Point
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
-STEPS, STUDY = "h200_step.json", "study_gpt.json"
+NETWORKS, STUDY = "h200_network_rates.json", "study_gpt.json"
 
-# By shape: the colour, and where the name stands from the line's end.
-LAYERS = {
-    "8192x8192x8192": (ORANGE, (-118, 4)),
-    "16384x4096x1024": (BLUE, (-98, 52)),
-    "1024x1024x1024": (PINK, (-75, 22)),
+# By network: its name, the colour, and where the name stands from the captured line's end.
+NAMES = {
+    "mlp": ("MLP", ORANGE, (8, 4)),
+    "vit": ("ViT", PINK, (8, -2)),
+    "gpt": ("GPT", BLUE, (8, 12)),
 }
+DASHES = {"graph": "", "eager": "5 3"}
 METHODS = {
     ("no dropout", 0.0): ("no dropout", GREY),
     ("nn.Dropout", 0.5): ("nn.Dropout, p = 0.5", BLUE),
@@ -38,33 +39,38 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _speed(picture: Picture) -> None:
-    """GPU time of a training step over that of the layer, for three sizes of it."""
-    picture.text(70, 28, "A layer's training step on an H200", size=16, bold=True)
-    picture.text(
-        70, 48, "nn.Dropout + nn.Linear over SparseDropLinear, CUDA graphs, bfloat16", size=12
-    )
+    """Speed of a training step, forward and backward, over that with nn.Dropout."""
+    picture.text(70, 28, "The paper's networks on an H200", size=16, bold=True)
+    picture.text(70, 48, "speed over nn.Dropout; AMP, blocks of 128×128", size=12)
     axes = Axes(
         picture,
         (70, 65, 400, 300),
         (
-            Axis(0, 0.75, (0, 0.1, 0.3, 0.5, 0.7), "drop probability p"),
-            Axis(0.9, 3.3, (1, 1.5, 2, 2.5, 3), "times the speed"),
+            Axis(0, 0.56, (0, 0.1, 0.2, 0.3, 0.4, 0.5), "drop probability p"),
+            Axis(0.9, 1.5, (0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5), "times the speed"),
         ),
     )
-    rows = _read(STEPS)["rows"]
-    axes.plot([(0, 1), (0.75, 1)], GREY, 1.2, "4 3")
-    for shape, (color, (dx, dy)) in LAYERS.items():
-        points = [(row["p"], _gpu_speedup(row)) for row in rows if row["shape"] == shape]
-        axes.plot(points, color)
-        for point in points:
-            axes.mark(point, color)
-        axes.name(points[-1], shape.replace("x", "×"), color, dx, dy)
-    picture.text(70, 422, f"bench/results/{STEPS}", size=11, color=GREY)
+    rows = _read(NETWORKS)["rows"]
+    axes.plot([(0, 1), (0.56, 1)], GREY, 1.2)
+    for network, (name, color, (dx, dy)) in NAMES.items():
+        for mode, dash in DASHES.items():
+            points = _speedups(rows, network, mode)
+            axes.plot(points, color, 2.2 if mode == "graph" else 1.6, dash)
+            for point in points:
+                axes.mark(point, color)
+            if mode == "graph":
+                axes.name(points[-1], name, color, dx, dy)
+    for i, (text, dash) in enumerate((("CUDA graph", ""), ("eager", DASHES["eager"]))):
+        y = 86 + 19 * i
+        picture.line([(90, y - 4), (120, y - 4)], GREY, 2.0, dash)
+        picture.text(127, y, text, size=12)
+    picture.text(70, 422, f"bench/results/{NETWORKS}", size=11, color=GREY)
 
 
-def _gpu_speedup(row: dict[str, Any]) -> float:
-    layers = row["layers"]
-    return layers["Dropout + Linear"]["gpu_ms"] / layers["SparseDropLinear"]["gpu_ms"]
+def _speedups(rows: list[dict[str, Any]], network: str, mode: str) -> list[Point]:
+    """By p."""
+    own = (row for row in rows if (row["network"], row["mode"]) == (network, mode))
+    return [(row["p"], row["speedups"]["sparsedrop"]) for row in own]
 
 
 def _quality(picture: Picture) -> None:
