@@ -103,6 +103,7 @@ def test_nothing_to_convert(model, says):
         ),
         ({"p": 1.5}, ValueError, r"p is a probability in \[0, 1\], not 1.5"),
         ({"sampler": "fair"}, ValueError, "sampler is one of"),
+        ({"scale": "local"}, ValueError, "scale is one of 'global', 'pattern', not 'local'"),
         ({"block_shape": (0, 8)}, ValueError, "block_shape must be positive"),
         ({"min_speedup": -1}, ValueError, "min_speedup must be a number of at least 0, not -1"),
         ({"min_speedup": "1"}, ValueError, "min_speedup must be a number of at least 0, not '1'"),

@@ -26,7 +26,7 @@ class _ByHand(nn.Module):
         return torch.where(self.mask, x * self.scale, 0)
 
 
-def _by_hand(model, dropouts, method):
+def _by_hand(model, dropouts, method, scaled_by):
     """The original with what a converted one drops from the state of now."""
     model = copy.deepcopy(model)
     for name, width in dropouts:
@@ -35,22 +35,26 @@ def _by_hand(model, dropouts, method):
             units = Slice.draw(width, p)
             scale = units.scale
         else:
-            units, scale = RowPattern.draw(width, patterns.search(p)), 1 / (1 - p)
+            units = RowPattern.draw(width, patterns.search(p))
+            scale = units.period if scaled_by == "pattern" else 1 / (1 - p)
         model.set_submodule(name, _ByHand(units, scale))
     return model
 
 
 @WITH_MODELS
-@WITH_UNITS
-def test_values_and_gradients(name, method):
+@pytest.mark.parametrize(
+    ("method", "scale"),
+    [("sliceout", "global"), ("row-pattern", "global"), ("row-pattern", "pattern")],
+)
+def test_values_and_gradients(name, method, scale):
     make, dropouts, sites = MODELS[name]
     torch.manual_seed(0)
     original, x = make().double(), torch.randn(3, 8, D, dtype=torch.float64)
     model = copy.deepcopy(original)
-    assert found(convert_by(model, method, x)) == sites
+    assert found(convert_by(model, method, x, scale=scale)) == sites
     for seed in range(12):
         torch.manual_seed(seed)
-        expected = value_and_grads(_by_hand(original, dropouts, method), x)
+        expected = value_and_grads(_by_hand(original, dropouts, method, scale), x)
         torch.manual_seed(seed)
         for own, truth in zip(value_and_grads(model, x), expected, strict=True):
             torch.testing.assert_close(own, truth, rtol=0, atol=1e-11)
@@ -105,6 +109,12 @@ def test_modules_of_the_other_methods_are_there_already():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("method", [*UNITS, "tile-pattern"])
+def test_block_shapes_are_no_business_of_the_other_methods(method):
+    report = convert_by(Feedforward(D, HIDDEN), method, block_shape=(128, 2 * HIDDEN))
+    assert len(report.converted) == 1
+
+
 @WITH_UNITS
 def test_only_live_units_are_computed(method):
     model, x = Feedforward(D, HIDDEN), torch.randn(ROWS, D)
@@ -147,12 +157,13 @@ def test_autocast(method):
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_tiles_of_the_weight_behind_a_dropout():
+@pytest.mark.parametrize("scale", ["global", "pattern"])
+def test_tiles_of_the_weight_behind_a_dropout(scale):
     torch.manual_seed(0)
     original = nn.Sequential(nn.Linear(D, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 384))
     original = original.double()
     model, x = copy.deepcopy(original), torch.randn(ROWS, D, dtype=torch.float64)
-    report = convert_by(model, "tile-pattern", x)
+    report = convert_by(model, "tile-pattern", x, scale=scale)
     assert found(report) == [("3", "input")]
     assert type(model[3]) is TilePatternLinear
     for seed in range(6):
@@ -161,7 +172,8 @@ def test_tiles_of_the_weight_behind_a_dropout():
         kept = tile_mask((384, 256), 128, drawn.period, drawn.offset, torch.device("cpu"))
         hidden = original[1](original[0](x))
         weight = torch.where(kept.expand(), original[3].weight, 0)
-        expected = nn.functional.linear(2 * hidden, weight, original[3].bias)
+        by = drawn.period if scale == "pattern" else 2
+        expected = nn.functional.linear(by * hidden, weight, original[3].bias)
         torch.manual_seed(seed)
         torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-11)
 

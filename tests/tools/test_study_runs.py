@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP
+from sparsedrop.conversion.units import UnitLinear
+from sparsedrop.nn import (
+    RowPatternLSTM,
+    RowPatternMLP,
+    SparseDropLinear,
+    SparseDropMLP,
+    TilePatternLinear,
+)
 from sparsedrop.tools.study import evaluation, resolving, train
 from sparsedrop.tools.study.checkpoint import Store
 from sparsedrop.tools.study.dataset import Dataset, Split
@@ -179,6 +186,20 @@ def test_layers_have_the_methods_blocks_and_rate(tmp_path):
     assert {(layer.p, layer.block_shape, layer.sampler) for layer in layers} == {
         (0.5, (16, 8), "balanced")
     }
+
+
+@pytest.mark.parametrize("word", ["row-pattern", "tile-pattern"])
+@pytest.mark.parametrize("task", ["mlp", "gpt", "lstm"])
+def test_what_patterns_keep_is_scaled_as_asked(task, word, tmp_path):
+    settings, data = resolved(tiny(task, tmp_path, "--scale", "pattern"))
+    model = train.Run(Method(word, 0.5), data, settings, 0)._trainer.model
+    kinds = RowPatternLSTM, RowPatternMLP, TilePatternLinear
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    sides = [module.incoming for module in model.modules() if isinstance(module, UnitLinear)]
+    scales = [each.scale for each in layers]
+    scales += [side.method.scale for side in sides if side is not None]
+    assert scales
+    assert set(scales) == {"pattern"}
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -20,13 +20,13 @@ from sparsedrop.conversion.judging import (
     judge,
     with_shared_dropouts,
 )
-from sparsedrop.conversion.plans import plan
+from sparsedrop.conversion.plans import Kind, plan
 from sparsedrop.conversion.report import Entry, Report
 from sparsedrop.conversion.sites import Site, find_sites
 from sparsedrop.conversion.structure import from_structure
 from sparsedrop.conversion.swapping import class_before, swap
 from sparsedrop.conversion.tracing import trace
-from sparsedrop.masks import check_block_shape, check_p, check_sampler
+from sparsedrop.masks import check_block_shape, check_p, check_sampler, check_scale
 
 
 def convert(
@@ -39,6 +39,7 @@ def convert(
     min_speedup: float = 1.0,
     block_shape: tuple[int, int] | None = None,
     sampler: str = "bernoulli",
+    scale: str = "global",
 ) -> Report:
     """Makes linear layers next to dropouts drop blocks themselves, and skip the work on them.
 
@@ -72,14 +73,16 @@ def convert(
         block_shape: rows and columns of a block. None: 128x128, or finer by halves if the example
             has fewer rows or features, or so few blocks that all would be dropped together.
         sampler: "bernoulli" or "balanced", as for `nn.SparseDropLinear`.
+        scale: of what a row or tile pattern keeps: "global" is 1 / (1 - p), "pattern" the period
+            that was drawn, with which sums over units vary less from step to step.
 
     Returns:
         The report, with an entry for each place where the model drops. A second call finds nothing
         more to convert.
 
     Raises:
-        ValueError: for an unknown method or sampler, an invalid p or block shape, and where there
-            is no dropout next to a linear layer at all; the model is then untouched.
+        ValueError: for an unknown method, sampler or scale, an invalid p or block shape, and where
+            there is no dropout next to a linear layer at all; the model is then untouched.
         RuntimeError: where the pass over the example fails; likewise.
         TypeError: where `model` is no module, `example_inputs` neither tuple, dict nor tensor, or
             `filter` no function.
@@ -92,6 +95,7 @@ def convert(
     if block_shape is not None:
         block_shape = check_block_shape(block_shape)
     check_sampler(sampler)
+    check_scale(scale)
     graph = from_structure(model) if example_inputs is None else trace(model, example_inputs)
     linear_sites, refused = find_sites(graph)
     sites: list[Site | Branch] = list(linear_sites)
@@ -105,9 +109,9 @@ def convert(
     judged = with_shared_dropouts([judge(site, wishes) for site in sites])
     accepted = [each for each in judged if each.entry.reason is None]
     rates = {each.site.dropout.module: each.p for each in accepted}
-    kind = class_before(model).__name__
+    name = class_before(model).__name__
     swap(
-        plan([(each.site, each.block) for each in accepted], method, sampler),
+        plan([(each.site, each.block) for each in accepted], Kind(method, sampler, scale)),
         {dropout: rate for dropout, rate in rates.items() if isinstance(dropout, nn.Dropout)},
     )
     swap(chain_swaps(model), {})
@@ -116,7 +120,7 @@ def convert(
     return Report(
         tuple(each.entry for each in accepted),
         (*already, *_in_order(staying, graph)),
-        kind,
+        name,
     )
 
 

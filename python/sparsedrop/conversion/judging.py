@@ -54,7 +54,8 @@ def judge(site: Site | Branch, wishes: Wishes) -> Judged:
     block = wishes.block_shape or block_for(rows, width, p)
     why_not = _why_not(site, wishes.method, p)
     gains = _gain(site, wishes.method, p, block) if why_not is None else None
-    if why_not is None and wishes.block_shape is not None and block[1] > width:
+    has_blocks = wishes.method == SPARSEDROP and wishes.block_shape is not None
+    if why_not is None and has_blocks and block[1] > width:
         why_not = f"blocks of {block[0]}x{block[1]} are wider than its {width} features"
     return _judged(site, wishes, p, block, why_not, gains)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, Hando
 from sparsedrop.conversion.planning import Block
 from sparsedrop.conversion.sites import Site
 from sparsedrop.conversion.swapping import Swap, stand_in
-from sparsedrop.conversion.units import METHODS, PATTERNS, UnitLinear, UnitSide
+from sparsedrop.conversion.units import METHODS, PATTERNS, UnitLinear, UnitSide, method_of
 from sparsedrop.nn import SparseDropLinear, TilePatternLinear
 
 Sites = list[tuple[Site, Block]]
@@ -23,18 +24,27 @@ Dropped = tuple[Any, nn.Module]
 """A side of a layer, and the dropout that was there."""
 
 
-def plan(accepted: list[tuple[Site | Branch, Block]], method: str, sampler: str) -> list[Swap]:
+class Kind(NamedTuple):
+    """Of what is dropped: the method, the sampler of blocks, and the scale of patterns."""
+
+    method: str
+    sampler: str
+    scale: str
+
+
+def plan(accepted: list[tuple[Site | Branch, Block]], kind: Kind) -> list[Swap]:
     """What every module of these sites becomes."""
     sites = [(site, block) for site, block in accepted if isinstance(site, Site)]
     branches = [site for site, _ in accepted if isinstance(site, Branch)]
-    return _plan_sites(sites, method, sampler) + plan_branches(branches)
+    return _plan_sites(sites, kind) + plan_branches(branches)
 
 
-def _plan_sites(sites: Sites, method: str, sampler: str) -> list[Swap]:
-    if method in METHODS:
+def _plan_sites(sites: Sites, kind: Kind) -> list[Swap]:
+    if kind.method in METHODS:
+        method = method_of(kind.method, kind.scale)
         return _plan(sites, lambda _, *handed: UnitSide(method, *handed), _by_units)
-    by = _by_tiles if method == TILES else _by_blocks
-    return _plan(sites, lambda block, *handed: Side(block, sampler, *handed), by)
+    by = functools.partial(_by_tiles, kind.scale) if kind.method == TILES else _by_blocks
+    return _plan(sites, lambda block, *handed: Side(block, kind.sampler, *handed), by)
 
 
 def _plan(
@@ -85,10 +95,13 @@ def _by_units(linear: nn.Module, incoming: Dropped | None, outgoing: Dropped | N
     return _with_sides(linear, UnitLinear, incoming, outgoing)
 
 
-def _by_tiles(linear: nn.Module, incoming: Dropped | None, outgoing: Dropped | None) -> Swap:
+def _by_tiles(
+    scale: str, linear: nn.Module, incoming: Dropped | None, outgoing: Dropped | None
+) -> Swap:
     assert isinstance(linear, nn.Linear)
     assert incoming is not None
-    return _like(TilePatternLinear.from_linear(linear, 0.0, patterns=PATTERNS), linear, incoming[1])
+    made = TilePatternLinear.from_linear(linear, 0.0, patterns=PATTERNS, scale=scale)
+    return _like(made, linear, incoming[1])
 
 
 def _like(made: nn.Module, linear: nn.Module, dropout: nn.Module) -> Swap:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from sparsedrop import operands
 from sparsedrop.conversion.layers import Converted, Handover
-from sparsedrop.masks import RowPattern, Slice, check_p, check_sliced_p, probabilities, scale
+from sparsedrop.masks import RowPattern, Slice, check_p, check_sliced_p, probabilities
+from sparsedrop.masks import scale as scale_of
 from sparsedrop.ops.rows import Rows
 from sparsedrop.ops.rows import drop_units as drop_rows
 from sparsedrop.ops.rows import linear as linear_of_rows
@@ -33,9 +34,11 @@ class Method(Protocol):
     """How units are drawn, and used.
 
     Attributes:
+        word: what `convert` calls it.
         is_steady: whether every step keeps as many units, which a compiled program has to know.
     """
 
+    word: str
     is_steady: bool
 
     def check(self, p: float) -> float:
@@ -61,7 +64,7 @@ class Method(Protocol):
 class _Slices:
     """See `nn.SliceOutMLP`."""
 
-    is_steady = True
+    word, is_steady = "sliceout", True
 
     def check(self, p: float) -> float:
         return check_sliced_p(p)
@@ -101,10 +104,12 @@ def check_pattern(p: float) -> float:
     return p
 
 
+@dataclass(frozen=True)
 class _Patterns:
     """See `nn.RowPatternMLP`."""
 
-    is_steady = False
+    scale: str = "global"
+    word, is_steady = "row-pattern", False
 
     def check(self, p: float) -> float:
         return check_pattern(p)
@@ -124,14 +129,25 @@ class _Patterns:
         make: RowPattern | None,
         p: float,
     ) -> Tensor:
+        alpha = 1.0
+        if read is not None:
+            alpha = float(read.period) if self.scale == "pattern" else scale_of(p)
         x = operands.cast(x, dtype_of(x, weight, bias))
-        return linear_of_rows(x, weight, bias, read, make, 1.0 if read is None else scale(p))
+        return linear_of_rows(x, weight, bias, read, make, alpha)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
-        return drop_rows(hidden, Rows(p, PATTERNS, scale(p)))
+        return drop_rows(
+            hidden, Rows(p, PATTERNS, None if self.scale == "pattern" else scale_of(p))
+        )
 
 
-METHODS: dict[str, Method] = {"sliceout": _Slices(), "row-pattern": _Patterns()}
+METHODS: dict[str, Method] = {method.word: method for method in (_Slices(), _Patterns())}
+"""By their words, with the scale of the classes."""
+
+
+def method_of(word: str, scale: str) -> Method:
+    """That of `METHODS`, patterns with this scale."""
+    return _Patterns(scale) if word == _Patterns.word else METHODS[word]
 
 
 @dataclass
@@ -141,7 +157,7 @@ class UnitSide:
     Of the layers that make it the one that `draws` draws the units that live.
     """
 
-    method: str
+    method: Method
     handover: Handover | None
     draws: bool = True
 
@@ -161,7 +177,7 @@ class UnitLinear(Converted, nn.Linear):
     def _method(self) -> Method:
         side = self.incoming or self.outgoing
         assert side is not None
-        return METHODS[side.method]
+        return side.method
 
     def check_rate(self, p: float) -> float:
         """p as a float; ValueError where units cannot be dropped so often."""
@@ -207,7 +223,7 @@ class UnitLinear(Converted, nn.Linear):
 
     def extra_repr(self) -> str:
         sides = ("input", self.incoming), ("output", self.outgoing)
-        dropped = [f"{name}: {side.method}" for name, side in sides if side is not None]
+        dropped = [f"{name}: {side.method.word}" for name, side in sides if side is not None]
         return ", ".join([nn.Linear.extra_repr(self), *dropped])
 
 

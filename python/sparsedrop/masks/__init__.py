@@ -9,7 +9,7 @@ from sparsedrop.masks.checks import (
     check_sampler,
     check_side,
 )
-from sparsedrop.masks.patterns import RowPattern, check_scale, probabilities
+from sparsedrop.masks.patterns import SCALES, RowPattern, check_scale, probabilities
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
 from sparsedrop.masks.slices import Slice, check_sliced_p, check_starts, kept_units, marginals
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
@@ -19,6 +19,7 @@ __all__ = [
     "FILLS",
     "MASK_UNIT",
     "SAMPLERS",
+    "SCALES",
     "BlockMask",
     "Layout",
     "MaskTensors",

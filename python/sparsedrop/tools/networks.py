@@ -57,6 +57,7 @@ class Drop(NamedTuple):
     p: float
     block_shape: tuple[int, int] = (128, 128)
     sampler: str = "bernoulli"
+    scale: str = "global"  # of what patterns keep
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
         """A linear layer behind that dropout."""
@@ -70,7 +71,7 @@ class Drop(NamedTuple):
     def layers(self, inputs: int, outputs: int) -> list[nn.Module]:
         """A linear layer and that dropout before it, for `between` where methods convert."""
         if self.kind == TILE_PATTERN:
-            return [TilePatternLinear(inputs, outputs, p=self.p)]
+            return [TilePatternLinear(inputs, outputs, p=self.p, scale=self.scale)]
         dropouts = [] if self.kind == NONE else [nn.Dropout(self.p)]
         return [*dropouts, nn.Linear(inputs, outputs)]
 
@@ -83,10 +84,10 @@ class Drop(NamedTuple):
         if self.kind == SLICE_OUT:
             return SliceOutMLP(width, hidden, p=self.p)
         if self.kind == ROW_PATTERN:
-            return RowPatternMLP(width, hidden, p=self.p)
+            return RowPatternMLP(width, hidden, p=self.p, scale=self.scale)
         block = FeedForward(width, hidden, self.p if self.kind == DROPOUT else 0.0)
         if self.kind == TILE_PATTERN:
-            block.down = TilePatternLinear.from_linear(block.down, p=self.p)
+            block.down = TilePatternLinear.from_linear(block.down, p=self.p, scale=self.scale)
         return block
 
     def residual(self) -> Residual:
@@ -97,7 +98,9 @@ class Drop(NamedTuple):
         """An LSTM of as many features throughout, that dropout of what each layer but the first
         takes; of patterns of the first one's, too."""
         if self.kind == ROW_PATTERN:
-            return RowPatternLSTM(width, width, layers, batch_first=True, p=self.p)
+            return RowPatternLSTM(
+                width, width, layers, batch_first=True, p=self.p, scale=self.scale
+            )
         p = 0.0 if self.kind == NONE else self.p
         return nn.LSTM(width, width, layers, batch_first=True, dropout=p)
 
@@ -120,6 +123,7 @@ class Drop(NamedTuple):
                 min_speedup=min_speedup,
                 block_shape=self.block_shape,
                 sampler=self.sampler,
+                scale=self.scale,
             )
         return model
 

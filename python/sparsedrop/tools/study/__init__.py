@@ -142,11 +142,12 @@ def _title(data: Dataset, settings: Settings, where: str) -> str:
     heads = "" if preset.heads is None else f", {plural(preset.heads, 'head')}"
     context = "" if preset.context is None else f", context {preset.context}"
     blocks = " ".join(f"{rows}x{columns}" for rows, columns in preset.block_shapes)
+    by_period = ", patterns scaled by their period" if preset.scale == "pattern" else ""
     patience = "" if preset.patience is None else f", patience {preset.patience}"
     return (
         f"{settings.task} ({plural(preset.layers, 'layer')}, width {preset.width}{heads}{context}) "
         f"on {settings.data}: {data.summary}\n"
         f"{plural(settings.steps, 'step')} of {preset.batch_size}{patience}, "
-        f"blocks {blocks} ({preset.sampler}), {plural(preset.seeds, 'seed')}, "
+        f"blocks {blocks} ({preset.sampler}){by_period}, {plural(preset.seeds, 'seed')}, "
         f"{dtype_name(settings.dtype)}\n{where}"
     )

@@ -42,7 +42,7 @@ class Method(NamedTuple):
         block = "" if self.block is None else f"-{self.block_name}"
         return f"{self.word}{rate}{block}"
 
-    def drop(self, sampler: str) -> Drop:
+    def drop(self, sampler: str, scale: str) -> Drop:
         """As networks take it."""
-        rest = () if self.block is None else (self.block, sampler)
-        return Drop(self.name, self.p, *rest)
+        drop = Drop(self.name, self.p, sampler=sampler, scale=scale)
+        return drop if self.block is None else drop._replace(block_shape=self.block)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sparsedrop.masks import SAMPLERS
+from sparsedrop.masks import SAMPLERS, SCALES
 from sparsedrop.masks.tensors import MASK_UNIT
 from sparsedrop.tools.arguments import DEVICES, block, count, not_negative, rate
 from sparsedrop.tools.study import images, words
@@ -99,6 +99,7 @@ def _add_preset(parser: argparse.ArgumentParser) -> None:
         f"{_defaults('block_shapes')}; on a GPU at least {MASK_UNIT} each, as its kernels need",
     )
     add("--sampler", choices=SAMPLERS, help=_defaults("sampler"))
+    add("--scale", choices=SCALES, help=f"of what patterns keep; {_defaults('scale')}")
 
 
 def _defaults(field: str) -> str:

@@ -17,6 +17,7 @@ class Preset:
     lr: float
     block_shapes: tuple[Block, ...] = ((128, 128),)
     sampler: str = "bernoulli"
+    scale: str = "global"  # of what patterns keep
     seeds: int = 3
     heads: int | None = None
     context: int | None = None  # characters or words of a window

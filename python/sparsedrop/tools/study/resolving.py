@@ -21,7 +21,7 @@ from sparsedrop.tools.study.tasks import CHARACTERS, IMAGES, TASKS, WORDS, Task
 
 CHANGED_BY_OPTIONS = (
     *("width", "layers", "heads", "context", "batch_size", "lr", "weight_decay", "clip"),
-    *("sampler", "seeds", "patience", "eval_every"),
+    *("sampler", "scale", "seeds", "patience", "eval_every"),
 )
 
 DATA_NAMES = {IMAGES: images.NAMES, WORDS: words.NAMES, CHARACTERS: ()}

@@ -25,7 +25,7 @@ class Trainer:
     ) -> None:
         task, preset = TASKS[settings.task], settings.preset
         self._settings = settings
-        model = task.build(data, preset, method.drop(preset.sampler))
+        model = task.build(data, preset, method.drop(preset.sampler, preset.scale))
         self.model: nn.Module = model.to(settings.device)
         # Fused, so that a step's time is the network's rather than the optimiser's.
         options: dict[str, Any] = {"lr": preset.lr, "weight_decay": preset.weight_decay}
