@@ -28,6 +28,7 @@ TINY = {
     "mlp": "--width 32 --batch-size 128 --block-shapes 32x16 --steps 14",
     "vit": f"{TINY_TRANSFORMER} --steps 4 --eval-every 2",
     "gpt": f"{TINY_TRANSFORMER} --context 16 --steps 4 --eval-every 2",
+    "wide-resnet": "--width 1 --layers 10 --batch-size 16 --steps 4 --eval-every 2",
     "ard-mlp": "--width 32 --batch-size 128 --steps 14",
     "lstm": "--width 16 --layers 2 --batch-size 8 --context 8 --steps 4 --eval-every 2",
 }

@@ -30,6 +30,17 @@ def test_the_branch_runs_on_its_share_and_is_scaled_by_it(p, count):
     assert torch.equal(gradient[~kept], upstream[~kept])
 
 
+def test_the_branch_may_read_something_else_than_it_is_added_to():
+    x, other = torch.randn(8, 4), torch.randn(8, 6)
+    assert torch.equal(Residual()(x, lambda part: part[:, :4], other), x + other[:, :4])
+    path = DropPath(0.5)
+    assert torch.equal(path.eval()(x, lambda part: part[:, :4], other), x + other[:, :4])
+    y = path.train()(x, lambda part: part[:, :4], other)
+    kept = (y != x).any(1)
+    assert kept.sum() == 4
+    torch.testing.assert_close(y[kept], (x + 2 * other[:, :4])[kept])
+
+
 def test_each_sample_is_kept_equally_often():
     torch.manual_seed(0)
     x, path, draws = torch.ones(8, 1), DropPath(0.25), 4000

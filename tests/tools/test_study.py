@@ -15,10 +15,6 @@ from sparsedrop.tools.study.method import NAMES
 from sparsedrop.tools.study.tasks import TASKS
 from study_cases import resolved, tiny, write_mnist
 
-WANTED = [
-    ("no dropout", "–"),
-    *((name, p) for name in ("nn.Dropout", "sparsedrop") for p in ("0.1", "0.5")),
-]
 HEADER = ["method", "p", "val. loss", "val. accuracy (%)", "best step"]
 TESTED = [*HEADER[:4], "test loss", "best step"]
 TIMES = ["method", "p", "step (ms)", "× nn.Dropout", "to best (s)", "to nn.Dropout's (s)"]
@@ -62,13 +58,15 @@ def columns_of(table: list[list[str]]) -> list[dict[str, str]]:
 # Whole studies
 
 
-@pytest.mark.parametrize("task", ["mlp", "vit", "gpt"])
+@pytest.mark.parametrize("task", ["mlp", "vit", "wide-resnet", "gpt"])
 def test_each_task_prints_tables_that_follow_from_its_json(capsys, tmp_path, task):
     argv = tiny(task, tmp_path, "--seeds", "2", "--rates", "0.1", "0.5")
     (quality, best, times), saved = study(capsys, argv)
     header = [word for word in TESTED if "accuracy" not in word] if task == "gpt" else HEADER
     assert quality[0] == header
-    assert [tuple(line[:2]) for line in quality[2:]] == WANTED
+    names = [NAMES[word] for word in TASKS[task].default_methods]
+    wanted = [(names[0], "–"), *((name, p) for name in names[1:] for p in ("0.1", "0.5"))]
+    assert [tuple(line[:2]) for line in quality[2:]] == wanted
     assert times[0] == TIMES
     for column, time, row in zip(
         columns_of(quality), columns_of(times), saved["rows"], strict=True
@@ -138,7 +136,8 @@ def test_the_test_part_of_mnist_is_reported(capsys, tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_all_methods_are_trained_side_by_side(capsys, tmp_path, task):
-    options = "--methods", "all", "--rates", "0.5", "--seeds", "1", "--width", "64"
+    width = "2" if task == "wide-resnet" else "64"
+    options = "--methods", "all", "--rates", "0.5", "--seeds", "1", "--width", width
     _, saved = study(capsys, tiny(task, tmp_path, *options))
     words = TASKS[task].methods
     assert [row["method"] for row in saved["rows"]] == [NAMES[word] for word in words]
@@ -171,6 +170,8 @@ def test_without_a_file_a_text_that_python_brings_is_read(tmp_path):
             {"width": 1024, "layers": 2, "batch_size": 128, "block_shapes": ((128, 32),)},
         ),
         ("--task vit", {"width": 64, "heads": 8, "batch_size": 64, "lr": 3e-3}),
+        ("--task wide-resnet", {"width": 1, "layers": 10, "batch_size": 64, "block_shapes": ()}),
+        ("--task wide-resnet --layers 16 --width 4", {"width": 4, "layers": 16, "lr": 0.05}),
         ("--task gpt", {"width": 128, "context": 64, "steps": 500}),
         ("--task gpt --width 64 --heads 2 --epochs 1", {"width": 64, "heads": 2, "epochs": 1}),
     ],
@@ -185,6 +186,7 @@ def test_small_defaults_are_the_tasks_and_options_change_them(argv, wanted):
     [
         ("mlp", {"width": 1024, "layers": 2, "batch_size": 1024, "lr": 1e-3}),
         ("vit", {"width": 1024, "layers": 2, "heads": 8, "batch_size": 64, "lr": 1e-4}),
+        ("wide-resnet", {"width": 4, "layers": 16, "batch_size": 128, "weight_decay": 5e-4}),
     ],
 )
 def test_real_images_have_the_papers_settings(tmp_path, task, wanted):
@@ -193,4 +195,5 @@ def test_real_images_have_the_papers_settings(tmp_path, task, wanted):
         ["--task", task, "--data", "mnist", "--data-dir", str(tmp_path), "--device", "cpu"]
     )
     assert {key: getattr(settings.preset, key) for key in wanted} == wanted
-    assert data.train.inputs.shape[1:] == {"mlp": (784,), "vit": (256, 4)}[task]
+    shapes = {"mlp": (784,), "vit": (256, 4), "wide-resnet": (1, 32, 32)}
+    assert data.train.inputs.shape[1:] == shapes[task]

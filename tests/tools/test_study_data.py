@@ -144,6 +144,18 @@ def test_the_side_of_an_image_becomes_a_power_of_two():
     assert found[0, 0].sum() == 0, "not zeros around it"
 
 
+def test_convolutions_read_squares_with_zeros_around_them():
+    pixels = torch.rand(2, 1, 28, 28)
+    found = images.squares(pixels)
+    assert found.shape == (2, 1, 32, 32)
+    assert torch.equal(found[..., 2:30, 2:30], pixels)
+    assert found.sum().item() == pytest.approx(pixels.sum().item())
+    colours = images.squares(torch.rand(5, 3, 8, 8))
+    assert colours.shape == (5, 3, 8, 8)
+    batch = colours[torch.tensor([3, 1])]
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
 # Text
 
 

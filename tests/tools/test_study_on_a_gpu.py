@@ -17,14 +17,17 @@ from study_cases import resolved, tiny
 
 pytestmark = pytest.mark.gpu
 
-SIZE = "--width", "128", "--rates", "0.3", "--device", "cuda"
+
+def sized(task: str, *options: str) -> tuple[str, ...]:
+    """Options of networks that kernels take; a WideResNet has no blocks, and another width."""
+    size = "--width 2" if task == "wide-resnet" else "--width 128 --block-shapes 64x64"
+    return *size.split(), "--rates", "0.3", "--device", "cuda", *options
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_step_is_timed_in_graphs(task, tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "BUDGET_MS", 50.0)
-    options = *SIZE, "--methods", "all", "--block-shapes", "64x64"
-    settings, data = resolved(tiny(task, tmp_path, *options))
+    settings, data = resolved(tiny(task, tmp_path, *sized(task, "--methods", "all")))
     found = timing.measure(data, settings, lambda _: None)
     assert found.keys() == set(settings.methods)
     for times in found.values():
@@ -36,7 +39,7 @@ def test_a_step_is_timed_in_graphs(task, tmp_path, monkeypatch):
 @pytest.mark.parametrize("task", TASKS)
 def test_runs_side_by_side_are_finished_and_reported(task, tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "BUDGET_MS", 50.0)
-    options = *SIZE, "--seeds", "2", "--jobs", "2", "--block-shapes", "64x64"
+    options = sized(task, "--seeds", "2", "--jobs", "2")
     assert cli.main(["study", *tiny(task, tmp_path, *options)]) == 0
     saved = json.loads((tmp_path / "out" / "study.json").read_text())
     assert len(saved["rows"]) == len(TASKS[task].default_methods)
@@ -48,7 +51,7 @@ def test_runs_side_by_side_are_finished_and_reported(task, tmp_path, monkeypatch
 
 WITHOUT_A_HOST = [
     (task, method)
-    for task in ("mlp", "vit", "gpt")
+    for task in ("mlp", "vit", "wide-resnet", "gpt")
     for method in ("none", "dropout", "sparsedrop", "drop-path")
     if method in TASKS[task].methods
 ]
@@ -56,7 +59,7 @@ WITHOUT_A_HOST = [
 
 @pytest.mark.parametrize(("task", "method"), WITHOUT_A_HOST)
 def test_the_host_does_not_wait_for_steps(task, method, tmp_path):
-    options = *SIZE, "--block-shapes", "64x64", "--steps", "90", "--eval-every", "90"
+    options = sized(task, "--steps", "90", "--eval-every", "90")
     settings, data = resolved(tiny(task, tmp_path, *options))
     block = (64, 64) if method == "sparsedrop" else None
     run = Run(Method(method, 0.3, block), data, settings, 0)

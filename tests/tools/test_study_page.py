@@ -38,7 +38,7 @@ def test_a_command_of_the_page_is_understood(command):
 
 def test_the_page_names_each_task():
     assert all(f"| `{name}` |" in PAGE for name in TASKS)
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 13
 
 
 def test_the_small_study_is_that_of_its_file():

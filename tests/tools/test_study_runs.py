@@ -15,7 +15,7 @@ from sparsedrop.nn import (
     SparseDropMLP,
     TilePatternLinear,
 )
-from sparsedrop.tools.study import evaluation, resolving, train
+from sparsedrop.tools.study import evaluation, resolving, train, trainer
 from sparsedrop.tools.study.checkpoint import Store
 from sparsedrop.tools.study.dataset import Dataset, Split
 from sparsedrop.tools.study.evaluation import Result
@@ -200,6 +200,49 @@ def test_what_patterns_keep_is_scaled_as_asked(task, word, tmp_path):
     scales += [side.method.scale for side in sides if side is not None]
     assert scales
     assert set(scales) == {"pattern"}
+
+
+@pytest.mark.parametrize("word", ["none", "dropout", "sliceout", "drop-path"])
+def test_behind_slices_batch_norms_are_evaluated_with_the_full_networks_statistics(word, tmp_path):
+    settings, data = resolved(tiny("wide-resnet", tmp_path))
+    run = train.Run(Method(word, 0.5), data, settings, 0)
+    run.advance(1, lambda: None)
+    model, before = run._trainer.model, torch.get_rng_state()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    trained = [norm.running_var.clone() for norm in norms]
+    run._evaluate()
+    assert torch.equal(torch.get_rng_state(), before), "a number was drawn"
+    found = [norm.running_var.clone() for norm in norms]
+    changed = {not torch.equal(*pair) for pair in zip(trained, found, strict=True)}
+    assert changed == {word == "sliceout"}
+    assert all(norm.num_batches_tracked == 1 for norm in norms)
+    if word == "sliceout":
+        read = []
+        norms[2].register_forward_pre_hook(lambda _, args: read.append(args[0].var((0, 2, 3))))
+        for norm in norms:
+            norm.train()  # all else stays in evaluation
+        for batch in data.train.inputs.split(settings.preset.batch_size)[: trainer.CALIBRATION]:
+            model(batch)
+        torch.testing.assert_close(found[2], torch.stack(read).mean(0))
+
+
+def test_statistics_of_an_evaluation_do_not_change_the_training(tmp_path):
+    argv = tiny("wide-resnet", tmp_path, "--steps", "6")
+    method, states = Method("sliceout", 0.5), []
+    for options in (["--eval-every", "1"], ["--eval-every", "5"]):
+        settings, data = resolved([*argv, *options])
+        run = train.Run(method, data, settings, 0)
+        for stop in range(1, 6):
+            run.advance(stop, lambda: None)
+        states.append((run.records[-1], list(run._trainer.model.parameters())))
+    assert states[0][0] == states[1][0]
+    assert all(map(torch.equal, states[0][1], states[1][1]))
+
+
+@pytest.mark.parametrize("word", ["dropout", "sliceout", "drop-path"])
+def test_a_convolutional_network_learns_the_digits(word):
+    argv = ["--task", "wide-resnet", "--device", "cpu", "--epochs", "6"]
+    assert train_alone(Method(word, 0.3), argv).best.accuracy > 0.9
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,4 +1,4 @@
-"""Residual branches, whole or for a part of the batch: what users of transformers have today."""
+"""Residual branches, whole or for a part of the batch: what users have today."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Branch = Callable[[Tensor], Tensor]
 
 
 class Residual(nn.Module):
-    """x + branch(x)."""
+    """x + branch(x), or x and the branch of something else."""
 
-    def forward(self, x: Tensor, branch: Branch) -> Tensor:
-        """x [batch, ...] -> the same."""
-        return x + branch(x)
+    def forward(self, x: Tensor, branch: Branch, read: Tensor | None = None) -> Tensor:
+        """x [batch, ...] -> the same; the branch is of `read` [batch, ...]; None: of x."""
+        return x + branch(x if read is None else read)
 
 
 class DropPath(Residual):
@@ -33,14 +33,14 @@ class DropPath(Residual):
         super().__init__()
         self.p = p
 
-    def forward(self, x: Tensor, branch: Branch) -> Tensor:
-        """x [batch, ...] -> the same."""
+    def forward(self, x: Tensor, branch: Branch, read: Tensor | None = None) -> Tensor:
+        """x [batch, ...] -> the same; the branch is of `read` [batch, ...]; None: of x."""
         if not self.training or self.p == 0.0:
-            return x + branch(x)
-        batch = len(x)
+            return super().forward(x, branch, read)
+        batch, read = len(x), x if read is None else read
         count = max(1, int((1.0 - self.p) * batch + 0.5))
         kept = torch.rand(batch, device=x.device).argsort()[:count]
-        return x.index_add(0, kept, branch(x[kept]).to(x.dtype), alpha=batch / count)
+        return x.index_add(0, kept, branch(read[kept]).to(x.dtype), alpha=batch / count)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

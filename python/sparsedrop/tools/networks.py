@@ -36,7 +36,7 @@ METHODS = {
 
 DROP_PATH = "drop path"
 RIVALS = {"drop-path": DROP_PATH}
-"""What users have today for transformers alone: it drops residual branches."""
+"""What users have today where there are residual branches: it drops those."""
 
 DRAWN_ON_THE_GPU = (NONE, DROPOUT, SPARSEDROP, DROP_PATH)
 """Kinds of which each replay of a CUDA graph drops anew; of the others it takes several graphs."""
@@ -91,7 +91,7 @@ class Drop(NamedTuple):
         return block
 
     def residual(self) -> Residual:
-        """What adds a transformer's branches."""
+        """What adds residual branches."""
         return DropPath(self.p) if self.kind == DROP_PATH else Residual()
 
     def lstm(self, width: int, layers: int) -> nn.LSTM:
@@ -129,7 +129,7 @@ class Drop(NamedTuple):
 
     def between_convolutions(self) -> nn.Module:
         """A dropout of single elements, which `branches` has to convert where it is to be more."""
-        return nn.Identity() if self.kind == NONE else nn.Dropout(self.p)
+        return nn.Identity() if self.kind in (NONE, DROP_PATH) else nn.Dropout(self.p)
 
     def branches(self, model: nn.Module, example: Tensor) -> nn.Module:
         """The model, for SliceOut converted to keep slices of channels between convolutions."""

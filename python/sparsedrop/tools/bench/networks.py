@@ -29,7 +29,8 @@ PRECISIONS = ("amp", "bfloat16", "float32")
 CLASSES, CHARACTERS = 10, 65
 WIDTH, HEADS, HIDDEN = 1024, 8, 1024
 PIXELS = 28 * 28
-PATCHES, PATCH_VALUES = 256, 2 * 2 * 3  # of 2x2 pixels, in an image of 32x32
+COLOURS = 3
+PATCHES, PATCH_VALUES = 256, 2 * 2 * COLOURS  # of 2x2 pixels, in an image of 32x32
 CONTEXT = 128
 WORDS, STEPS = 10000, 35  # of Penn Treebank
 
@@ -70,10 +71,12 @@ def _inner(build: Callable[[Drop], nn.Module], batch: int, width: int) -> Networ
 
 def _wide_resnet(depth: int, widen: int, cpu_batch: int) -> Network:
     def images(batch: int, device: torch.device) -> Tensor:
-        return torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+        return torch.randn(batch, COLOURS, 32, 32, device=device).to(
+            memory_format=torch.channels_last
+        )
 
     return Network(
-        lambda drop: wide_resnet(depth, widen, CLASSES, drop),
+        lambda drop: wide_resnet(depth, widen, COLOURS, CLASSES, drop),
         128,
         images,
         lambda batch, device: torch.randint(CLASSES, (batch,), device=device),

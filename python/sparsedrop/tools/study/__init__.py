@@ -1,10 +1,11 @@
 """`sparsedrop study`: networks of the papers, trained side by side.
 
-    sparsedrop study --task mlp       an MLP, on scikit-learn's digits or on real images
-    sparsedrop study --task ard-mlp   likewise, with the settings of Approximate Random Dropout
-    sparsedrop study --task vit       a vision transformer, on the same
-    sparsedrop study --task gpt       a transformer that predicts a text's next character
-    sparsedrop study --task lstm      an LSTM that predicts a text's next word
+    sparsedrop study --task mlp           an MLP, on scikit-learn's digits or on real images
+    sparsedrop study --task ard-mlp       likewise, as in Approximate Random Dropout
+    sparsedrop study --task vit           a vision transformer, on the same
+    sparsedrop study --task wide-resnet   a convolutional network, on the same
+    sparsedrop study --task gpt           a transformer that predicts a text's next character
+    sparsedrop study --task lstm          an LSTM that predicts a text's next word
 
 Each is trained without dropout, with nn.Dropout and with methods of this library. All methods share
 the data, the optimiser and, seed by seed, the initial weights and the order of the batches. At
@@ -141,13 +142,13 @@ def _title(data: Dataset, settings: Settings, where: str) -> str:
     preset = settings.preset
     heads = "" if preset.heads is None else f", {plural(preset.heads, 'head')}"
     context = "" if preset.context is None else f", context {preset.context}"
-    blocks = " ".join(f"{rows}x{columns}" for rows, columns in preset.block_shapes)
+    shapes = " ".join(f"{rows}x{columns}" for rows, columns in preset.block_shapes)
+    blocks = f", blocks {shapes} ({preset.sampler})" if shapes else ""
     by_period = ", patterns scaled by their period" if preset.scale == "pattern" else ""
     patience = "" if preset.patience is None else f", patience {preset.patience}"
     return (
         f"{settings.task} ({plural(preset.layers, 'layer')}, width {preset.width}{heads}{context}) "
         f"on {settings.data}: {data.summary}\n"
-        f"{plural(settings.steps, 'step')} of {preset.batch_size}{patience}, "
-        f"blocks {blocks} ({preset.sampler}){by_period}, {plural(preset.seeds, 'seed')}, "
-        f"{dtype_name(settings.dtype)}\n{where}"
+        f"{plural(settings.steps, 'step')} of {preset.batch_size}{patience}{blocks}{by_period}, "
+        f"{plural(preset.seeds, 'seed')}, {dtype_name(settings.dtype)}\n{where}"
     )

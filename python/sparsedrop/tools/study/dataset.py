@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
     validation: Split
     test: Split | None  # that no choice has seen
     classes: int
-    rows: int  # that one sample has in a linear layer
+    rows: int  # that one sample has: 1, or its tokens, or its lines of pixels
     epoch: int  # samples that a pass over the training part has
     summary: str  # of its parts, in words
     digest: str  # equal for equal data

@@ -11,7 +11,7 @@ from sparsedrop.tools.study.dataset import Dataset, Split
 from sparsedrop.tools.study.trainer import Trainer
 
 ROWS = 1 << 16
-"""The most rows of a linear layer's input that are evaluated at once."""
+"""The most rows, those of all samples, that are evaluated at once."""
 
 LOGITS = 1 << 26
 """The most logits that are made at once: some 256 MB."""

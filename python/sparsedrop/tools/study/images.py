@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sparsedrop.tools.study import cifar, digits, idx
 from sparsedrop.tools.study.dataset import Dataset, Split, digest
-from sparsedrop.tools.study.pictures import CLASSES, Parts
+from sparsedrop.tools.study.pictures import CLASSES, Parts, padded
 
 IN_FILES = (*idx.SOURCES, "cifar-10")
 """Sets whose files a user may have in a folder."""
@@ -56,3 +57,8 @@ def _parts(name: str, folder: Path | None) -> Parts:
 def rows(pixels: Tensor) -> Tensor:
     """Images as rows of values [n, channels * side²]."""
     return pixels.flatten(1).contiguous()
+
+
+def squares(pixels: Tensor) -> Tensor:
+    """Images as convolutions read them, channels-last, their sides powers of two."""
+    return padded(pixels).contiguous(memory_format=torch.channels_last)

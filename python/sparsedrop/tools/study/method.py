@@ -42,7 +42,9 @@ class Method(NamedTuple):
         block = "" if self.block is None else f"-{self.block_name}"
         return f"{self.word}{rate}{block}"
 
-    def drop(self, sampler: str, scale: str) -> Drop:
-        """As networks take it."""
-        drop = Drop(self.name, self.p, sampler=sampler, scale=scale)
-        return drop if self.block is None else drop._replace(block_shape=self.block)
+    def drop(self, sampler: str | None, scale: str | None) -> Drop:
+        """As networks take it; None where the task has no such thing."""
+        drop = Drop(self.name, self.p)
+        if self.block is not None and sampler is not None:
+            drop = drop._replace(block_shape=self.block, sampler=sampler)
+        return drop if scale is None else drop._replace(scale=scale)

@@ -57,8 +57,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     data_help = (
-        "of mlp, ard-mlp and vit, default: scikit-learn's digits; of lstm ptb (Penn Treebank) or "
-        "kjv (the King James Bible, by the program bible)"
+        "of mlp, ard-mlp, vit and wide-resnet, default: scikit-learn's digits; of lstm ptb (Penn "
+        "Treebank) or kjv (the King James Bible, by the program bible)"
     )
     add("--data", choices=(*images.NAMES, *words.NAMES), help=data_help)
     add("--data-dir", type=Path, metavar="DIR", help="folder of the files of --data")
@@ -81,10 +81,10 @@ def _add_preset(parser: argparse.ArgumentParser) -> None:
     )
     add("--patience", type=count, metavar="N", help=patience_help)
     add("--batch-size", type=count, metavar="N", help=_defaults("batch_size"))
-    add("--width", type=count, metavar="N", help=f"hidden units; {_defaults('width')}")
-    add(
-        "--layers", type=count, metavar="N", help=f"hidden layers, or blocks; {_defaults('layers')}"
-    )
+    width_help = f"hidden units, or how much a WideResNet is widened; {_defaults('width')}"
+    add("--width", type=count, metavar="N", help=width_help)
+    layers_help = f"hidden layers, or blocks, or all of a WideResNet; {_defaults('layers')}"
+    add("--layers", type=count, metavar="N", help=layers_help)
     add("--heads", type=count, metavar="N", help=f"of attention; {_defaults('heads')}")
     add("--context", type=count, metavar="N", help=f"characters, words; {_defaults('context')}")
     add("--lr", type=not_negative, help=f"learning rate; {_defaults('lr')}")
@@ -107,7 +107,7 @@ def _defaults(field: str) -> str:
     texts = []
     for name, task in TASKS.items():
         values = [getattr(preset, field) for preset in (task.small, task.paper)]
-        words = [_word(value) for value in values if value is not None]
+        words = [_word(value) for value in values if value not in (None, ())]
         if words:
             texts.append(f"{' or '.join(dict.fromkeys(words))} for {name}")
     return "default: " + ", ".join(texts)

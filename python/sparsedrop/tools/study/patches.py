@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from sparsedrop.tools.study.pictures import padded
 
 PATCH = 2
 """Pixels on a side."""
@@ -12,19 +14,15 @@ PATCH = 2
 def patches(images: Tensor) -> Tensor:
     """Square images [n, channels, side, side] -> patches [n, tokens, channels * 4] in z-order.
 
-    Zeros around it make the side a power of two, of 28 pixels 32. A run of 4^k patches that starts
-    at a multiple of 4^k is a square of 2^k by 2^k patches, and so is a block of so many rows.
+    The side is made a power of two. A run of 4^k patches that starts at a multiple of 4^k is a
+    square of 2^k by 2^k patches, and so is a block of so many rows.
     """
-    side = images.shape[-1]
-    padded = max(PATCH, 1 << (side - 1).bit_length())
-    before = (padded - side) // 2
-    after = padded - side - before
-    whole = nn.functional.pad(images, (before, after, before, after))
+    whole = padded(images)
     grid = whole.unfold(2, PATCH, PATCH).unfold(
         3, PATCH, PATCH
     )  # [n, channels, rows, columns, 2, 2]
     rows = grid.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-    return rows[:, z_order(padded // PATCH)]
+    return rows[:, z_order(whole.shape[-1] // PATCH)]
 
 
 def z_order(side: int) -> Tensor:

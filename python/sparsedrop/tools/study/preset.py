@@ -15,9 +15,9 @@ class Preset:
     layers: int
     batch_size: int
     lr: float
-    block_shapes: tuple[Block, ...] = ((128, 128),)
-    sampler: str = "bernoulli"
-    scale: str = "global"  # of what patterns keep
+    block_shapes: tuple[Block, ...] = ((128, 128),)  # none: nothing is dropped in blocks
+    sampler: str | None = "bernoulli"
+    scale: str | None = "global"  # of what patterns keep
     seeds: int = 3
     heads: int | None = None
     context: int | None = None  # characters or words of a window

@@ -18,6 +18,7 @@ from sparsedrop.tools.study.options import ALL, DTYPES
 from sparsedrop.tools.study.preset import Preset
 from sparsedrop.tools.study.settings import Settings
 from sparsedrop.tools.study.tasks import CHARACTERS, IMAGES, TASKS, WORDS, Task
+from sparsedrop.tools.wide_resnet import blocks_of_a_group
 
 CHANGED_BY_OPTIONS = (
     *("width", "layers", "heads", "context", "batch_size", "lr", "weight_decay", "clip"),
@@ -39,11 +40,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Dataset]:
     _refuse_options_of_others(args, task)
     methods = _methods(args, task)
     preset = _preset(args, task, device)
-    if preset.heads is not None and preset.width % preset.heads:
-        raise UserError(
-            f"a --width of {preset.width} does not divide into --heads {preset.heads}: "
-            f"make it a multiple"
-        )
+    _check_size(args.task, preset)
     data = _load(args, task, preset, device)
     name = _data_name(args, task)
     if preset.batch_size > len(data.train.targets):
@@ -84,12 +81,29 @@ def _refuse_options_of_others(args: argparse.Namespace, task: Task) -> None:
         fit = [name for name in names if name in IN_FILES]
         advice = f"of {', '.join(fit)}: name one with --data" if fit else "not of --task gpt"
         raise UserError(f"--data-dir {args.data_dir} is {advice}")
-    for name in ("heads", "context"):
-        if getattr(args, name) is not None and getattr(task.paper, name) is None:
-            fit = [word for word, other in TASKS.items() if getattr(other.paper, name) is not None]
+    for name in ("heads", "context", "block_shapes", "sampler", "scale"):
+        if getattr(args, name) is not None and not getattr(task.paper, name):
+            *fit, last = (word for word, other in TASKS.items() if getattr(other.paper, name))
+            option = name.replace("_", "-")
             raise UserError(
-                f"--{name} does not go with --task {args.task}: it is of {' and '.join(fit)}"
+                f"--{option} does not go with --task {args.task}: it is of {', '.join(fit)} and "
+                f"{last}"
             )
+
+
+def _check_size(name: str, preset: Preset) -> None:
+    if preset.heads is not None and preset.width % preset.heads:
+        raise UserError(
+            f"a --width of {preset.width} does not divide into --heads {preset.heads}: "
+            f"make it a multiple"
+        )
+    if name == "wide-resnet":
+        try:
+            blocks_of_a_group(preset.layers)
+        except ValueError as error:
+            raise UserError(
+                f"--layers {preset.layers} does not go with --task {name}: {error}"
+            ) from error
 
 
 def _preset(args: argparse.Namespace, task: Task, device: torch.device) -> Preset:

@@ -11,14 +11,17 @@ from torch import nn
 
 from sparsedrop.tools.networks import Drop, Gpt, Lstm, Size, Vit, mlp
 from sparsedrop.tools.study.dataset import Dataset
-from sparsedrop.tools.study.images import Shape, rows
+from sparsedrop.tools.study.images import Shape, rows, squares
 from sparsedrop.tools.study.patches import patches
 from sparsedrop.tools.study.preset import Preset
+from sparsedrop.tools.wide_resnet import wide_resnet
 
 OF_LAYERS = ("none", "dropout", "sparsedrop", "sliceout", "row-pattern", "tile-pattern")
 OF_TRANSFORMERS = (*OF_LAYERS, "drop-path")
 # Between an LSTM and what reads it there are no hidden units that a slice could keep.
 OF_LSTMS = ("none", "dropout", "sparsedrop", "row-pattern", "tile-pattern")
+# Between two convolutions there are channels, which slices keep, and no linear layer.
+OF_CONVOLUTIONS = ("none", "dropout", "sliceout", "drop-path")
 
 IMAGES, CHARACTERS, WORDS = "images", "characters", "words"
 
@@ -62,6 +65,11 @@ def _gpt(data: Dataset, preset: Preset, drop: Drop) -> nn.Module:
 
 def _lstm(data: Dataset, preset: Preset, drop: Drop) -> nn.Module:
     return Lstm(data.classes, preset.width, preset.layers, drop)
+
+
+def _wide_resnet(data: Dataset, preset: Preset, drop: Drop) -> nn.Module:
+    colours = data.train.inputs.shape[1]
+    return wide_resnet(preset.layers, preset.width, colours, data.classes, drop)
 
 
 def _size(preset: Preset) -> Size:
@@ -207,4 +215,47 @@ LSTM = Task(
     ),
 )
 
-TASKS = {"mlp": MLP, "ard-mlp": ARD_MLP, "vit": VIT, "gpt": GPT, "lstm": LSTM}
+# The network of SliceOut's paper, its layers and its widening factor: 16 and 4 are WideResNet-16-4.
+# The learning rate is constant, and so less than the 0.1 from which schedules come down.
+WIDE_RESNET = Task(
+    optimizer=torch.optim.SGD,
+    options={"momentum": 0.9, "nesterov": True},
+    build=_wide_resnet,
+    reads=IMAGES,
+    shape=squares,
+    methods=OF_CONVOLUTIONS,
+    default_methods=("none", "dropout", "sliceout"),
+    small=Preset(
+        width=1,
+        layers=10,
+        batch_size=64,
+        lr=0.05,
+        weight_decay=5e-4,
+        block_shapes=(),
+        sampler=None,
+        scale=None,
+        epochs=20,
+    ),
+    paper=Preset(
+        width=4,
+        layers=16,
+        batch_size=128,
+        lr=0.02,
+        weight_decay=5e-4,
+        block_shapes=(),
+        sampler=None,
+        scale=None,
+        epochs=20,
+        eval_every=195,
+        patience=8,
+    ),
+)
+
+TASKS = {
+    "mlp": MLP,
+    "ard-mlp": ARD_MLP,
+    "vit": VIT,
+    "wide-resnet": WIDE_RESNET,
+    "gpt": GPT,
+    "lstm": LSTM,
+}

@@ -116,6 +116,7 @@ class Run:
 
     def _evaluate(self) -> None:
         data, is_text = self._data, TASKS[self._settings.task].reads_text
+        self._trainer.recalibrate(data.train.inputs)
         loss, accuracy = evaluate(self._trainer, data, data.validation, is_text=is_text)
         test_loss = test_accuracy = None
         if data.test is not None and not any(record.loss <= loss for record in self.records):

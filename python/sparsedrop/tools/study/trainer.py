@@ -7,11 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import sparsedrop
 from sparsedrop.tools.networks import loss_of
 from sparsedrop.tools.study.dataset import Dataset, Split
 from sparsedrop.tools.study.method import Method
 from sparsedrop.tools.study.settings import Settings
 from sparsedrop.tools.study.tasks import TASKS
+
+CALIBRATION = 32
+"""Batches of training data that the statistics of batch norms behind slices are of."""
 
 
 class Trainer:
@@ -25,6 +29,7 @@ class Trainer:
     ) -> None:
         task, preset = TASKS[settings.task], settings.preset
         self._settings = settings
+        self._is_sliced = method.word == "sliceout"
         model = task.build(data, preset, method.drop(preset.sampler, preset.scale))
         self.model: nn.Module = model.to(settings.device)
         # Fused, so that a step's time is the network's rather than the optimiser's.
@@ -45,6 +50,21 @@ class Trainer:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """What the network makes of inputs, in the settings' dtype."""
-        device, dtype = self._settings.device.type, self._settings.dtype
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        with self._autocast():
             return self.model(inputs)
+
+    def recalibrate(self, inputs: Tensor) -> None:
+        """Gives batch norms that met slices the statistics of the full network, of the first of
+        these training inputs; other networks are left alone.
+
+        Training goes on as without: its batch norms read no statistics, and no number is drawn.
+        """
+        norms = any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
+        if self._is_sliced and norms:
+            batches = inputs.split(self._settings.preset.batch_size)
+            with self._autocast():
+                sparsedrop.slice_out.recalibrate_bn(self.model, batches, CALIBRATION)
+
+    def _autocast(self) -> torch.autocast:
+        device, dtype = self._settings.device.type, self._settings.dtype
+        return torch.autocast(device, dtype, enabled=dtype != torch.float32)
