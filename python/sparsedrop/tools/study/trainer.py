@@ -15,7 +15,7 @@ from sparsedrop.tools.study.settings import Settings
 from sparsedrop.tools.study.tasks import TASKS
 
 CALIBRATION = 32
-"""Batches of training data that the statistics of batch norms behind slices are of."""
+"""Batches of training data that the statistics of batch norms are of in an evaluation."""
 
 
 class Trainer:
@@ -29,7 +29,6 @@ class Trainer:
     ) -> None:
         task, preset = TASKS[settings.task], settings.preset
         self._settings = settings
-        self._is_sliced = method.word == "sliceout"
         model = task.build(data, preset, method.drop(preset.sampler, preset.scale))
         self.model: nn.Module = model.to(settings.device)
         # Fused, so that a step's time is the network's rather than the optimiser's.
@@ -54,13 +53,12 @@ class Trainer:
             return self.model(inputs)
 
     def recalibrate(self, inputs: Tensor) -> None:
-        """Gives batch norms that met slices the statistics of the full network, of the first of
-        these training inputs; other networks are left alone.
+        """Gives batch norms the statistics of the network without dropout, of the first of these
+        training inputs; networks without are left alone.
 
         Training goes on as without: its batch norms read no statistics, and no number is drawn.
         """
-        norms = any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
-        if self._is_sliced and norms:
+        if any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules()):
             batches = inputs.split(self._settings.preset.batch_size)
             with self._autocast():
                 sparsedrop.slice_out.recalibrate_bn(self.model, batches, CALIBRATION)
