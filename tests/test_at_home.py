@@ -14,6 +14,7 @@ import sparsedrop
 from sparsedrop import BlockMask
 from sparsedrop.nn import SparseDropLinear
 from sparsedrop.ops import flops
+from sparsedrop.ops.spelling import spelled
 
 BLOCK = (8, 8)
 
@@ -98,7 +99,8 @@ def test_flops_of_masks_on_several_sides(device):
 def test_flops_of_the_ops_of_a_compiled_layer():
     assert flops._forward((4, 16, 64), (32, 64), (32,), 0.25) == 2 * 64 * 64 * 32 * 0.75
     for needs, products in (([True, True, True], 2), ([False, True, False], 1)):
-        counted = flops._backward((4, 16, 32), None, None, (9,), 0.25, 64, 128, 128, needs)
+        how = spelled("input", None, torch.float32, None, needs)
+        counted = flops._backward((4, 16, 32), None, None, (9,), 0.25, 64, 128, 128, how)
         assert counted == products * 2 * 64 * 64 * 32 * 0.75
 
 
@@ -108,8 +110,9 @@ def test_flops_of_the_ops_of_a_compiled_stack():
     rates = [*rates, 0.0]
     of_up, of_down = 2 * 64 * 64 * 32 // 2, 2 * 64 * 32 * 48 // 2
     parameters = [shape for weight in weights for shape in (weight, None)]
-    how = ["silu", ""], gated
-    assert flops._stack(x, parameters, *how, rates) == 2 * of_up + of_down
+    layers = gated, "silu", None
+    how = spelled("bernoulli", torch.bfloat16, *layers)
+    assert flops._stack(x, parameters, rates, 128, 128, how) == 2 * of_up + of_down
     for needed, count in (
         (range(7), 2 * (2 * of_up + of_down)),
         ([5], of_down),
@@ -119,7 +122,8 @@ def test_flops_of_the_ops_of_a_compiled_stack():
         ([0], of_down + 2 * of_up),
     ):
         needs = [i in needed for i in range(7)]
-        given = x, weights, (9,), [], *how, [True] * 3, rates, 128, 128, None, None, needs
+        how = spelled(torch.float32, torch.float32, [True] * 3, needs, *layers)
+        given = x, weights, (9,), [], rates, 128, 128, how
         assert flops._stack_backward((4, 16, 48), *given) == count
 
 

@@ -10,8 +10,10 @@ from sparsedrop import _native
 from sparsedrop.masks import samplers
 from sparsedrop.ops.layer import kernels as layer_kernels
 from sparsedrop.ops.layer import node
+from sparsedrop.ops.layer import op as layer_op
 from sparsedrop.ops.slices import parts
 from sparsedrop.ops.stack import kernels as stack_kernels
+from sparsedrop.ops.stack import op as stack_op
 from sparsedrop.ops.units import block, facts, linear, linear_facts
 from sparsedrop.select import kernels
 
@@ -38,8 +40,9 @@ def stub_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(torch.Tensor, "get_device", lambda tensor: 0)
     caches = (
-        node.layer_for, layer_kernels.kernel_layer_for, stack_kernels.stack_for, block.block_for,
-        linear.call_for, parts.call_for,
+        node.layer_for, layer_kernels.kernel_layer_for, layer_op._forward_for,
+        layer_op._backward_for, stack_kernels.stack_for, stack_op._stack_of, stack_op._forward_for,
+        stack_op._backward_for, block.block_for, linear.call_for, parts.call_for,
     )  # fmt: skip
     for cache in caches:
         cache.cache_clear()

@@ -14,6 +14,7 @@ from layer_cases import GPU, PRECISIONS, SHAPES, inputs_of, ops_of_compiled, run
 from sparsedrop import BlockMask, reference
 from sparsedrop.ops import copies
 from sparsedrop.ops.layer import Options
+from sparsedrop.ops.spelling import spelled
 from ways import forced
 
 pytestmark = pytest.mark.gpu
@@ -177,7 +178,7 @@ def test_compiled_it_draws_the_same_masks(shape, precision, backend):
             assert error <= 0.01 * truth.double().norm()
 
 
-@pytest.mark.parametrize("precision", ["amp", "bfloat16"])
+@pytest.mark.parametrize("precision", ["amp", "amp of float32", "bfloat16"])
 def test_compiled_it_is_one_op_each_way(precision):
     inputs, upstream = inputs_of("kernel", PRECISIONS[precision])
     autocast = PRECISIONS[precision].autocast
@@ -197,24 +198,16 @@ def test_opcheck():
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     for x_dtype in (torch.float32, torch.bfloat16):
         used = x.to(x_dtype)
-        args = (
-            used,
-            weight.float(),
-            bias.float(),
-            0.5,
-            128,
-            64,
-            "bernoulli",
-            "input",
-            torch.bfloat16,
-        )
+        how = spelled("bernoulli", "input", torch.bfloat16)
+        args = used, weight.float(), bias.float(), 0.5, 128, 64, how
         torch.library.opcheck(ops.dropout_linear.default, args, test_utils=tests)
     x, weight = x.bfloat16(), weight.bfloat16()
-    pack = ops.dropout_linear(x, weight, None, 0.5, 128, 64, "balanced", "input", torch.bfloat16)[1]
+    how = spelled("balanced", "input", torch.bfloat16)
+    pack = ops.dropout_linear(x, weight, None, 0.5, 128, 64, how)[1]
     grad = normal(2, 130, 192).to(GPU, torch.bfloat16)
     dtypes = torch.bfloat16, torch.float32, torch.float32
     for needs in itertools.product((False, True), repeat=3):
-        args = (grad, x, weight, pack, 0.5, 256, 128, 64, "input", *dtypes, list(needs))
+        args = grad, x, weight, pack, 0.5, 256, 128, 64, spelled("input", *dtypes, needs)
         torch.library.opcheck(ops.dropout_linear_backward.default, args)
 
 
@@ -230,10 +223,10 @@ def test_what_lies_badly_goes_through_the_ops_too(precision):
     for turn in (False, True):
         given = [t.transpose(0, 1).contiguous().transpose(0, 1) if turn else t for t in (x, weight)]
         torch.manual_seed(3)
-        out, pack = forward(*given, bias, 0.5, 128, 64, "bernoulli", "input", dtype)
+        out, pack = forward(*given, bias, 0.5, 128, 64, spelled("bernoulli", "input", dtype))
         kept = [t if t.dtype == dtype else None for t in given]
         dtypes = x.dtype, weight.dtype, bias.dtype
-        args = 0.5, x.shape[-1], 128, 64, "input", *dtypes, [True] * 3
+        args = 0.5, x.shape[-1], 128, 64, spelled("input", *dtypes, [True] * 3)
         results.append((out, *backward(upstream, *kept, pack, *args)))
     for turned, plain in zip(results[1], results[0], strict=True):
         assert (turned.double() - plain.double()).norm() <= 0.01 * plain.double().norm()

@@ -13,6 +13,7 @@ from sparsedrop import BlockMask, functional, reference, select
 from sparsedrop.ops import copies
 from sparsedrop.ops.layer import Options, op
 from sparsedrop.ops.layer.kernels import KernelLayer
+from sparsedrop.ops.spelling import spelled
 
 CPU = torch.device("cpu")
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -151,12 +152,12 @@ def test_the_ops_pack_what_was_rounded(precision, side):
     x_dtype, dtype, autocast = precision
     x, weight, bias = normal(3, 64, 64).to(x_dtype), normal(32, 64).to(dtype), normal(32).to(dtype)
     upstream, product = normal(3, 64, 32).to(BF16), autocast or x_dtype
-    options = 0.5, 64, 64
-    out, pack = op._forward(x, weight, bias, *options, "bernoulli", side, product)
-    fake = op._fake_forward(x, weight, bias, *options, "bernoulli", side, product)
+    args = x, weight, bias, 0.5, 64, 64, spelled("bernoulli", side, product)
+    out, pack = op._forward(*args)
+    fake = op._fake_forward(*args)
     assert [(t.shape, t.dtype) for t in fake] == [(t.shape, t.dtype) for t in (out, pack)]
     kept = [t if t.dtype == product else None for t in (x, weight)]
-    args = 0.5, 64, 64, 64, side, x.dtype, dtype, dtype, [True] * 3
+    args = 0.5, 64, 64, 64, spelled(side, x.dtype, dtype, dtype, [True] * 3)
     grads = op._backward(upstream, *kept, pack, *args)
     fakes = op._fake_backward(upstream, *kept, pack, *args)
     assert [(t.shape, t.dtype) for t in fakes] == [(t.shape, t.dtype) for t in grads]

@@ -9,6 +9,7 @@ from cases import assert_accurate, normal, value_and_grads
 from layer_cases import GPU, SAMPLERS, ops_of_compiled
 from sparsedrop import functional, select
 from sparsedrop.nn import SparseDropMLP
+from sparsedrop.ops.spelling import spelled
 from sparsedrop.ops.stack import Dropped
 from sparsedrop.ops.stack.facts import layers_of as layers_from
 from sparsedrop.ops.stack.facts import parameters_of
@@ -148,17 +149,15 @@ def test_opcheck():
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     x, layers, _ = _inputs(CASES["gated"], PRECISIONS[3])
     params = [p.detach() for p in parameters_of(layers)]
-    how = ["silu", ""], [True, False]
-    rates = [0.0, 0.5, 0.0]
-    args = x.detach(), params, *how, rates, *BLOCK, "bernoulli", BF16
+    of_layers = [True, False], "silu", None
+    drops = [0.0, 0.5, 0.0], *BLOCK
+    args = x.detach(), params, *drops, spelled("bernoulli", BF16, *of_layers)
     torch.library.opcheck(ops.stack.default, args, test_utils=tests)
     out, pack, used_x, *rest = ops.stack(*args)
     weights, kept = rest[:3], rest[3:]
     for needs in ([True] * 7, [False, True] * 3 + [False]):
-        args = (
-            torch.randn_like(out), used_x, weights, pack, kept, *how, [True] * 3, rates, *BLOCK,
-            F32, F32, needs,
-        )  # fmt: skip
+        how = spelled(F32, F32, [True] * 3, needs, *of_layers)
+        args = torch.randn_like(out), used_x, weights, pack, kept, *drops, how
         torch.library.opcheck(ops.stack_backward.default, args)
 
 

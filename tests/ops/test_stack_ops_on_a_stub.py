@@ -8,6 +8,7 @@ from cases import normal
 from gpu_stub import autocast_on_stub
 from sparsedrop import _native, functional, select
 from sparsedrop.ops import copies
+from sparsedrop.ops.spelling import spelled
 from sparsedrop.ops.stack import Dropped, op
 from sparsedrop.ops.stack.facts import Facts, facts_of, kind_of, parameters_of
 from stack_cases import BLOCK, CASES, PRECISIONS, layers_of
@@ -30,28 +31,27 @@ class _Call:
         self.parameters = parameters_of(self.layers)
         self.dropped = Dropped(case.rates, BLOCK, "bernoulli")
         self.grad = normal(3, 64, case.sizes[-1]).to(self.dtype)
-        self.how = (
-            [layer.activation or "" for layer in self.layers],
-            [layer.gate is not None for layer in self.layers],
-        )
+        gated = [layer.gate is not None for layer in self.layers]
+        self.how = gated, *(layer.activation for layer in self.layers)
         self.weights = list(self.parameters[::2])
         self.biased = [p is not None for p in self.parameters[1::2]]
         kinds = tuple(map(kind_of, self.layers))
         self.dtypes = self.x.dtype, self.weights[0].dtype
-        self.facts = Facts(*facts_of(self.x, (*self.dtypes, self.dtype), kinds, self.dropped))
+        dtypes = *self.dtypes, self.dtype
+        self.facts = Facts(*facts_of(0, self.x.shape, dtypes, kinds, self.dropped))
 
     def forward(self, function, to=lambda tensor: tensor):
         x, parameters = to(self.x), [None if p is None else to(p) for p in self.parameters]
-        rates = list(self.dropped.rates)
-        return function(x, parameters, *self.how, rates, *BLOCK, "bernoulli", self.dtype)
+        how = spelled("bernoulli", self.dtype, *self.how)
+        return function(x, parameters, list(self.dropped.rates), *BLOCK, how)
 
     def backward(self, function, made, needs, to=lambda tensor: tensor):
         out, *rest = made
         given = to(self.x), [to(w) for w in self.weights]
         x, pack, weights, kept = op.from_list(rest, out, given, self.facts)
-        args = x, list(weights), pack, list(kept), *self.how, self.biased
-        rates = list(self.dropped.rates)
-        return function(to(self.grad), *args, rates, *BLOCK, *self.dtypes, needs)
+        args = x, list(weights), pack, list(kept), list(self.dropped.rates)
+        how = spelled(*self.dtypes, self.biased, needs, *self.how)
+        return function(to(self.grad), *args, *BLOCK, how)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)

@@ -106,7 +106,7 @@ def explain_stack(
     x = torch.empty(at.rows, weight.shape[1], dtype=at.dtype, device="meta")
     dtypes = at.dtype, weight.dtype, at.dtype
     kinds = tuple(map(of_stacks.kind_of, layers))
-    facts = of_stacks.Facts(*of_stacks.facts_of(x, dtypes, kinds, dropped))
+    facts = of_stacks.Facts(*of_stacks.facts_of(x.get_device(), x.shape, dtypes, kinds, dropped))
     facts = facts._replace(device=at.device.index or 0)
     by_branch = keys_of_stack(facts)
     keys = list(by_branch.values())

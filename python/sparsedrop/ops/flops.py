@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from sparsedrop.masks import kept_units
+from sparsedrop.ops.spelling import read
 from sparsedrop.select.request import UNKNOWN_KEEP
 
 Shape = Sequence[int]
@@ -50,19 +51,18 @@ def _backward(
     *others: Any,
     **_: Any,
 ) -> int:
-    needs = others[-1]
+    needs = read(others[-1])[-1]
     return round(2 * prod(grad) * features * (1.0 - p)) * (needs[0] + needs[1])
 
 
 def _stack(
     x: Shape,
     parameters: Sequence[Shape | None],
-    activations: Sequence[str],
-    gated: Sequence[bool],
     rates: Sequence[float],
-    *_: Any,
-    **__: Any,
+    *others: Any,
+    **_: Any,
 ) -> int:
+    gated = read(others[-1])[2]
     weights = [shape for shape in parameters[::2] if shape is not None]
     return sum(_of_branches(x, weights, gated, rates))
 
@@ -73,14 +73,11 @@ def _stack_backward(
     weights: Sequence[Shape],
     pack: Shape,
     kept: Sequence[Shape],
-    activations: Sequence[str],
-    gated: Sequence[bool],
-    biased: Sequence[bool],
     rates: Sequence[float],
     *others: Any,
     **_: Any,
 ) -> int:
-    needs = others[-1]
+    needs, gated = read(others[-1])[3:5]
     found, layers = _of_branches(x, weights, gated, rates), _layers_of(gated)
     parameters = zip(layers, needs[1::2], needs[2::2], strict=True)
     # Below the first layer with a gradient there is nothing.

@@ -18,6 +18,7 @@ from sparsedrop.ops.layer.facts import Options
 from sparsedrop.ops.layer.op import BACKWARD, FORWARD
 from sparsedrop.ops.layer.plain import dropout_linear_plain
 from sparsedrop.ops.plan import UNIT
+from sparsedrop.ops.spelling import spelled
 from sparsedrop.select import kernels
 
 
@@ -28,9 +29,8 @@ def dropout_linear_compiled(
     # The ops draw from the default generator of the device, and have no rule without a node.
     is_free = options.generator is None and not is_exporting()
     if is_free and _suits_kernels(x, weight, options, dtype):
-        return _DropoutLinear.apply(
-            x, weight, bias, options.p, *options.block_shape, options.sampler, options.side, dtype
-        )
+        # A compiler lets what made x round it, but fuses nothing with an op.
+        return _DropoutLinear.apply(x.to(dtype), weight, bias, options, dtype)
     return dropout_linear_plain(x, weight, bias, options)
 
 
@@ -65,25 +65,24 @@ class _DropoutLinear(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        p: float,
-        block_rows: int,
-        block_cols: int,
-        sampler: str,
-        side: str,
+        options: Options,
         dtype: torch.dtype,
     ) -> Tensor:
-        out, pack = FORWARD(x, weight, bias, p, block_rows, block_cols, sampler, side, dtype)
+        how = spelled(options.sampler, options.side, dtype)
+        out, pack = FORWARD(x, weight, bias, options.p, *options.block_shape, how)
         # What was rounded is in the pack.
         ctx.save_for_backward(
             x if x.dtype == dtype else None, weight if weight.dtype == dtype else None, pack
         )
-        dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
-        ctx.args = p, x.shape[-1], block_rows, block_cols, side, *dtypes
+        ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
+        ctx.args = options.p, x.shape[-1], *options.block_shape
+        ctx.side = options.side
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needs = list(ctx.needs_input_grad[:3])
-        grads = BACKWARD(grad, *ctx.saved_tensors, *ctx.args, needs)
+        needs = ctx.needs_input_grad[:3]
+        how = spelled(ctx.side, *ctx.dtypes, needs)
+        grads = BACKWARD(grad, *ctx.saved_tensors, *ctx.args, how)
         wanted = (g if need else None for g, need in zip(grads, needs, strict=True))
-        return *wanted, None, None, None, None, None, None
+        return *wanted, None, None

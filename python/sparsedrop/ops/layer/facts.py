@@ -90,7 +90,12 @@ class Facts(NamedTuple):
 
 def lie_well(*tensors: Tensor) -> bool:
     """Whether they are contiguous and 16-byte aligned."""
-    return all(t.is_contiguous() and not t.data_ptr() & ALIGNMENT_BITS for t in tensors)
+    bits = 0
+    for tensor in tensors:  # a generator costs the host as much again
+        if not tensor.is_contiguous():
+            return False
+        bits |= tensor.data_ptr()
+    return not bits & ALIGNMENT_BITS
 
 
 def facts_of(

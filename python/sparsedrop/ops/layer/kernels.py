@@ -18,6 +18,7 @@ from sparsedrop.ops.layer.programs import kernel_backward, kernel_forward, round
 from sparsedrop.ops.plan import Key, kernel_plan, layer_keys, request_of
 from sparsedrop.ops.product import How, Product
 from sparsedrop.ops.program import Space, address, draw
+from sparsedrop.ops.spelling import spelled
 from sparsedrop.select import kernels
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def packing(
     bias_at = _aligned(4 * layout(*masked, *block_shape).size)
     size = dtype.itemsize
     weight_at = bias_at + _aligned(size * n)
-    x_at = weight_at + _aligned(size * n * k) * rounds[1]
-    end = x_at + _aligned(size * m * k) * rounds[0]
+    x_at = weight_at + (_aligned(size * n * k) if rounds[1] else 0)
+    end = x_at + (_aligned(size * m * k) if rounds[0] else 0)
     return Packing(bias_at, weight_at, x_at, weight_at // 4, end // 4)
 
 
@@ -137,20 +138,12 @@ class KernelLayer:
         """The result, and a buffer of the mask and what was rounded: see `packing`."""
         rounds_x, rounds_weight = self.rounds
         pack, stream = self._memory.allocate(*self._pack), _native.current_stream(self.facts.device)
-        at = self._packed(pack, None if rounds_x else x, None if rounds_weight else weight)
-        if rounds_weight:
-            at = at._replace(weight_to=at.weight)
+        start, packing = pack.data_ptr(), self.packing
+        weight_to = start + packing.weight_at if rounds_weight else 0
+        used_x = start + packing.x_at if rounds_x else x.data_ptr()
+        at = Places(start, used_x, weight_to or weight.data_ptr(), weight_to)
         out = self._launch_forward((x, weight, bias), pack, at, options, stream)
         return out, pack
-
-    def _packed(self, pack: Tensor, x: Tensor | None, weight: Tensor | None) -> Places:
-        """With x and weight in a buffer, those that are None."""
-        start = pack.data_ptr()
-        return Places(
-            start,
-            start + self.packing.x_at if x is None else x.data_ptr(),
-            start + self.packing.weight_at if weight is None else weight.data_ptr(),
-        )
 
     def _launch_forward(
         self,
@@ -214,7 +207,12 @@ class KernelLayer:
         needs: Needs,
     ) -> Grads:
         """`backward` with what `forward_packed` left; x and weight None where it rounded them."""
-        at = self._packed(pack, x, weight)
+        start, packing = pack.data_ptr(), self.packing
+        at = Places(
+            start,
+            start + packing.x_at if x is None else x.data_ptr(),
+            start + packing.weight_at if weight is None else weight.data_ptr(),
+        )
         return self._launch_backward(at, grad, options, needs, (None, None))
 
     def _launch_backward(
@@ -243,8 +241,8 @@ class KernelLayer:
         dtypes = facts.dtype, facts.weight_dtype, facts.bias_dtype
         x, weight, mask = saved
         weight = weight.t() if facts.weight_turned else weight
-        args = options.p, *extents, facts.side, *dtypes, list(needs)
-        grads = backward(grad, x, weight, mask, *args)
+        how = spelled(facts.side, *dtypes, needs)
+        grads = backward(grad, x, weight, mask, options.p, *extents, how)
         grad_x, grad_weight, grad_bias = (
             found if is_needed else None for found, is_needed in zip(grads, needs, strict=True)
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +12,18 @@ from sparsedrop import _native, select
 from sparsedrop._torch import keep_apart
 from sparsedrop.masks import FILLS, BlockMask, MaskTensors, layout
 from sparsedrop.ops import cuda
-from sparsedrop.ops.layer.facts import Grads, Options, facts_of, lie_well
-from sparsedrop.ops.layer.kernels import kernel_layer_for, packing
+from sparsedrop.ops.layer.facts import Grads, Needs, Options, lie_well
+from sparsedrop.ops.layer.kernels import KernelLayer, kernel_layer_for, packing
 from sparsedrop.ops.product import How, Product
 from sparsedrop.ops.registration import Op, register
+from sparsedrop.ops.spelling import read
 
 Three = tuple[Tensor, Tensor, Tensor]
 Dtypes = tuple[torch.dtype, torch.dtype, "torch.dtype | None"]
+Called = tuple[float, tuple[int, int], str]
+"""The rate, the blocks, and the rest of an op's constants."""
+State = tuple[bool, "str | None"]
+"""Whether products may be TF32, and the architecture that is forced."""
 
 
 def _forward(
@@ -27,19 +33,18 @@ def _forward(
     p: float,
     block_rows: int,
     block_cols: int,
-    sampler: str,
-    side: str,
-    dtype: torch.dtype,
+    how: str,
 ) -> tuple[Tensor, Tensor]:
-    """The result, and a buffer of the mask, and of x and weight where they had to be rounded."""
-    options = Options(p, (block_rows, block_cols), sampler, side=side)
-    layer = None
-    if lie_well(x, weight) and (bias is None or lie_well(bias)):
-        of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
-        of_weight = weight.shape, weight.dtype
-        facts = facts_of(x, options, (dtype, True), of_weight, of_bias)
-        layer = kernel_layer_for(facts, select.forced_architecture())
-    if layer is None:
+    """The result, and a buffer of the mask, and of x and weight where they had to be rounded.
+
+    how: the sampler, the side and the dtype of the product, as `spelled`.
+    """
+    of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
+    given = x.shape, x.dtype, weight.shape, weight.dtype, *of_bias
+    of = p, (block_rows, block_cols), how
+    layer, options, dtype = _forward_for(x.get_device(), given, of, _state(read(how)[2]))
+    lies_well = lie_well(x, weight) and (bias is None or lie_well(bias))
+    if layer is None or not lies_well:
         return _forward_by_products(x, weight, bias, options, dtype)
     return layer.forward_packed(x, weight, bias, options)
 
@@ -53,42 +58,76 @@ def _backward(
     features: int,
     block_rows: int,
     block_cols: int,
-    side: str,
-    x_dtype: torch.dtype,
-    weight_dtype: torch.dtype,
-    bias_dtype: torch.dtype | None,
-    needs: Sequence[bool],
+    how: str,
 ) -> Three:
     """Gradients of x, weight and bias; empty where they are not needed.
 
     x and weight are None where they were rounded: then they are in the buffer.
+    how: the side, the dtypes of x, weight and bias as they were given, and the gradients that are
+    needed, as `spelled`.
     """
-    options = Options(p, (block_rows, block_cols), "bernoulli", side=side)
-    n = grad.shape[-1]
-    facts = (
-        grad.get_device(), torch.Size((*grad.shape[:-1], features)), x_dtype,
-        torch.Size((n, features)), weight_dtype, None if bias_dtype is None else torch.Size((n,)),
-        bias_dtype, grad.dtype, True, round(100 * (1.0 - p)), options.block_shape,
-        side, False, _native.multiplies_as_tf32(grad.dtype),
-    )  # fmt: skip
-    layer = None
-    if (x is None or lie_well(x)) and (weight is None or lie_well(weight)):
-        layer = kernel_layer_for(facts, select.forced_architecture())
+    given = grad.shape, grad.dtype, features
+    of = p, (block_rows, block_cols), how
+    layer, options, needs = _backward_for(grad.get_device(), given, of, _state(grad.dtype))
     if not lie_well(grad):
         grad = grad.clone(memory_format=torch.contiguous_format)
-    need_x, need_weight, need_bias = needs
-    if layer is None:
-        dtypes = x_dtype, weight_dtype, bias_dtype
+    lies_well = (x is None or lie_well(x)) and (weight is None or lie_well(weight))
+    if layer is None or not lies_well:
+        dtypes = read(how)[1:4]
         grads = _gradients_by_products(x, weight, pack, grad, options, features, dtypes)
     else:
-        wanted = need_x, need_weight, need_bias
-        grads = layer.backward_packed(x, weight, pack, grad, options, wanted)
+        grads = layer.backward_packed(x, weight, pack, grad, options, needs)
     # Each its own: outputs of an op may not be one tensor.
     grad_x, grad_weight, grad_bias = (
         found if is_needed and found is not None else grad.new_empty(0)
         for found, is_needed in zip(grads, needs, strict=True)
     )
     return grad_x, grad_weight, grad_bias
+
+
+def _state(dtype: torch.dtype) -> State:
+    return _native.multiplies_as_tf32(dtype), select.forced_architecture()
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward_for(
+    index: int, given: tuple[Any, ...], of: Called, state: State
+) -> tuple[KernelLayer | None, Options, torch.dtype]:
+    """How a forward pass runs; None: by products.
+
+    given: shape and dtype of x, weight and bias.
+    """
+    p, block_shape, how = of
+    sampler, side, dtype = read(how)
+    options = Options(p, block_shape, sampler, side=side)
+    return _layer_of(index, given, dtype, options, state), options, dtype
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward_for(
+    index: int, given: tuple[Any, ...], of: Called, state: State
+) -> tuple[KernelLayer | None, Options, Needs]:
+    """Likewise of a backward pass, and which gradients are needed.
+
+    given: shape and dtype of the gradient, and the features of x.
+    """
+    (shape, dtype, features), (p, block_shape, how) = given, of
+    side, x_dtype, weight_dtype, bias_dtype, needs = read(how)
+    options = Options(p, block_shape, "bernoulli", side=side)
+    n = shape[-1]
+    of_bias = (None, None) if bias_dtype is None else (torch.Size((n,)), bias_dtype)
+    of_weight = torch.Size((n, features)), weight_dtype
+    operands = torch.Size((*shape[:-1], features)), x_dtype, *of_weight, *of_bias
+    return _layer_of(index, operands, dtype, options, state), options, needs
+
+
+def _layer_of(
+    index: int, given: tuple[Any, ...], dtype: torch.dtype, options: Options, state: State
+) -> KernelLayer | None:
+    """dtype: of the products."""
+    percent, (tf32, architecture) = round(100 * (1.0 - options.p)), state
+    of = dtype, True, percent, options.block_shape, options.side, False, tf32
+    return kernel_layer_for((index, *given, *of), architecture)
 
 
 def _mask_of(pack: Tensor, shape: tuple[int, int], options: Options) -> BlockMask:
@@ -166,11 +205,10 @@ def _fake_forward(
     p: float,
     block_rows: int,
     block_cols: int,
-    sampler: str,
-    side: str,
-    dtype: torch.dtype,
+    how: str,
 ) -> tuple[Tensor, Tensor]:
     keep_apart(torch.ops.sparsedrop.dropout_linear)
+    _, side, dtype = read(how)
     (n, k), m = weight.shape, x.shape[:-1].numel()
     rounds = x.dtype != dtype, weight.dtype != dtype
     size = packing((m, n, k), (block_rows, block_cols), side, rounds, dtype).size
@@ -187,13 +225,9 @@ def _fake_backward(
     features: int,
     block_rows: int,
     block_cols: int,
-    side: str,
-    x_dtype: torch.dtype,
-    weight_dtype: torch.dtype,
-    bias_dtype: torch.dtype | None,
-    needs: Sequence[bool],
+    how: str,
 ) -> Three:
-    need_x, need_weight, need_bias = needs
+    *_, weight_dtype, bias_dtype, (need_x, need_weight, need_bias) = read(how)
     n = grad.shape[-1]
     return (
         grad.new_empty((*grad.shape[:-1], features)) if need_x else grad.new_empty(0),
@@ -202,19 +236,18 @@ def _fake_backward(
     )
 
 
-_BLOCK = "SymInt block_rows, SymInt block_cols"  # and whose blocks: "input" or "output"
+_BLOCK = "SymInt block_rows, SymInt block_cols"
 _library = register(
     Op(
-        f"dropout_linear(Tensor x, Tensor weight, Tensor? bias, float p, {_BLOCK}, str sampler, "
-        "str side, ScalarType dtype) -> (Tensor, Tensor)",
+        f"dropout_linear(Tensor x, Tensor weight, Tensor? bias, float p, {_BLOCK}, str how) "
+        "-> (Tensor, Tensor)",
         _forward,
         _fake_forward,
         draws=True,
     ),
     Op(
         "dropout_linear_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor pack, float p, "
-        f"SymInt features, {_BLOCK}, str side, ScalarType x_dtype, ScalarType weight_dtype, "
-        "ScalarType? bias_dtype, bool[] needs) -> (Tensor, Tensor, Tensor)",
+        f"SymInt features, {_BLOCK}, str how) -> (Tensor, Tensor, Tensor)",
         _backward,
         _fake_backward,
         draws=False,

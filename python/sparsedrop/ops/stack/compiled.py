@@ -15,6 +15,7 @@ from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.compiled import takes_kernels
 from sparsedrop.ops.plan import UNIT
+from sparsedrop.ops.spelling import spelled
 from sparsedrop.ops.stack.facts import (
     Dropped,
     Facts,
@@ -37,10 +38,10 @@ def stack_compiled(
     if is_exporting() or not suits_compiler(x, layers, dropped, dtype):
         return stack_plain(x, layers, dropped)
     parameters = parameters_of(layers)
-    activations = [layer.activation or "" for layer in layers]
-    gated = [layer.gate is not None for layer in layers]
-    how = activations, gated, list(dropped.rates), *dropped.block_shape, dropped.sampler
-    return _Stack.apply(x, *how, dtype, *parameters)
+    activations = tuple(layer.activation for layer in layers)
+    gated = tuple(layer.gate is not None for layer in layers)
+    # A compiler lets what made x round it, but fuses nothing with an op.
+    return _Stack.apply(x.to(dtype), dropped, dtype, activations, gated, *parameters)
 
 
 def suits_compiler(
@@ -99,35 +100,32 @@ class _Stack(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        activations: list[str],
-        gated: list[bool],
-        rates: list[float],
-        block_rows: int,
-        block_cols: int,
-        sampler: str,
+        dropped: Dropped,
         dtype: torch.dtype,
+        activations: tuple[str | None, ...],
+        gated: tuple[bool, ...],
         *parameters: Tensor | None,
     ) -> Tensor:
-        how = activations, gated
-        blocks = block_rows, block_cols
-        out, *made = FORWARD(x, parameters, *how, rates, *blocks, sampler, dtype)
+        drops = list(dropped.rates), *dropped.block_shape
+        how = spelled(dropped.sampler, dtype, gated, *activations)
+        out, *made = FORWARD(x, parameters, *drops, how)
         weights = [p for p in parameters[::2] if p is not None]
         biased = [p is not None for p in parameters[1::2]]
-        dropped = Dropped(tuple(rates), blocks, sampler)
-        kinds = kinds_of(weights, activations, gated, biased)
+        kinds = kinds_of([weight.shape[0] for weight in weights], activations, gated, biased)
         dtypes = x.dtype, weights[0].dtype, dtype
-        facts = Facts(*facts_of(x, dtypes, kinds, dropped))
+        facts = Facts(*facts_of(x.get_device(), x.shape, dtypes, kinds, dropped))
         saved = from_list(made, out, (x, weights), facts)
         ctx.save_for_backward(*saved.tensors())
-        ctx.count = len(weights)
-        ctx.args = *how, biased, rates, *blocks, x.dtype, weights[0].dtype
+        ctx.count, ctx.drops = len(weights), drops
+        ctx.given, ctx.layers = (x.dtype, weights[0].dtype, biased), (gated, *activations)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, pack, *rest = ctx.saved_tensors
         weights, kept = rest[: ctx.count], rest[ctx.count :]
-        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[8:]]
-        grads = BACKWARD(grad, x, weights, pack, kept, *ctx.args, needs)
+        needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
+        how = spelled(*ctx.given, needs, *ctx.layers)
+        grads = BACKWARD(grad, x, weights, pack, kept, *ctx.drops, how)
         wanted = [g if need else None for g, need in zip(grads, needs, strict=True)]
-        return wanted[0], None, None, None, None, None, None, None, *wanted[1:]
+        return wanted[0], None, None, None, None, *wanted[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -135,18 +136,20 @@ class Facts(NamedTuple):
 
 
 def facts_of(
-    x: Tensor,
+    index: int,
+    x_shape: torch.Size,
     dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
     kinds: tuple[Kind, ...],
     dropped: Dropped,
 ) -> tuple[Any, ...]:
     """`Facts`, in a plain tuple: it is looked up for every call.
 
+    index: of the GPU.
     dtypes: of x, of the parameters and of the products.
     """
     keeps = tuple(round(100 * (1.0 - p)) if p > 0.0 else None for p in dropped.rates)
     tf32 = _native.multiplies_as_tf32(dtypes[2])
-    return x.get_device(), x.shape, *dtypes, kinds, keeps, dropped.block_shape, tf32
+    return index, x_shape, *dtypes, kinds, keeps, dropped.block_shape, tf32
 
 
 def parameters_of(layers: tuple[Layer, ...]) -> tuple[Tensor | None, ...]:
@@ -188,3 +191,27 @@ def branches(kinds: tuple[Kind, ...]) -> tuple[Branch, ...]:
             found.append(Branch(i, True, kind.gate))
         found.append(Branch(i, False, kind.has_bias))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def needed_layers(
+    branches: tuple[Branch, ...], needs: tuple[bool, ...]
+) -> tuple[int, frozenset[int]]:
+    """The first layer that a gradient is needed of, below which nothing is computed, and those
+    whose weights' gradients are needed.
+
+    needs: of x, and of weight and bias of each branch.
+    """
+    trained = {b.layer for b, need in zip(branches, needs[1::2], strict=True) if need}
+    biased = {b.layer for b, need in zip(branches, needs[2::2], strict=True) if need}
+    first = 0 if needs[0] else min(trained | biased, default=branches[-1].layer + 1)
+    return first, frozenset(trained)
+
+
+@functools.lru_cache(maxsize=256)
+def numbers_of(rates: tuple[float, ...], *, keeps: bool) -> tuple[float, ...]:
+    """The numbers of both directions' programs; keeps: and the live shares by which the forward one
+    draws."""
+    dropped = Dropped(rates, (1, 1), "bernoulli")
+    found = [f(i) for i in range(len(rates) - 1) for f in (dropped.alpha, dropped.bias_factor)]
+    return (*found, *(1.0 - p for p in rates)) if keeps else tuple(found)

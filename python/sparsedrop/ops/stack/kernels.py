@@ -15,7 +15,15 @@ from sparsedrop.ops import copies
 from sparsedrop.ops.plan import Blocks, Key, kernel_plan, layer_keys, request_of
 from sparsedrop.ops.program import Space, address, draw
 from sparsedrop.ops.stack import programs
-from sparsedrop.ops.stack.facts import Branch, Dropped, Facts, branches, is_dense_layer
+from sparsedrop.ops.stack.facts import (
+    Branch,
+    Dropped,
+    Facts,
+    branches,
+    is_dense_layer,
+    needed_layers,
+    numbers_of,
+)
 from sparsedrop.ops.stack.places import Forward, Pack, kept_of
 from sparsedrop.select import kernels
 
@@ -101,6 +109,18 @@ class KernelStack:
             for extents in (shape, shape[:1])
         ]
         self._masks = self._pack_layout.masks(Forward.PACK)
+        # Properties, which are asked for in each call.
+        self._rounds_x, self._rounds_parameters = facts.rounds_x, facts.rounds_parameters
+        self._is_gated = facts.kinds[0].is_gated
+        last = len(facts.kinds) - 1
+        # Of each layer: how many matrices are kept, whether the stack's result is the one, and
+        # whether the layer's result has room of its own.
+        self._rooms = [
+            (space, kept, i == last and not kind.keeps_input, i < last and kind.keeps_input)
+            for i, (space, kept, kind) in enumerate(
+                zip(self._between, self._kept, facts.kinds, strict=True)
+            )
+        ]
 
     def forward(
         self,
@@ -117,7 +137,7 @@ class KernelStack:
         facts, allocate = self.facts, self._allocate
         stream = _native.current_stream(facts.device)
         out, pack = allocate(*self._out), allocate(*self._pack)
-        used_x = allocate(*self._x) if facts.rounds_x else x
+        used_x = allocate(*self._x) if self._rounds_x else x
         scratch = self._scratch_space()
         places = [
             x.data_ptr(), used_x.data_ptr(), out.data_ptr(), pack.data_ptr(), address(scratch)
@@ -127,27 +147,26 @@ class KernelStack:
         for i, space in enumerate(self._weights):
             weight, bias = parameters[2 * i], parameters[2 * i + 1]
             assert weight is not None
-            copy, to = self._rounded(weight, space, stream if shares else None)
-            if to and shares:
-                fresh.append((weight, copy))
+            copy, to = weight, 0
+            if self._rounds_parameters:
+                copy, to = self._rounded(weight, space, stream if shares else None)
+                if to and shares:
+                    fresh.append((weight, copy))
             used.append(copy)
             places += (weight.data_ptr(), to, copy.data_ptr(), address(bias))
         kept: list[Tensor] = []
         results: list[Tensor] = []
-        last = len(facts.kinds) - 1
-        for i, space in enumerate(self._between):
-            own = [allocate(*space) for _ in range(self._kept[i])]
-            if i == last and own and not facts.kinds[i].keeps_input:
-                own = [out]
-            kept += own
-            places += [tensor.data_ptr() for tensor in own]
-            is_apart = i < last and facts.kinds[i].keeps_input
-            results += [allocate(*space)] if is_apart else []
+        for space, count, keeps_result, is_apart in self._rooms:
+            for _ in range(count):
+                kept.append(out if keeps_result else allocate(*space))
+                places.append(kept[-1].data_ptr())
+            if is_apart:
+                results.append(allocate(*space))
             places.append(results[-1].data_ptr() if is_apart else 0)
         for i, mask in self._masks.items():
             places += self._draw(i, mask.start, pack, dropped)
         places += self._blas()
-        self._forward.run(places, _numbers(dropped.rates, keeps=True), stream)
+        self._forward.run(places, numbers_of(dropped.rates, keeps=True), stream)
         for weight, copy in fresh:
             copies.keep(weight, copy, stream)
         return out, Saved(used_x, pack, tuple(used), tuple(kept))
@@ -168,10 +187,7 @@ class KernelStack:
 
         stream: where a copy that others share was made; None: none is looked for.
         """
-        facts = self.facts
-        if not facts.rounds_parameters:
-            return weight, 0
-        found = None if stream is None else copies.find(weight, facts.dtype, stream)
+        found = None if stream is None else copies.find(weight, space.dtype, stream)
         if found is not None:
             return found, 0
         copy = self._allocate(*space)
@@ -220,7 +236,7 @@ class KernelStack:
         and of the dtype of the products."""
         facts, allocate = self.facts, self._allocate
         grads: list[Tensor | None] = [allocate(*self._x) if needs[0] else None]
-        other = allocate(*self._x) if needs[0] and facts.kinds[0].is_gated else None
+        other = allocate(*self._x) if needs[0] and self._is_gated else None
         scratch = self._scratch_space()
         places = [
             grad.data_ptr(), saved.x.data_ptr(), saved.pack.data_ptr(), address(grads[0]),
@@ -231,10 +247,7 @@ class KernelStack:
         for i, weight in enumerate(saved.weights):
             of_weight, of_bias = grads[2 * i + 1], grads[2 * i + 2]
             places += (weight.data_ptr(), address(of_weight), address(of_bias))
-        # Below the first layer of which a gradient is needed, nothing is computed.
-        trained = {b.layer for b, need in zip(self._branches, needs[1::2], strict=True) if need}
-        biased = {b.layer for b, need in zip(self._branches, needs[2::2], strict=True) if need}
-        first = 0 if needs[0] else min(trained | biased, default=len(facts.kinds))
+        first, trained = needed_layers(self._branches, tuple(needs))
         kept = iter(saved.kept)
         between = [None if s is None else allocate(*s) for s in self._backward_spaces]
         for i, count in enumerate(self._kept):
@@ -245,16 +258,8 @@ class KernelStack:
             places.append(room if i + 1 in trained else 0)
         places += self._blas()
         stream = _native.current_stream(facts.device)
-        self._backward.run(places, _numbers(dropped.rates, keeps=False), stream)
+        self._backward.run(places, numbers_of(dropped.rates, keeps=False), stream)
         return grads
-
-
-@functools.lru_cache(maxsize=256)
-def _numbers(rates: tuple[float, ...], *, keeps: bool) -> tuple[float, ...]:
-    """Those of both directions, and the live shares by which the forward one draws."""
-    dropped = Dropped(rates, (1, 1), "bernoulli")
-    found = [f(i) for i in range(len(rates) - 1) for f in (dropped.alpha, dropped.bias_factor)]
-    return (*found, *(1.0 - p for p in rates)) if keeps else tuple(found)
 
 
 def _size(space: Space) -> int:

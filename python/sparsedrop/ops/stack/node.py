@@ -45,7 +45,8 @@ def stack_of(x: Tensor, layers: tuple[Layer, ...], dropped: Dropped) -> Stack | 
         return None
     if not _native.runs_portable(_native.gpu(index)):
         return None
-    facts = facts_of(x, (x.dtype, param_dtype, dtype), tuple(map(kind_of, layers)), dropped)
+    dtypes = x.dtype, param_dtype, dtype
+    facts = facts_of(index, x.shape, dtypes, tuple(map(kind_of, layers)), dropped)
     return stack_for(facts) if select.is_free() else make_stack(facts)
 
 

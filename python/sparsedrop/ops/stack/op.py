@@ -13,15 +13,8 @@ from sparsedrop import select
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.plan import request_of
 from sparsedrop.ops.registration import Op, register
-from sparsedrop.ops.stack.facts import (
-    Dropped,
-    Facts,
-    Kind,
-    branches,
-    facts_of,
-    kind_of,
-    layers_of,
-)
+from sparsedrop.ops.spelling import read
+from sparsedrop.ops.stack.facts import Blocks, Dropped, Facts, Kind, branches, facts_of
 from sparsedrop.ops.stack.kernels import KernelStack, Saved, are_legal, keys_of
 from sparsedrop.ops.stack.places import Pack, kept_of
 
@@ -31,19 +24,23 @@ ALONE = "an op of a stack ran on operands that no kernel takes: {}"
 def _forward(
     x: Tensor,
     parameters: Sequence[Tensor | None],
-    activations: Sequence[str],
-    gated: Sequence[bool],
     rates: Sequence[float],
     block_rows: int,
     block_cols: int,
-    sampler: str,
-    dtype: torch.dtype,
+    how: str,
 ) -> list[Tensor]:
-    """The result, the pack, and what else the backward pass needs and is not given."""
-    x, parameters = _well(x), [None if p is None else _well(p) for p in parameters]
-    kinds = tuple(map(kind_of, layers_of(parameters, activations, gated)))
-    dropped = Dropped(tuple(rates), (block_rows, block_cols), sampler)
-    stack = _stack_for(facts_of(x, (x.dtype, _dtype_of(parameters), dtype), kinds, dropped))
+    """The result, the pack, and what else the backward pass needs and is not given.
+
+    how: the sampler, the dtype of the products, which layers are gated, and the activations, as
+    `spelled`.
+    """
+    if not lie_well(x, *[p for p in parameters if p is not None]):
+        x, parameters = _well(x), [None if p is None else _well(p) for p in parameters]
+    shapes = tuple([None if p is None else p.shape for p in parameters])
+    stack, dropped = _forward_for(
+        (x.get_device(), x.shape, x.dtype), shapes, _dtype_of(parameters), tuple(rates),
+        (block_rows, block_cols), how, select.forced_architecture(),
+    )  # fmt: skip
     out, saved = stack.forward(x, parameters, dropped, shares=False)
     return [out, *to_list(saved, out, stack.facts)]
 
@@ -54,23 +51,26 @@ def _backward(
     weights: Sequence[Tensor],
     pack: Tensor,
     kept: Sequence[Tensor],
-    activations: Sequence[str],
-    gated: Sequence[bool],
-    biased: Sequence[bool],
     rates: Sequence[float],
     block_rows: int,
     block_cols: int,
-    x_dtype: torch.dtype,
-    param_dtype: torch.dtype,
-    needs: Sequence[bool],
+    how: str,
 ) -> list[Tensor]:
     """Gradients of x and of the parameters in the order of the branches; empty where they are not
-    needed."""
-    kinds = kinds_of(weights, activations, gated, biased)
-    dropped = Dropped(tuple(rates), (block_rows, block_cols), "bernoulli")
-    stack = _stack_for(facts_of(x, (x_dtype, param_dtype, grad.dtype), kinds, dropped))
-    saved = Saved(_well(x), pack, tuple(map(_well, weights)), tuple(kept))
-    grads = stack.backward(saved, _well(grad), dropped, needs)
+    needed.
+
+    how: the dtypes of x and of the parameters as they were given, of which branches there is a
+    bias, the gradients that are needed, which layers are gated, and the activations, as `spelled`.
+    """
+    if not lie_well(grad, x, *weights):
+        grad, x, weights = _well(grad), _well(x), list(map(_well, weights))
+    outputs = tuple([weight.shape[0] for weight in weights])
+    stack, dropped, needs = _backward_for(
+        (x.get_device(), x.shape, grad.dtype), outputs, tuple(rates),
+        (block_rows, block_cols), how, select.forced_architecture(),
+    )  # fmt: skip
+    saved = Saved(x, pack, tuple(weights), tuple(kept))
+    grads = stack.backward(saved, grad, dropped, needs)
     return [grad.new_empty(0) if found is None else found for found in grads]
 
 
@@ -85,9 +85,52 @@ def _dtype_of(parameters: Sequence[Tensor | None]) -> torch.dtype:
     return weight.dtype
 
 
-def _stack_for(facts: tuple[Any, ...]) -> KernelStack:
-    """The stack for `Facts` in a plain tuple by the best kernels, whatever dense products take."""
-    return _stack_of(facts, select.forced_architecture())
+OfTensor = tuple[int, torch.Size, torch.dtype]
+"""Where it is, its shape and its dtype."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _forward_for(
+    of_x: OfTensor,
+    shapes: tuple[torch.Size | None, ...],
+    param_dtype: torch.dtype,
+    rates: tuple[float, ...],
+    block_shape: Blocks,
+    how: str,
+    architecture: str | None,
+) -> tuple[KernelStack, Dropped]:
+    """The stack of a forward pass, by the best kernels, whatever dense products take.
+
+    shapes: of the parameters.
+    """
+    sampler, dtype, gated, *activations = read(how)
+    index, x_shape, x_dtype = of_x
+    kinds = _kinds_of_shapes(shapes, activations, gated)
+    dropped = Dropped(rates, block_shape, sampler)
+    facts = facts_of(index, x_shape, (x_dtype, param_dtype, dtype), kinds, dropped)
+    return _stack_of(facts, architecture), dropped
+
+
+@functools.lru_cache(maxsize=1024)
+def _backward_for(
+    of_grad: OfTensor,
+    outputs: tuple[int, ...],
+    rates: tuple[float, ...],
+    block_shape: Blocks,
+    how: str,
+    architecture: str | None,
+) -> tuple[KernelStack, Dropped, tuple[bool, ...]]:
+    """That of a backward pass, and which gradients it is to make.
+
+    of_grad: the shape is that of x.
+    outputs: of the branches.
+    """
+    x_dtype, param_dtype, biased, needs, gated, *activations = read(how)
+    index, x_shape, dtype = of_grad
+    kinds = kinds_of(outputs, activations, gated, biased)
+    dropped = Dropped(rates, block_shape, "bernoulli")
+    facts = facts_of(index, x_shape, (x_dtype, param_dtype, dtype), kinds, dropped)
+    return _stack_of(facts, architecture), dropped, needs
 
 
 @functools.lru_cache(maxsize=1024)
@@ -104,18 +147,29 @@ def _stack_of(facts: tuple[Any, ...], architecture: str | None) -> KernelStack:
 
 
 def kinds_of(
-    weights: Sequence[Tensor],
-    activations: Sequence[str],
+    outputs: Sequence[int],
+    activations: Sequence[str | None],
     gated: Sequence[bool],
     biased: Sequence[bool],
 ) -> tuple[Kind, ...]:
-    """The kinds of a stack's layers; weights, and whether there is a bias, branch by branch."""
-    rest, found = iter(zip(weights, biased, strict=True)), []
-    for name, is_gated in zip(activations, gated, strict=True):
+    """The kinds of a stack's layers; features, and whether there is a bias, branch by branch."""
+    rest, found = iter(zip(outputs, biased, strict=True)), []
+    for activation, is_gated in zip(activations, gated, strict=True):
         gate = next(rest)[1] if is_gated else None
-        weight, has_bias = next(rest)
-        found.append(Kind(weight.shape[0], name or None, has_bias, gate))
+        features, has_bias = next(rest)
+        found.append(Kind(features, activation, has_bias, gate))
     return tuple(found)
+
+
+def _kinds_of_shapes(
+    shapes: Sequence[torch.Size | None],
+    activations: Sequence[str | None],
+    gated: Sequence[bool],
+) -> tuple[Kind, ...]:
+    """Those of parameters of these shapes."""
+    outputs = [shape[0] for shape in shapes[::2] if shape is not None]
+    biased = [shape is not None for shape in shapes[1::2]]
+    return kinds_of(outputs, activations, gated, biased)
 
 
 def _keeps_result(facts: Facts) -> bool:
@@ -152,18 +206,17 @@ def from_list(
 def _fake_forward(
     x: Tensor,
     parameters: Sequence[Tensor | None],
-    activations: Sequence[str],
-    gated: Sequence[bool],
     rates: Sequence[float],
     block_rows: int,
     block_cols: int,
-    sampler: str,
-    dtype: torch.dtype,
+    how: str,
 ) -> list[Tensor]:
-    kinds = tuple(map(kind_of, layers_of(parameters, activations, gated)))
+    sampler, dtype, gated, *activations = read(how)
+    shapes = [None if p is None else p.shape for p in parameters]
+    kinds = _kinds_of_shapes(shapes, activations, gated)
     dropped = Dropped(tuple(rates), (block_rows, block_cols), sampler)
     dtypes = x.dtype, _dtype_of(parameters), dtype
-    facts = Facts(*facts_of(x, dtypes, kinds, dropped))
+    facts = Facts(*facts_of(x.get_device(), x.shape, dtypes, kinds, dropped))
     out = x.new_empty(facts.out_shape, dtype=dtype)
     weights = [
         x.new_empty((facts.features[i + 1], facts.features[i]), dtype=dtype)
@@ -187,16 +240,12 @@ def _fake_backward(
     weights: Sequence[Tensor],
     pack: Tensor,
     kept: Sequence[Tensor],
-    activations: Sequence[str],
-    gated: Sequence[bool],
-    biased: Sequence[bool],
     rates: Sequence[float],
     block_rows: int,
     block_cols: int,
-    x_dtype: torch.dtype,
-    param_dtype: torch.dtype,
-    needs: Sequence[bool],
+    how: str,
 ) -> list[Tensor]:
+    _, param_dtype, _, needs, *_ = read(how)
     shapes = [x.shape]
     for weight in weights:
         shapes += [weight.shape, weight.shape[:1]]
@@ -207,20 +256,17 @@ def _fake_backward(
     ]
 
 
-_HOW = "str[] activations, bool[] gated"
 _DROPPED = "float[] rates, SymInt block_rows, SymInt block_cols"
 _library = register(
     Op(
-        f"stack(Tensor x, Tensor?[] parameters, {_HOW}, {_DROPPED}, str sampler, ScalarType dtype)"
-        " -> Tensor[]",
+        f"stack(Tensor x, Tensor?[] parameters, {_DROPPED}, str how) -> Tensor[]",
         _forward,
         _fake_forward,
         draws=True,
     ),
     Op(
-        f"stack_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor pack, Tensor[] kept, "
-        f"{_HOW}, bool[] biased, {_DROPPED}, ScalarType x_dtype, ScalarType param_dtype, "
-        "bool[] needs) -> Tensor[]",
+        "stack_backward(Tensor grad, Tensor x, Tensor[] weights, Tensor pack, Tensor[] kept, "
+        f"{_DROPPED}, str how) -> Tensor[]",
         _backward,
         _fake_backward,
         draws=False,
