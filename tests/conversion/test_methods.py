@@ -199,6 +199,14 @@ REFUSED = {
         lambda: Feedforward(D, HIDDEN, p=1.0), (8, D), "sliceout", 0,
         "p must be below 1: a slice keeps some units",
     ),
+    "a rate at which a slice keeps all": (
+        lambda: Feedforward(D, HIDDEN, p=0.1), (8, D), "sliceout", 0,
+        "of 256 units a slice of whole 64s keeps all at p = 0.1",
+    ),
+    "units of which no slice can be cut": (
+        lambda: Feedforward(D, 64), (8, D), "sliceout", 0,
+        "of 64 units a slice of whole 64s keeps all at p = 0.5",
+    ),
     "a rate that no pattern gives": (
         lambda: Feedforward(D, HIDDEN, p=0.9), (8, D), "row-pattern", 0,
         "p = 0.9 is more than 8 periods give: at most (n - 1) / n = 0.875; take a larger n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -114,6 +115,10 @@ def _why_not(site: Site, method: str, p: float) -> str | None:
         check(check_p(p))
     except ValueError as error:
         return str(error)
+    width = extents(site)[1]
+    if method == SLICEOUT and p > 0.0 and units.METHODS[method].kept(width, p) == 1.0:
+        align = math.gcd(width, units.ALIGN)
+        return f"of {width} units a slice of whole {align}s keeps all at p = {p:g}"
     return None
 
 
