@@ -250,3 +250,14 @@ WRONG = {
 def test_wrong_arguments(sentence, args):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         SliceOutAttention(*args)
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 5), (2, 3, 5, 5)], ids=["of a batch", "too few heads"])
+def test_a_mask_of_other_heads(shape):
+    """The dense module refuses it, and a slice could be cut from it all the same."""
+    module, x = SliceOutAttention(24, 6, 3), torch.randn(shape[0], 5, 24)
+    sentence = f"attn_mask is {list(shape)}, but there are 6 heads: it is [..., T, T]"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        module(x, torch.zeros(shape))
+    with pytest.raises(RuntimeError):
+        module.eval()(x, torch.zeros(shape))

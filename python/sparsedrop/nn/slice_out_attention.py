@@ -106,6 +106,9 @@ class SliceOutAttention(Sliced):
             attn_mask: as for `scaled_dot_product_attention`, [..., T, T], for all heads or with an
                 extent of `heads`.
             is_causal: likewise.
+
+        Raises:
+            ValueError: for a mask of another number of heads.
         """
         p = applied_rate_of(self._modules.get("dropout"))
         choice = self.choice(self.kv_heads, p) if p else None
@@ -122,7 +125,8 @@ class SliceOutAttention(Sliced):
         else:
             layers = zip((self.q_proj, self.k_proj, self.v_proj), widths, strict=True)
             q, k, v = (live.project_to(x, layer, features * width) for layer, width in layers)
-        if attn_mask is not None and attn_mask.dim() > 2 and attn_mask.shape[-3] > 1:
+        if attn_mask is not None and attn_mask.dim() > 2 and attn_mask.shape[-3] != 1:
+            _check_mask(attn_mask, self.heads)
             attn_mask = live.part(attn_mask, attn_mask.dim() - 3, group)
         hidden = self._attend(q, k, v, attn_mask, is_causal)
         return live.project_from(hidden, self.out_proj, group * features)
@@ -152,6 +156,15 @@ class SliceOutAttention(Sliced):
     def extra_repr(self) -> str:
         heads = f"heads={self.heads}, kv_heads={self.kv_heads}"
         return f"{heads}{', fused=True' * self.fused}, {super().extra_repr()}"
+
+
+def _check_mask(mask: Tensor, heads: int) -> None:
+    """ValueError where its heads are not all that there are, of which live ones could be taken."""
+    if mask.shape[-3] != heads:
+        raise ValueError(
+            f"attn_mask is {list(mask.shape)}, but there are {heads} heads: it is [..., T, T], its "
+            f"extent before these 1 or {heads}"
+        )
 
 
 def _check_heads(d_model: int, heads: int, kv_heads: int) -> None:
