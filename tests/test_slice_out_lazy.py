@@ -275,3 +275,15 @@ def test_who_waits_for_gradients_is_told(tmp_path):
         torch.compile(lazy, fullgraph=True, backend="eager")(x)
     with pytest.raises(RuntimeError, match="is for plain tensors outside of transforms"):
         torch.func.grad(lambda x: lazy(x).sum())(x)
+    with pytest.raises(RuntimeError, match=re.escape("where torch.autograd.grad cannot return")):
+        torch.autograd.grad(lazy(x).sum(), list(lazy.parameters()))
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_pass_that_is_not_for_the_parameters_leaves_them_alone(make):
+    _, lazy = _pair(make)
+    x = torch.randn(3, 4, 8).double().requires_grad_()
+    torch.autograd.grad(lazy(x).sum(), [x])
+    lazy(x).sum().backward(inputs=[x])
+    assert x.grad is not None
+    assert all(gradient_of(own) is None and own.grad is None for own in lazy.parameters())

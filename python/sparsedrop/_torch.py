@@ -39,6 +39,7 @@ _private(forward_ad, "_current_level")
 _private(Tensor, "_version")
 _private(torch.UntypedStorage, "_cdata")
 _graph_task: Callable[[], int] = _private(_C, "_current_graph_task_id")
+_will_run: Callable[[Any], bool] = _private(_C, "_will_engine_execute_node")
 _functorch: Any = _private(_C, "_functorch")
 _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
@@ -221,6 +222,15 @@ def storage_of(tensor: Tensor) -> int:
 def is_in_backward() -> bool:
     """True within a backward pass, where checkpointed forward passes are run again."""
     return _graph_task() != -1
+
+
+def is_accumulated(leaf: Tensor) -> bool:
+    """Whether the backward pass that runs adds to the `.grad` of a leaf.
+
+    RuntimeError in torch.autograd.grad of that leaf.
+    """
+    # Of one that was frozen since its forward pass, torch gives no node, and adds to it still.
+    return not leaf.requires_grad or _will_run(torch.autograd.graph.get_gradient_edge(leaf).node)
 
 
 def is_in_ddp() -> bool:

@@ -7,9 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparsedrop._torch import is_accumulated
 from sparsedrop.ops.slices.products import Pieces
 
 _NAME = "slice_gradient"
+
+NOT_RETURNED = (
+    'gradients="lazy" leaves gradients beside the parameters, where torch.autograd.grad cannot '
+    'return them: use backward(), or gradients="dense"'
+)
 
 
 class SliceGradient(NamedTuple):
@@ -33,7 +39,13 @@ def clear(parameter: Tensor) -> None:
 
 
 def keep_compact(parameter: Tensor, dim: int, pieces: Pieces, values: Tensor) -> None:
-    """Adds the gradient of these pieces to what is there."""
+    """Adds the gradient of these pieces to what is there, in a backward pass that would add it to
+    the parameter's `.grad`."""
+    try:
+        if not is_accumulated(parameter):
+            return
+    except RuntimeError:
+        raise RuntimeError(NOT_RETURNED) from None
     found = SliceGradient(dim, pieces, values)
     before = gradient_of(parameter)
     setattr(parameter, _NAME, found if before is None else _sum(before, found))
