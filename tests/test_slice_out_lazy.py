@@ -287,3 +287,11 @@ def test_a_pass_that_is_not_for_the_parameters_leaves_them_alone(make):
     lazy(x).sum().backward(inputs=[x])
     assert x.grad is not None
     assert all(gradient_of(own) is None and own.grad is None for own in lazy.parameters())
+
+
+@pytest.mark.parametrize(("make", "name"), [("block", "up"), ("attention", "q_proj")])
+def test_a_weight_that_is_made_of_others_is_refused(make, name):
+    _, lazy = _pair(MODELS[make])
+    nn.utils.parametrizations.weight_norm(lazy.get_submodule(name))
+    with pytest.raises(RuntimeError, match="is made of others, by a norm"):
+        lazy(torch.randn(3, 4, 8).double())

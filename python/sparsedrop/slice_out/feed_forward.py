@@ -11,7 +11,7 @@ from sparsedrop.ops import slices
 from sparsedrop.ops.slices import Choice, Layers, Live
 from sparsedrop.ops.stack.facts import parameters_of
 from sparsedrop.ops.units import block_of, run_block
-from sparsedrop.slice_out.layers import check_lazy
+from sparsedrop.slice_out.layers import check_lazy, check_not_watched
 
 
 def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) -> Tensor:
@@ -20,9 +20,9 @@ def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) 
 
     Raises: as `sparsedrop.linear`.
     """
-    drawn = None
+    drawn, parameters = None, parameters_of(layers)
+    check_lazy(lazy, parameters)
     if not torch.compiler.is_compiling() and not choice.has_factors:
-        check_lazy(lazy)
         drawn = choice.draw()
         wraps = len(drawn.pieces) > 1
         block = block_of(x, layers, choice.width, wraps=wraps, lazy=lazy)
@@ -32,14 +32,11 @@ def dropped_feed_forward(x: Tensor, layers: Layers, choice: Choice, lazy: bool) 
     if not _are_usual(x, layers):
         x = operands.cast(x, operands.check_stack(x, layers))
     if torch.compiler.is_compiling():
-        check_lazy(lazy)
         return slices.feed_forward_compiled(x, layers, choice)
     live = choice.live(choice.draw() if drawn is None else drawn, x)
-    parameters = (p for p in parameters_of(layers) if p is not None)
-    if is_transformed() or is_watched(x, *parameters):
-        check_lazy(lazy, is_watched=True)
+    if is_transformed() or is_watched(x, *(p for p in parameters if p is not None)):
+        check_not_watched(lazy)
         return slices.by_views(x, layers, live)
-    check_lazy(lazy)
     return slices.feed_forward(x, layers, live, lazy)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -63,16 +65,17 @@ def run_linear(
 ) -> Tensor:
     """The layer, where slices fit; `alpha` multiplies the product and not the bias."""
     _check_bias(bias, weight)
+    check_lazy(lazy, (weight, bias))
     x = operands.cast(x, dtype_of(x, weight, bias))
     if torch.compiler.is_compiling() or is_transformed() or _is_watched(x, weight, bias):
-        check_lazy(lazy, is_watched=True)
+        check_not_watched(lazy)
         return linear_by_views(x, weight, bias, cut, alpha)
-    check_lazy(lazy)
     return linear_node(x, weight, bias, cut, alpha, lazy)
 
 
-def check_lazy(lazy: bool, is_watched: bool = False) -> None:
-    """RuntimeError where gradients="lazy" cannot be, since somebody waits for gradients."""
+def check_lazy(lazy: bool, parameters: Iterable[Tensor | None] = ()) -> None:
+    """RuntimeError where gradients="lazy" cannot be: somebody waits for gradients, or what they
+    would stand beside is no parameter."""
     if not lazy:
         return
     if torch.compiler.is_compiling():
@@ -82,7 +85,16 @@ def check_lazy(lazy: bool, is_watched: bool = False) -> None:
             'gradients="lazy" leaves DistributedDataParallel without gradients to average: use '
             'gradients="dense"'
         )
-    if is_watched:
+    if not all(own is None or own.is_leaf for own in parameters):
+        raise RuntimeError(
+            'gradients="lazy" stand beside parameters, but a weight or bias is made of others, by '
+            'a norm, a parametrization or pruning: use gradients="dense"'
+        )
+
+
+def check_not_watched(lazy: bool) -> None:
+    """RuntimeError where gradients="lazy" cannot be, since somebody has to see an op."""
+    if lazy:
         raise RuntimeError(
             'gradients="lazy" is for plain tensors outside of transforms and modes: use '
             'gradients="dense"'
