@@ -106,6 +106,14 @@ def test_p_can_be_set_and_is_checked():
     assert module.p == 0
 
 
+@pytest.mark.parametrize("name", ["xavier_uniform_", "xavier_normal_", "orthogonal_"])
+def test_an_initialiser_of_every_matrix_finds_nothing_in_the_dropout(name):
+    module = SparseDropLinear(12, 8)
+    for each in module.modules():
+        if hasattr(each, "weight") and each.weight.dim() > 1:
+            getattr(nn.init, name)(each.weight)
+
+
 def test_repr_says_what_it_does():
     text = repr(SparseDropLinear(12, 8, p=0.25, block_shape=(64, 128)))
     assert text == (

@@ -19,13 +19,14 @@ from sparsedrop.ops.rows import Rows
 class Rate(nn.Dropout):
     """The child of a rated layer. It passes for a linear layer without weights where it has to:
     plans of tensor parallelism hand every module within a layer to what shards the layer's weight.
+    An input, since initialisers that take every matrix divide by inputs and outputs.
     """
 
     bias = None
 
     @property
     def weight(self) -> Tensor:
-        return torch.empty(0, 0)
+        return torch.empty(0, 1)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Has none, and takes none."""
