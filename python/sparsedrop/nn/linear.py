@@ -40,7 +40,8 @@ class SparseDropLinear(Blocked, nn.Linear):
         sampler: "bernoulli" (each block on its own) or "balanced" (as many in every block row).
         fuse_wgrad_accumulation: as for `dropout_linear`: gradients are added in place.
         generator: that masks are drawn from, of the device of the input; None is torch's default
-            one. A deep copy of the module has a copy of it, which draws the same.
+            one. A deep copy of the module has a copy of it, which draws the same. An activation
+            checkpoint does not bring it back: seed it within what is run again.
         device: as for `nn.Linear`.
         dtype: as for `nn.Linear`.
 
