@@ -33,9 +33,10 @@ class RowPatternMLP(Patterned, Activated):
     `up`, `gate` and `down` are nn.Linear modules, with their names, shapes and values in the
     `state_dict`. The memory of `down.weight` alone is laid out by columns, strides (1, d_out), so
     that the weights of kept units are read in place. Optimizers, checkpoints and adapters see
-    strides only. What insists on rows, FSDP2 and `safetensors.torch.save_file`, needs
-    `turned = False` before it, or `.contiguous()` of what is saved. Where a module was replaced by
-    another kind, or has hooks, they are called instead, and the hidden units masked.
+    strides only. What insists on rows, FSDP2, `safetensors.torch.save_file`, `torch.optim.LBFGS`
+    and `parameters_to_vector`, needs `turned = False` before it, or `.contiguous()` of what is
+    saved. Where a module was replaced by another kind, or has hooks, they are called instead, and
+    the hidden units masked.
 
     Args:
         d_model: features of the input.
