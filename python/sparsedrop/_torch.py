@@ -44,6 +44,7 @@ _functorch: Any = _private(_C, "_functorch")
 _private(_functorch, "get_interpreter_stack")
 _private(_functorch, "TransformType")
 _is_batched: Callable[[Tensor], bool] = _private(_functorch, "is_legacy_batchedtensor")
+_is_vmap_batch: Callable[[Tensor], bool] = _private(_functorch, "is_batchedtensor")
 _unwrap_if_dead: Callable[[Tensor], Tensor] = _private(_functorch, "unwrap_if_dead")
 _private(torch.utils, "_pytree")
 _private(torch.compiler, "_is_exporting_flag")
@@ -179,6 +180,11 @@ def without_dead_levels(tree: Any) -> Any:
 def is_vmapped() -> bool:
     """True under vmap."""
     return _is_within(_functorch.TransformType.Vmap)
+
+
+def is_one_for_each(tensor: Tensor) -> bool:
+    """Whether it has a value for each of vmap's examples."""
+    return _is_vmap_batch(tensor)
 
 
 def _is_within(kind: Any) -> bool:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from slice_cases import assert_equal_to, drawing, every_slice, masked, value_and_grads
-from sparsedrop.nn import SliceOutAttention, SliceOutMLP
+from sparsedrop.nn import RowPatternMLP, SliceOutAttention, SliceOutMLP, TilePatternLinear
 
 
 def _mlp(dtype=torch.float64, **kwargs):
@@ -249,3 +249,21 @@ def test_training_lowers_the_loss():
         nn.functional.mse_loss(mlp(x), target).backward()
         optimizer.step()
     assert nn.functional.mse_loss(mlp.eval()(x), target).item() < 0.9 * first
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _mlp,
+        lambda: RowPatternMLP(16, 48).double(),
+        lambda: TilePatternLinear(16, 8, tile=4).double(),
+    ],
+    ids=["slices", "rows", "tiles"],
+)
+def test_vmap_draws_once_for_all_examples(make):
+    module, x = make(), torch.randn(3, 5, 16).double()
+    own = _seeded(lambda: torch.vmap(module, randomness="same")(x))
+    each = [_seeded(lambda x=x: module(x)) for x in x]
+    torch.testing.assert_close(own, torch.stack(each))
+    with pytest.raises(RuntimeError, match="the same for all examples of torch"):
+        torch.vmap(module, randomness="different")(x)

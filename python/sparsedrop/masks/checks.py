@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from sparsedrop._torch import is_one_for_each
+
 SAMPLERS = ("bernoulli", "balanced")
 SIDES = ("input", "output")
 
@@ -57,6 +59,16 @@ def check_generator(generator: torch.Generator | None) -> torch.Generator | None
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, not {type(generator).__name__}")
     return generator
+
+
+def check_one_draw(drawn: torch.Tensor) -> torch.Tensor:
+    """What was drawn; RuntimeError where torch.vmap has drawn it for each of its examples."""
+    if is_one_for_each(drawn):
+        raise RuntimeError(
+            "a slice or a pattern is the same for all examples of torch.vmap: call it with "
+            'randomness="same"'
+        )
+    return drawn
 
 
 def check_device(device: torch.device | str | None) -> torch.device:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedrop.masks.checks import check_generator, check_p
+from sparsedrop.masks.checks import check_generator, check_one_draw, check_p
 from sparsedrop.masks.strata import strata
 
 METHODS = ("exact", "sgd")
@@ -78,9 +78,8 @@ class RowPattern:
             (where,) = from_strata.variates(1)
             period, of_offset = _drawn(of_periods, where)
         else:
-            where, of_offset = torch.rand(
-                2, dtype=torch.float64, generator=generator, device="cpu"
-            ).tolist()
+            drawn = torch.rand(2, dtype=torch.float64, generator=generator, device="cpu")
+            where, of_offset = check_one_draw(drawn).tolist()
             period, _ = _drawn(of_periods, where)
         return cls(width, period, min(int(of_offset * period), period - 1))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedrop.masks.checks import check_generator, check_p
+from sparsedrop.masks.checks import check_generator, check_one_draw, check_p
 from sparsedrop.masks.strata import strata
 
 STARTS = ("cyclic", "aligned", "all")
@@ -101,6 +101,7 @@ class Slice:
             (where,) = from_strata.variates(1)
             return every[int(where * len(every))]
         drawn = torch.randint(len(every), (), generator=generator, device="cpu")
+        check_one_draw(drawn)
         # A fake tensor has no value, and all slices have the same shapes.
         return every[0] if hasattr(drawn, "fake_mode") else every[int(drawn)]
 
