@@ -1,5 +1,8 @@
 """Bad input raises, with the values in the sentence and before anything is launched."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +24,16 @@ BAD_CALLS = [
     (lambda: sparsedrop.matmul(X[0], W.t()), ValueError, r"a must have 2 extents, but is \[32\]"),
     (lambda: sparsedrop.matmul(X, [1.0]), TypeError, "b must be a tensor, not list"),
     (lambda: sparsedrop.matmul(X, W.t(), alpha="2"), TypeError, "alpha must be a number, not str"),
+    (
+        lambda: BlockMask.bernoulli((64, 32), 0.5, generator=3),
+        TypeError,
+        r"generator must be a torch\.Generator, not int",
+    ),
+    (
+        lambda: BlockMask.balanced((64, 32), 0.5, generator="cpu"),
+        TypeError,
+        r"generator must be a torch\.Generator, not str",
+    ),
     (lambda: sparsedrop.linear(X, W.t()), ValueError, r"x is \[64, 32\] and weight is \[32, 48\]"),
     (lambda: sparsedrop.linear(X.sum(), W), ValueError, r"x must have at least one extent"),
     (
@@ -204,3 +217,8 @@ def test_a_cpu_only_build_refuses_masked_products_of_gpu_tensors(monkeypatch):
 def test_a_mask_on_another_device():
     with pytest.raises(ValueError, match="x_mask is on cpu, but its matrix is on cuda:0"):
         sparsedrop.linear(X.cuda(), W.cuda(), x_mask=MASK)
+
+
+def test_alpha_is_any_real_number():
+    for alpha in (2, Fraction(2), np.float32(2), torch.tensor(2.0).item()):
+        assert torch.equal(sparsedrop.linear(X, W, alpha=alpha), sparsedrop.linear(X, W, alpha=2.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -188,8 +189,7 @@ def check_masks(
 
 
 def check_number(name: str, value: float) -> float:
-    if isinstance(value, (int, float, torch.SymFloat, torch.SymInt)) and not isinstance(
-        value, bool
-    ):
+    kinds = numbers.Real, torch.SymFloat, torch.SymInt
+    if isinstance(value, kinds) and not isinstance(value, bool):
         return float(value)
     raise TypeError(f"{name} must be a number, not {type(value).__name__}")

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from sparsedrop._torch import register_container
 from sparsedrop.masks import ops
-from sparsedrop.masks.checks import check_block_shape, check_device, check_p, check_shape
+from sparsedrop.masks.checks import (
+    check_block_shape,
+    check_device,
+    check_generator,
+    check_p,
+    check_shape,
+)
 from sparsedrop.masks.tensors import MaskTensors, grid_shape
 
 
@@ -77,9 +83,11 @@ class BlockMask:
 
         Raises:
             ValueError: for p outside [0, 1], a negative extent or a block extent below 1.
-            TypeError: for a shape or block shape that is not two integers.
+            TypeError: for a shape or block shape that is not two integers, and a generator that is
+                something else.
         """
         shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
+        check_generator(generator)
         return draw("bernoulli", shape, p, block_shape, check_device(device), generator)
 
     @staticmethod
@@ -101,6 +109,7 @@ class BlockMask:
         Args, Raises: as for `bernoulli`.
         """
         shape, block_shape, p = check_shape(shape), check_block_shape(block_shape), check_p(p)
+        check_generator(generator)
         return draw("balanced", shape, p, block_shape, check_device(device), generator)
 
     @staticmethod
