@@ -249,31 +249,79 @@ def study() -> str:
 
 
 def study_gpt() -> str:
-    """Every rate with two seeds, and the best ones with three."""
+    """Every rate with two seeds, the best with three, and SliceOut, whose steps were not timed."""
     head = ["method", "p", "seeds", "validation loss", "test loss", "step: eager ms", "graph ms"]
     head += ["to nn.Dropout's best loss: eager, of its time", "graph, of its time"]
     lines = []
-    for name in ("study_gpt", "study_gpt_rates"):
+    for name in ("study_gpt", "study_gpt_rates", "study_gpt_slice_out"):
         rows = read(name)
-        dropout = min(
-            (row for row in rows if row["method"] == "nn.Dropout"), key=lambda r: r["loss"]["mean"]
-        )
+        dropouts = (row for row in rows if row["method"] == "nn.Dropout")
+        dropout = min(dropouts, key=lambda row: row["loss"]["mean"], default=None)
         for row in rows:
-            losses = (f"{row[key]['mean']:.4f} ± {row[key]['std']:.4f}" for key in LOSSES)
-            times = [f"{row['times'][key]:.2f}" for key in TIMES]
+            times = [f"{row['times'][key]:.2f}" if row["times"] else "–" for key in TIMES]
             shares = [_share_of_time(row, dropout, key) for key in TIMES]
-            p = f"{row['p']:g}" if row["p"] else "–"
-            lines.append([row["method"], p, str(len(row["seeds"])), *losses, *times, *shares])
+            seeds = str(len(row["seeds"]))
+            lines.append([row["method"], _rate(row), seeds, *_losses(row), *times, *shares])
+    return markdown(head, lines)
+
+
+def _rate(row: Row) -> str:
+    return f"{row['p']:g}" if row["p"] else "–"
+
+
+def _losses(row: Row) -> list[str]:
+    return [_mean(row[key], 4) for key in LOSSES]
+
+
+def _mean(found: Row, digits: int) -> str:
+    deviation = "" if found["std"] is None else f" ± {found['std']:.{digits}f}"
+    return f"{found['mean']:.{digits}f}{deviation}"
+
+
+def study_mlp() -> str:
+    """At three of the five rates: all methods, then what was changed of one at a time."""
+    rows = [(row["method"], row) for row in read("study_mlp")]
+    for row in read("study_mlp_balanced"):
+        rows.append((f"{row['method']}, balanced", row))
+    for row in read("study_mlp_blocks"):
+        if row["block"] not in (None, "128x128"):
+            rows.append((f"{row['method']}, {_shape(row['block'])}", row))
+    for row in read("study_mlp_by_period"):
+        if "pattern" in row["method"]:
+            rows.append((f"{row['method']}, by period", row))
+    return _of_images(rows)
+
+
+def study_ard_mlp() -> str:
+    rows = [(row["method"], row) for row in read("study_ard_mlp")]
+    for row in read("study_ard_mlp_by_period"):
+        if "pattern" in row["method"]:
+            rows.append((f"{row['method']}, by period", row))
+    return _of_images(rows)
+
+
+def study_vit() -> str:
+    return _of_images([(row["method"], row) for row in read("study_vit")])
+
+
+def _of_images(rows: list[tuple[str, Row]]) -> str:
+    """Of methods by their names."""
+    head = ["method", "p", "seeds", "validation loss", "test loss", "test accuracy (%)"]
+    lines = []
+    for name, row in rows:
+        if row["p"] not in (0.2, 0.4) or len(row["seeds"]) == 1:
+            accuracy = _mean(row["test_accuracy_percent"], 2)
+            lines.append([name, _rate(row), str(len(row["seeds"])), *_losses(row), accuracy])
     return markdown(head, lines)
 
 
 LOSSES, TIMES = ("loss", "test_loss"), ("eager_ms", "graph_ms")
 
 
-def _share_of_time(row: Row, dropout: Row, key: str) -> str:
+def _share_of_time(row: Row, dropout: Row | None, key: str) -> str:
     """Of the time in which nn.Dropout came to its best loss, that in which this row did."""
     steps = row["step_at_dropouts_best_loss"]
-    if steps is None or row["method"] == "nn.Dropout":
+    if steps is None or dropout is None or row["method"] == "nn.Dropout":
         return "–"
     own, theirs = (each["times"][key] for each in (row, dropout))
     of_dropout = dropout["step_at_dropouts_best_loss"]["mean"]
@@ -293,6 +341,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "stock": stock,
     "study": study,
     "study-gpt": study_gpt,
+    "study-mlp": study_mlp,
+    "study-ard-mlp": study_ard_mlp,
+    "study-vit": study_vit,
 }
 
 
