@@ -1,6 +1,7 @@
 """Converted models under autocast, torch.compile and activation checkpointing."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -150,6 +151,24 @@ def test_nothing_is_left_of_a_mask_between_steps():
     model, x = _converted("gated")
     model(x)
     assert model.down.incoming.handover.masks == {}
+
+
+@pytest.mark.parametrize("replace", [lambda old: nn.Linear(64, 32), copy.deepcopy])
+def test_a_layer_that_is_replaced_behind_a_hidden_value_is_told_of(replace):
+    model = Feedforward(32, 64)
+    convert(model, block_shape=BLOCK)
+    for _ in range(2):
+        model(X)
+    kept, model.down = model.down, replace(model.down)
+    model(X)
+    with pytest.warns(UserWarning, match="the layer that was behind it and scales what is left"):
+        model(X)
+    model.down = kept
+    model(X)
+    assert kept.incoming.handover.masks == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(X)
 
 
 def _replica(linear):

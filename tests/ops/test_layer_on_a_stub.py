@@ -128,6 +128,23 @@ def test_gradients_are_added_in_place(dtype, path, side):
         torch.testing.assert_close(parameter.main_grad.double(), grad + 1, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("path", ["dense", "kernel"])
+def test_gradients_that_the_caller_asks_for_are_not_added(path):
+    x, upstream = normal(128, 64).to(BF16).requires_grad_(), normal(128, 32).to(BF16)
+    weight = normal(32, 64).to(BF16).requires_grad_()
+    weight.main_grad = torch.ones(weight.shape)
+    found = []
+    for fuses, wanted in ((False, weight), (True, weight), (True, x)):
+        torch.manual_seed(0)
+        with select.override(path=path):
+            out = sparsedrop.dropout_linear(
+                x, weight, p=0.5, block_shape=(64, 64), fuse_wgrad_accumulation=fuses
+            )
+        found += torch.autograd.grad(out, [wanted], upstream)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(weight.main_grad, torch.ones(weight.shape))
+
+
 def test_a_rounded_weight_is_shared_while_it_is_needed():
     weight = normal(64, 64).float().requires_grad_()
     x = normal(64, 64).to(BF16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,8 +57,23 @@ class Handover:
         self.kind = kind
         self.masks: dict[torch.device, Any] = {}
 
+    def give(self, device: torch.device, mask: Any) -> None:
+        """Keeps the mask of a new hidden value for the layer that reads it.
+
+        Warns: where that of the value before it was not taken.
+        """
+        if not torch.compiler.is_compiling() and device in self.masks:
+            warnings.warn(NOT_TAKEN, stacklevel=3)
+        self.masks[device] = mask
+
     def __getstate__(self) -> dict[str, Any]:
         return {"kind": self.kind, "masks": {}}
+
+
+NOT_TAKEN = (
+    "a converted layer drops its result, and the layer that was behind it and scales what is left "
+    "has not run since: replace layers before a model is converted, and copy it as a whole"
+)
 
 
 @dataclass
@@ -83,7 +99,7 @@ class Side:
         if self.handover is None:
             return self.drawn(x, features, p)
         if self.draws:
-            self.handover.masks[x.device] = self.drawn(x, features, p)
+            self.handover.give(x.device, self.drawn(x, features, p))
         mask = self.handover.masks.get(x.device)
         if mask is None:
             raise RuntimeError(

@@ -213,7 +213,8 @@ class UnitLinear(Converted, nn.Linear):
             return None
         masks = self.outgoing.handover.masks
         if self.outgoing.draws:
-            masks[x.device] = self._method.draw(self.out_features, p, x.device)
+            drawn = self._method.draw(self.out_features, p, x.device)
+            self.outgoing.handover.give(x.device, drawn)
         if x.device not in masks:
             raise RuntimeError(
                 "the layer that draws the units of this hidden value has not run before this one, "

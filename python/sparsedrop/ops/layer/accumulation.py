@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedrop._torch import is_transformed
+from sparsedrop._torch import is_accumulated, is_transformed
 
 NOT_FUSED = (
     "fuse_wgrad_accumulation adds gradients in place, which cannot be differentiated: leave it out "
@@ -17,7 +17,10 @@ NOT_FUSED = (
 
 def buffer_of(parameter: Tensor) -> Tensor | None:
     """Where its gradient accumulates: `main_grad`, as frameworks with float32 gradients have it,
-    or a `.grad` that is there already; None where a gradient has to be made."""
+    or a `.grad` that is there already; None where a gradient has to be made, and in a backward pass
+    that is not for the parameter, or hands its gradient to the caller."""
+    if parameter.is_leaf and not _accumulates(parameter):
+        return None
     buffer = getattr(parameter, "main_grad", None)
     if buffer is None:
         return parameter.grad if parameter.is_leaf else None
@@ -27,6 +30,13 @@ def buffer_of(parameter: Tensor) -> Tensor | None:
     if not buffer.is_floating_point():
         raise ValueError(f"main_grad is {buffer.dtype}, which holds no gradients")
     return buffer
+
+
+def _accumulates(leaf: Tensor) -> bool:
+    try:
+        return is_accumulated(leaf)
+    except RuntimeError:  # torch.autograd.grad of it
+        return False
 
 
 def was_added(parameter: Tensor) -> None:
