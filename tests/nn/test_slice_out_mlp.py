@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 
 import pytest
 import torch
@@ -213,6 +214,24 @@ def test_wrong_arguments(sentence, kwargs):
     ((name, value),) = kwargs.items()
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         setattr(SliceOutMLP(8, 16), name, value)
+
+
+@pytest.mark.parametrize(
+    ("units", "p", "advice"),
+    [(64, 0.5, "align=32"), (256, 0.1, "align=32"), (7, 0.05, "a larger p")],
+)
+def test_a_slice_that_keeps_all_is_told_of_once(units, p, advice):
+    block, x = SliceOutMLP(8, units, p=p), torch.randn(4, 8)
+    with pytest.warns(UserWarning, match=f"of {units} hidden units .* It takes {advice}$"):
+        out = block(x)
+    assert torch.equal(out, block.eval()(x))
+    block.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        block(x)
+        if advice.startswith("align"):
+            block.align = int(advice.partition("=")[2])
+            assert block.choice(units, p).width < units
 
 
 def test_wrong_operands_and_rates():

@@ -227,8 +227,15 @@ def test_a_default_device_does_not_take_the_draws():
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("make", [lambda: SliceOutMLP(16, 48, align=8),
-                                  lambda: SliceOutAttention(16, 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SliceOutMLP(16, 48, align=8),
+        lambda: SliceOutAttention(16, 4),
+        lambda: RowPatternMLP(16, 48),
+        lambda: TilePatternLinear(16, 16, tile=4),
+    ],
+)
 def test_fake_tensors(make):
     with FakeTensorMode():
         module = make()
@@ -236,6 +243,18 @@ def test_fake_tensors(make):
         out.sum().backward()
     assert out.shape == (2, 6, 16)
     assert all(p.grad.shape == p.shape for p in module.parameters())
+
+
+def test_nothing_fake_is_left_in_a_module():
+    module, x = TilePatternLinear(16, 16, tile=4), torch.randn(3, 16)
+    mode = FakeTensorMode()
+    fakes = {name: mode.from_tensor(own) for name, own in module.named_parameters()}
+    with mode:
+        torch.func.functional_call(module, fakes, (mode.from_tensor(x),))
+    module.p = 0.0625  # of which most draws have the period of the fake step
+    torch.manual_seed(0)
+    for _ in range(8):
+        assert type(module(x).detach()) is torch.Tensor
 
 
 def test_training_lowers_the_loss():

@@ -1,10 +1,13 @@
-"""Layers that drop by only a few blocks: a warning that says so."""
+"""Layers that drop by only a few blocks, or keep all: warnings that say so."""
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from torch import Tensor
+
+from sparsedrop.ops.slices import Choice
 
 ALL_DROPPED = 0.02
 """The share of steps in which all may be dropped without a word."""
@@ -41,6 +44,19 @@ def warn_if_coarse(
         f"the {what} of this layer, {shape[0]} rows of {shape[1]} features, is {blocks} of "
         f"{block_shape[0]}x{block_shape[1]}: with p = {p:g} all of it is dropped in {share:.0%} of "
         f"the steps.{advice}",
+        stacklevel=4,
+    )
+
+
+def warn_of_whole_slice(choice: Choice, what: str) -> None:
+    """A UserWarning that a slice keeps all units, which `what` names, and what would help."""
+    units, whole = choice.units, math.gcd(choice.units, choice.align)
+    aligns = (d for d in range(whole - 1, 0, -1) if units % d == 0)
+    helps = next((d for d in aligns if choice._replace(align=d).width < units), None)
+    advice = "a larger p" if helps is None else f"align={helps}"
+    warnings.warn(
+        f"of {units} {what} a slice of whole {whole}s keeps all at p = {choice.p:g}: nothing is "
+        f"dropped. It takes {advice}",
         stacklevel=4,
     )
 

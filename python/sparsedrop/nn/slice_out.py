@@ -132,7 +132,7 @@ class SliceOutMLP(Sliced, Activated):
         if not p or not (is_plain(up) and is_plain(down) and (gate is None or is_plain(gate))):
             return self._by_modules(x, p)
         choice = self.choice(up.out_features, p)
-        if choice.width == choice.units or is_exporting():
+        if not self._leaves_out(choice, "hidden units") or is_exporting():
             return self._by_modules(x, p)
         layers = (
             Layer(up.weight, up.bias, self._activation)

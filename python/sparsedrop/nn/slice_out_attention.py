@@ -112,7 +112,7 @@ class SliceOutAttention(Sliced):
         """
         p = applied_rate_of(self._modules.get("dropout"))
         choice = self.choice(self.kv_heads, p) if p else None
-        if choice is None or choice.width == choice.units:
+        if choice is None or not self._leaves_out(choice, "key-value heads"):
             return self.out_proj(self._attend(*self._by_modules(x), attn_mask, is_causal))
         group, features = self.heads // self.kv_heads, self.d_head
         if is_exporting() or not all(map(is_plain, self._projections())):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from sparsedrop.masks import check_sliced_p, check_starts
+from sparsedrop.nn.coarse import warn_of_whole_slice
 from sparsedrop.nn.rated import Rated
 from sparsedrop.ops.slices import Choice, check_normalization
 
@@ -11,6 +14,8 @@ GRADIENTS = ("dense", "lazy")
 
 class Sliced(Rated):
     """A module that keeps a slice of its units: how that is drawn may be set at any time."""
+
+    _is_told = False
 
     def check_rate(self, p: float) -> float:
         """p as a float; ValueError where it is no probability, or 1."""
@@ -55,6 +60,15 @@ class Sliced(Rated):
     def choice(self, units: int, p: float) -> Choice:
         """How a slice of so many units is drawn."""
         return Choice(units, check_sliced_p(p), self._align, self._starts, self._normalization)
+
+    def _leaves_out(self, choice: Choice, what: str) -> bool:
+        """Whether a slice keeps less than all units; a warning, once, where it does not."""
+        if choice.width != choice.units:
+            return True
+        if not torch.compiler.is_compiling() and not self._is_told:
+            self._is_told = True
+            warn_of_whole_slice(choice, what)
+        return False
 
     def extra_repr(self) -> str:
         return (

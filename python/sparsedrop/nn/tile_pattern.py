@@ -149,7 +149,9 @@ class TilePatternLinear(Patterned, nn.Linear):
         mask = self._masks.get(key)
         # The weight may have been replaced, by one of another device or extent.
         if mask is None or mask.device != device or mask.shape != shape:
-            mask = self._masks[key] = tile_mask(shape, self._tile, *key, device)
+            mask = tile_mask(shape, self._tile, *key, device)
+            if not hasattr(mask.live, "fake_mode"):  # which has no values for a later step
+                self._masks[key] = mask
         return mask
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TilePatternLinear:
