@@ -156,9 +156,12 @@ def test_what_cannot_be_recalibrated():
     model = Classifier()
     for sentence, args in (
         ("Linear has no batch norm with running statistics", (nn.Linear(2, 2), [])),
-        ("batches must be at least 1, not 0", (model, [], 0)),
+        ("batches must be a whole number of at least 1, not 0", (model, [], 0)),
+        ("batches must be a whole number of at least 1, not 1.5", (model, [], 1.5)),
         ("the loader has no batch", (model, [])),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}$"):
             slice_out.recalibrate_bn(*args)
+    with pytest.raises(TypeError, match="loader must give batches one by one, not be of int"):
+        slice_out.recalibrate_bn(model, 3)
     assert model.training

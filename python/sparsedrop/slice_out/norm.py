@@ -90,14 +90,17 @@ def recalibrate_bn(model: nn.Module, loader: Iterable[object], batches: int | No
         The number of batch norms whose statistics are new.
 
     Raises:
-        ValueError: if the model has no batch norm with statistics, `batches` is below 1, or there
-            is no batch.
+        ValueError: if the model has no batch norm with statistics, `batches` is no whole number of
+            at least 1, or there is no batch.
+        TypeError: for a loader that is not iterable.
     """
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:
         raise ValueError(f"{type(model).__name__} has no batch norm with running statistics")
-    if batches is not None and batches < 1:
-        raise ValueError(f"batches must be at least 1, not {batches}")
+    if batches is not None and (not isinstance(batches, int) or batches < 1):
+        raise ValueError(f"batches must be a whole number of at least 1, not {batches!r}")
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise TypeError(f"loader must give batches one by one, not be of {type(loader).__name__}")
     mean = norms[0].running_mean
     assert mean is not None
     count = 0
