@@ -16,6 +16,7 @@ from sparsedrop.ops.layer.compiled import takes_kernels
 from sparsedrop.ops.layer.dense import DenseLayer
 from sparsedrop.ops.layer.facts import Facts
 from sparsedrop.ops.layer.kernels import KernelLayer, keys_of
+from sparsedrop.ops.spelling import spelled
 from sparsedrop.ops.stack import Dropped, Layer
 from sparsedrop.ops.stack.node import stack_of
 from sparsedrop.select import kernels
@@ -185,13 +186,13 @@ def test_the_op_of_a_layer_obeys_a_forced_architecture(dtype, side, tf32, monkey
     x, weight, bias = (normal(*s).to(dtype) for s in ((192, 64), (136, 64), (136,)))
     made = []
     monkeypatch.setattr(op, "kernel_layer_for", _recorded(op.kernel_layer_for, made))
-    how = 0.5, *BLOCK
     with select.override(architecture="sm80"):
-        out, pack = op._forward(x, weight, bias, *how, "bernoulli", side, dtype)
-        _, fake_pack = op._fake_forward(x, weight, bias, *how, "bernoulli", side, dtype)
+        args = x, weight, bias, 0.5, *BLOCK, spelled("bernoulli", side, dtype)
+        out, pack = op._forward(*args)
+        _, fake_pack = op._fake_forward(*args)
         grad = normal(192, 136).to(dtype)
-        dtypes = dtype, dtype, dtype
-        grads = op._backward(grad, x, weight, pack, 0.5, 64, *BLOCK, side, *dtypes, [True] * 3)
+        how = spelled(side, dtype, dtype, dtype, [True] * 3)
+        grads = op._backward(grad, x, weight, pack, 0.5, 64, *BLOCK, how)
     assert pack.shape == fake_pack.shape
     assert [layer.facts.tf32 for layer in made] == [dtype is F32] * 2
     assert made[0] is made[1]
