@@ -61,20 +61,20 @@ def interrupted(monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("steps", [0, 1, 8, 23])
 def test_a_resumed_study_has_the_record_of_one_that_never_stopped(
-    task, steps, tmp_path, capsys, interrupted, monkeypatch
+    task, tmp_path, capsys, interrupted, monkeypatch
 ):
-    (tmp_path / "whole").mkdir()
-    assert cli.main(["study", *argv_of(task, tmp_path / "whole")]) == 0
-    with monkeypatch.context() as patch:
-        interrupted(steps)
-        assert cli.main(["study", *argv_of(task, tmp_path)]) == 130
+    whole, *resumed = (tmp_path / name for name in ("whole", "0", "1", "8", "23"))
+    whole.mkdir()
+    assert cli.main(["study", *argv_of(task, whole)]) == 0
+    for folder in resumed:
+        folder.mkdir()
+        interrupted(int(folder.name))
+        assert cli.main(["study", *argv_of(task, folder)]) == 130
         assert "--resume" in capsys.readouterr().err
-        patch.undo()
-    monkeypatch.undo()
-    assert cli.main(["study", *argv_of(task, tmp_path), "--resume"]) == 0
-    assert untimed(tmp_path) == untimed(tmp_path / "whole")
+        monkeypatch.undo()
+        assert cli.main(["study", *argv_of(task, folder), "--resume"]) == 0
+        assert untimed(folder) == untimed(whole), folder.name
 
 
 def test_a_study_loses_one_interval_and_no_more(tmp_path, interrupted, capsys):
