@@ -147,6 +147,32 @@ def test_half_a_block_cannot_be_checkpointed():
         loss.backward()
 
 
+class FirstHalf(Feedforward):
+    """A checkpoint around all but the last layer."""
+
+    def forward(self, x):
+        return self.down(checkpoint(self._hidden, x, use_reentrant=False))
+
+    def _hidden(self, x):
+        return self.drop(self.activation(self.up(x)))
+
+
+@pytest.mark.parametrize("method", ["sparsedrop", "row-pattern"])
+def test_a_mask_of_a_checkpoint_that_nothing_reads_is_not_told_of(method):
+    whole = Feedforward(32, 64)
+    half = FirstHalf(32, 64)
+    half.load_state_dict(whole.state_dict())
+    for model in (whole, half):
+        assert len(convert(model, method=method).converted) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.manual_seed(1)
+        expected = _trained(whole, X) + _trained(whole, X)
+        torch.manual_seed(1)
+        ours = _trained(half, X) + _trained(half, X)
+    assert all(map(torch.equal, ours, expected))
+
+
 def test_nothing_is_left_of_a_mask_between_steps():
     model, x = _converted("gated")
     model(x)

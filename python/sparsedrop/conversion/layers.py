@@ -56,18 +56,22 @@ class Handover:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.masks: dict[torch.device, Any] = {}
+        # Of the masks, those of an activation checkpoint that runs the layer before it again.
+        self._again: set[torch.device] = set()
 
     def give(self, device: torch.device, mask: Any) -> None:
         """Keeps the mask of a new hidden value for the layer that reads it.
 
-        Warns: where that of the value before it was not taken.
+        Warns: where that of the value before it was not taken, as only a checkpoint may leave it.
         """
-        if not torch.compiler.is_compiling() and device in self.masks:
-            warnings.warn(NOT_TAKEN, stacklevel=3)
+        if not torch.compiler.is_compiling():
+            if device in self.masks and device not in self._again:
+                warnings.warn(NOT_TAKEN, stacklevel=3)
+            (self._again.add if is_in_backward() else self._again.discard)(device)
         self.masks[device] = mask
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"kind": self.kind, "masks": {}}
+        return {"kind": self.kind, "masks": {}, "_again": set()}
 
 
 NOT_TAKEN = (
