@@ -204,6 +204,28 @@ def test_the_op_of_a_layer_obeys_a_forced_architecture(dtype, side, tf32, monkey
     _assert_right(out, grads, truth, torch.autograd.grad(truth, exact, grad.double()))
 
 
+def _of_op(dtype):
+    """What the op of a layer runs by now."""
+    operands = torch.Size((192, 64)), dtype, torch.Size((136, 64)), dtype, None, None
+    called = 0.5, BLOCK, spelled("bernoulli", "input", dtype)
+    return op._forward_for(0, operands, called, op._state(dtype))[0]
+
+
+def test_the_op_of_a_layer_looks_anew_where_an_architecture_is_forced():
+    for architecture in ("sm80", "sm90", "sm80"):
+        with select.override(architecture=architecture):
+            assert _architectures(_of_op(BF16)) == [architecture] * 3
+
+
+def test_the_op_of_a_layer_looks_anew_where_tf32_is_allowed(tf32):
+    with select.override(architecture="sm80"):
+        assert _of_op(F32).facts.tf32
+        torch.set_float32_matmul_precision("highest")
+        assert _of_op(F32) is None
+        torch.set_float32_matmul_precision("high")
+        assert _of_op(F32).facts.tf32
+
+
 def _recorded(function, made):
     def wrapper(*args):
         made.append(function(*args))
