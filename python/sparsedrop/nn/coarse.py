@@ -15,6 +15,9 @@ ALL_DROPPED = 0.02
 WANTED_BLOCKS = 4
 """In each extent, of the block shape that is recommended."""
 
+STARTING_RATE = 0.1
+"""Below it a slice may keep all without a word: a schedule comes from 0."""
+
 FINEST = 8
 """Rows or columns below which a smaller block is not recommended."""
 
@@ -44,7 +47,7 @@ def warn_if_coarse(
         f"the {what} of this layer, {shape[0]} rows of {shape[1]} features, is {blocks} of "
         f"{block_shape[0]}x{block_shape[1]}: with p = {p:g} all of it is dropped in {share:.0%} of "
         f"the steps.{advice}",
-        stacklevel=4,
+        stacklevel=5,  # behind torch's two calls of a module
     )
 
 
@@ -54,10 +57,11 @@ def warn_of_whole_slice(choice: Choice, what: str) -> None:
     aligns = (d for d in range(whole - 1, 0, -1) if units % d == 0)
     helps = next((d for d in aligns if choice._replace(align=d).width < units), None)
     advice = "a larger p" if helps is None else f"align={helps}"
+    slices = "a slice" if whole == 1 else f"a slice of whole {whole}s"
     warnings.warn(
-        f"of {units} {what} a slice of whole {whole}s keeps all at p = {choice.p:g}: nothing is "
-        f"dropped. It takes {advice}",
-        stacklevel=4,
+        f"of {units} {what} {slices} keeps all at p = {choice.p:g}: nothing is dropped. It takes "
+        f"{advice}",
+        stacklevel=6,  # behind torch's two calls of a module
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sparsedrop.masks import check_sliced_p, check_starts
-from sparsedrop.nn.coarse import warn_of_whole_slice
+from sparsedrop.nn.coarse import STARTING_RATE, warn_of_whole_slice
 from sparsedrop.nn.rated import Rated
 from sparsedrop.ops.slices import Choice, check_normalization
 
@@ -28,7 +28,7 @@ class Sliced(Rated):
 
     @align.setter
     def align(self, align: int) -> None:
-        self._align = check_align(align)
+        self._align, self._is_told = check_align(align), False
 
     @property
     def starts(self) -> str:
@@ -65,7 +65,8 @@ class Sliced(Rated):
         """Whether a slice keeps less than all units; a warning, once, where it does not."""
         if choice.width != choice.units:
             return True
-        if not torch.compiler.is_compiling() and not self._is_told:
+        is_news = choice.p >= STARTING_RATE and not self._is_told
+        if is_news and not torch.compiler.is_compiling():
             self._is_told = True
             warn_of_whole_slice(choice, what)
         return False

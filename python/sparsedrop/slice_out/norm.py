@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ def recalibrate_bn(model: nn.Module, loader: Iterable[object], batches: int | No
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:
         raise ValueError(f"{type(model).__name__} has no batch norm with running statistics")
-    if batches is not None and (not isinstance(batches, int) or batches < 1):
+    if batches is not None and (not isinstance(batches, Integral) or batches < 1):
         raise ValueError(f"batches must be a whole number of at least 1, not {batches!r}")
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise TypeError(f"loader must give batches one by one, not be of {type(loader).__name__}")
