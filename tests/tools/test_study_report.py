@@ -201,6 +201,18 @@ def test_a_table_of_a_stopped_study_counts_seeds():
     assert "seeds" not in columns(tables.as_markdown(report.summarize(results, {}), SETTINGS))[0]
 
 
+def test_a_sentence_tells_only_of_columns_that_its_table_has():
+    results = {NONE: [result(1.0)] * 2, SPARSEDROP: [result(1.0)] * 2}
+    times = {method: Times(1.0, None, None, None) for method in results}
+    assert "nn.Dropout" not in tables.as_markdown(report.summarize(results, times), SETTINGS)
+    results[DROPOUT] = [result(1.0)]  # a single seed: no interval to compare by
+    text = tables.as_markdown(report.summarize(results, times), SETTINGS)
+    assert "lower or higher" not in text
+    assert "to nn.Dropout's" in text
+    results[DROPOUT] *= 2
+    assert "lower or higher" in tables.as_markdown(report.summarize(results, times), SETTINGS)
+
+
 def test_methods_of_one_rate_are_timed_in_turns(monkeypatch):
     """Times are ratios of the same lap: a machine that slows down slows all of them."""
     speeds = {"none": 1.0, "dropout": 2.0, "sparsedrop": 0.5}

@@ -25,29 +25,35 @@ def as_markdown(rows: list[Row], settings: Settings) -> str:
     parts += [_quality(rows, settings)]
     best = best_rows(rows)
     if len(best) > 1:
-        judge = "validation" if rows[0].test_loss is None else "test"
-        parts += ["", _best_sentence(judge), "", _best(best, settings)]
+        parts += ["", _best_sentence(best), "", _best(best, settings)]
     if any(row.times is not None for row in rows):
-        parts += ["", _time_sentence(settings), "", _time(rows, settings)]
+        parts += ["", _time_sentence(rows, settings), "", _time(rows, settings)]
     if len(settings.preset.block_shapes) > 1 and any(row.method.block for row in rows):
         parts += ["", block_table.as_markdown(rows)]
     return "\n".join(parts)
 
 
-def _best_sentence(judge: str) -> str:
+def _best_sentence(rows: list[Row]) -> str:
+    what = "Each method at its rate of least validation loss"
+    if not any(_verdicts(rows, lambda row: row.judged)):
+        return f"{what}."
+    judge = "validation" if rows[0].test_loss is None else "test"
     return (
-        f"Each method at its rate of least validation loss, and its {judge} results against "
-        f"{DROPOUT}'s: lower or higher where the intervals of a standard deviation do not meet."
+        f"{what}, and its {judge} results against {DROPOUT}'s: lower or higher where the intervals "
+        "of a standard deviation do not meet."
     )
 
 
-def _time_sentence(settings: Settings) -> str:
+def _time_sentence(rows: list[Row], settings: Settings) -> str:
+    what = "Time of a training step, measured behind the training, methods in turns"
+    to_best = "To best: steps to the least validation loss at that time"
     graph = "; graph: replayed as a CUDA graph" if settings.device.type == "cuda" else ""
+    if not any(row.method.word == "dropout" for row in rows):
+        return f"{what}{graph}. {to_best}."
     return (
-        "Time of a training step, measured behind the training, methods in turns: × is over "
-        f"{DROPOUT} at the same rate{graph}. To best: steps to the least validation loss at that "
-        f"time; to {DROPOUT}'s: to the least validation loss of {DROPOUT} at its best rate, where "
-        "every seed comes to it, and what share that is of the time that it took itself."
+        f"{what}: × is over {DROPOUT} at the same rate{graph}. {to_best}; to {DROPOUT}'s: to the "
+        f"least validation loss of {DROPOUT} at its best rate, where every seed comes to it, and "
+        "what share that is of the time that it took itself."
     )
 
 
