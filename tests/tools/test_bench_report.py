@@ -126,3 +126,4 @@ def test_markdown_aligns_names_left_and_figures_right():
         "| ---- | ---: |",
         "| a    | 10.0 |",
     ]
+    assert markdown.table(["a", "p"], [["b", "0"]]).splitlines()[1] == "| -- | -: |"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """The table, aligned: the first `left` columns to the left, the others to the right."""
     lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]  # for the rule's -:
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join(
         "| " + " | ".join(_justified(cells, widths, left)) + " |" for cells in (header, rule, *rows)
