@@ -140,11 +140,13 @@ def _make_folder(args: argparse.Namespace) -> None:
 
 def _title(data: Dataset, settings: Settings, where: str) -> str:
     preset = settings.preset
+    words = {method.word for method in settings.methods}
     heads = "" if preset.heads is None else f", {plural(preset.heads, 'head')}"
     context = "" if preset.context is None else f", context {preset.context}"
     shapes = " ".join(f"{rows}x{columns}" for rows, columns in preset.block_shapes)
-    blocks = f", blocks {shapes} ({preset.sampler})" if shapes else ""
-    by_period = ", patterns scaled by their period" if preset.scale == "pattern" else ""
+    blocks = f", blocks {shapes} ({preset.sampler})" if "sparsedrop" in words else ""
+    is_by_period = preset.scale == "pattern" and words & {"row-pattern", "tile-pattern"}
+    by_period = ", patterns scaled by their period" if is_by_period else ""
     patience = "" if preset.patience is None else f", patience {preset.patience}"
     return (
         f"{settings.task} ({plural(preset.layers, 'layer')}, width {preset.width}{heads}{context}) "
