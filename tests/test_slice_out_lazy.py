@@ -1,36 +1,14 @@
 """gradients="lazy": steps of slices, against whole gradients and whole steps."""
 
 import copy
-import re
 
 import pytest
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from lazy_cases import MODELS, pair
 from slice_cases import drawing, every_slice
 from sparsedrop import slice_out
-from sparsedrop.nn import SliceOutAttention, SliceOutMLP
 from sparsedrop.ops.slices.gradients import gradient_of
-
-MODELS = {
-    "block": lambda: SliceOutMLP(8, 24, align=4),
-    "gated": lambda: SliceOutMLP(8, 24, align=4, gated=True, bias=False),
-    "attention": lambda: SliceOutAttention(8, 4, 2),
-    "fused attention": lambda: SliceOutAttention(8, 4, 2, fused=True),
-    "two": lambda: nn.Sequential(SliceOutMLP(8, 24, align=4), nn.Linear(8, 8),
-                                 SliceOutMLP(8, 16, align=4)),
-}  # fmt: skip
-
-
-def _pair(make):
-    """Two equal models, with whole gradients and with those of slices."""
-    dense = make().double()
-    lazy = copy.deepcopy(dense)
-    for module in lazy.modules():
-        if hasattr(module, "gradients"):
-            module.gradients = "lazy"
-    return dense, lazy
 
 
 def _steps(model, optimizer, count, clip=None, accumulate=1):
@@ -52,7 +30,7 @@ def _assert_same(a, b):
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_plain_sgd_is_the_same(make, accumulate):
-    dense, lazy = _pair(make)
+    dense, lazy = pair(make)
     _steps(dense, torch.optim.SGD(dense.parameters(), 1e-2), 12, accumulate=accumulate)
     optimizer = slice_out.lazy(torch.optim.SGD(lazy.parameters(), 1e-2))
     _steps(lazy, optimizer, 12, accumulate=accumulate)
@@ -60,7 +38,7 @@ def test_plain_sgd_is_the_same(make, accumulate):
 
 
 def test_clipped_sgd_is_the_same():
-    dense, lazy = _pair(MODELS["two"])
+    dense, lazy = pair(MODELS["two"])
     clip = torch.nn.utils.clip_grad_norm_
     norms: dict[str, list[torch.Tensor]] = {"dense": [], "lazy": []}
     _steps(dense, torch.optim.SGD(dense.parameters(), 1e-2), 8,
@@ -85,7 +63,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(("cls", "how"), OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_step_is_the_stock_one_of_the_slice(cls, how):
     """Each unit as if it were a parameter alone, but for the count of steps, and all else still."""
-    dense, lazy = _pair(MODELS["block"])
+    dense, lazy = pair(MODELS["block"])
     optimizer = slice_out.lazy(cls(lazy.parameters(), 1e-2, **how))
     # The oracle: a stock step of all, of which only live units are taken over.
     stock = cls(dense.parameters(), 1e-2, **how)
@@ -118,7 +96,7 @@ def test_a_step_is_the_stock_one_of_the_slice(cls, how):
 def test_with_state_or_decay_it_is_not_the_dense_step(name):
     """What the slice does not reach stands still."""
     cls, how = OPTIMIZERS[name]
-    dense, lazy = _pair(MODELS["block"])
+    dense, lazy = pair(MODELS["block"])
     one, other = every_slice(lazy, 24)[:4:3]
     optimizer, stock = slice_out.lazy(cls(lazy.parameters(), 1e-2, **how)), cls(
         dense.parameters(), 1e-2, **how
@@ -139,7 +117,7 @@ def test_with_state_or_decay_it_is_not_the_dense_step(name):
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_gradients_are_as_large_as_the_slice(make):
-    _, lazy = _pair(make)
+    _, lazy = pair(make)
     x = torch.randn(3, 4, 8).double().requires_grad_()
     lazy(x).square().sum().backward()
     assert x.grad.any()
@@ -154,7 +132,7 @@ def test_gradients_are_as_large_as_the_slice(make):
 
 
 def test_zero_grad_and_step_forget_gradients():
-    _, lazy = _pair(MODELS["block"])
+    _, lazy = pair(MODELS["block"])
     optimizer = slice_out.lazy(torch.optim.SGD(lazy.parameters(), 1e-2))
     before = copy.deepcopy(lazy.state_dict())
     x = torch.randn(3, 8).double()
@@ -172,7 +150,7 @@ def test_zero_grad_and_step_forget_gradients():
 
 
 def test_a_whole_gradient_takes_in_that_of_a_slice():
-    dense, lazy = _pair(MODELS["block"])
+    dense, lazy = pair(MODELS["block"])
     for model in (dense, lazy):
         torch.manual_seed(0)
         optimizer = torch.optim.SGD(model.parameters(), 1e-2)
@@ -186,7 +164,7 @@ def test_a_whole_gradient_takes_in_that_of_a_slice():
 
 
 def test_state_dicts_are_those_of_the_stock_optimizer_both_ways():
-    _, lazy = _pair(MODELS["two"])
+    _, lazy = pair(MODELS["two"])
     optimizer = slice_out.lazy(torch.optim.AdamW(lazy.parameters(), 1e-2))
     _steps(lazy, optimizer, 5)
     saved = copy.deepcopy(optimizer.state_dict())
@@ -205,7 +183,7 @@ def test_state_dicts_are_those_of_the_stock_optimizer_both_ways():
 
 
 def test_schedulers_closures_and_hooks():
-    _, lazy = _pair(MODELS["block"])
+    _, lazy = pair(MODELS["block"])
     optimizer = slice_out.lazy(torch.optim.SGD(lazy.parameters(), 1.0))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     seen = []
@@ -225,7 +203,7 @@ def test_schedulers_closures_and_hooks():
 
 
 def test_a_grad_scaler():
-    dense, lazy = _pair(MODELS["block"])
+    dense, lazy = pair(MODELS["block"])
     dense, lazy = dense.float(), lazy.float()
     for model in (dense, lazy):
         torch.manual_seed(0)
@@ -241,57 +219,3 @@ def test_a_grad_scaler():
         assert scaler.get_scale() == 512.0
     for one, other in zip(dense.parameters(), lazy.parameters(), strict=True):
         torch.testing.assert_close(one, other)
-
-
-def test_what_is_refused():
-    _, lazy = _pair(MODELS["block"])
-    parameters = list(lazy.parameters())
-    for optimizer in (torch.optim.RMSprop(parameters), torch.optim.NAdam(parameters)):
-        sentence = f"lazy takes an optimizer of SGD, Adam, AdamW, not {type(optimizer).__name__}: "
-        with pytest.raises(TypeError, match=f"^{sentence}"):
-            slice_out.lazy(optimizer)
-    with pytest.raises(
-        ValueError, match="lazy takes no optimizer with fused=True: leave fused out"
-    ):
-        slice_out.lazy(torch.optim.AdamW(parameters, fused=True))
-
-
-def test_who_waits_for_gradients_is_told(tmp_path):
-    _, lazy = _pair(MODELS["block"])
-    x = torch.randn(3, 8).double()
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        parallel = DistributedDataParallel(lazy)
-        with pytest.raises(RuntimeError, match="leaves DistributedDataParallel without gradients"):
-            parallel(x)
-    finally:
-        torch.distributed.destroy_process_group()
-    with pytest.raises(RuntimeError, match=re.escape('"lazy" has no second derivatives')):
-        torch.autograd.grad(lazy(x).sum(), list(lazy.parameters()), create_graph=True)
-    torch._dynamo.reset()
-    with pytest.raises(Exception, match="is for eager mode, not"):
-        torch.compile(lazy, fullgraph=True, backend="eager")(x)
-    with pytest.raises(RuntimeError, match="is for plain tensors outside of transforms"):
-        torch.func.grad(lambda x: lazy(x).sum())(x)
-    with pytest.raises(RuntimeError, match=re.escape("where torch.autograd.grad cannot return")):
-        torch.autograd.grad(lazy(x).sum(), list(lazy.parameters()))
-
-
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_a_pass_that_is_not_for_the_parameters_leaves_them_alone(make):
-    _, lazy = _pair(make)
-    x = torch.randn(3, 4, 8).double().requires_grad_()
-    torch.autograd.grad(lazy(x).sum(), [x])
-    lazy(x).sum().backward(inputs=[x])
-    assert x.grad is not None
-    assert all(gradient_of(own) is None and own.grad is None for own in lazy.parameters())
-
-
-@pytest.mark.parametrize(("make", "name"), [("block", "up"), ("attention", "q_proj")])
-def test_a_weight_that_is_made_of_others_is_refused(make, name):
-    _, lazy = _pair(MODELS[make])
-    nn.utils.parametrizations.weight_norm(lazy.get_submodule(name))
-    with pytest.raises(RuntimeError, match="is made of others, by a norm"):
-        lazy(torch.randn(3, 4, 8).double())

@@ -108,6 +108,11 @@ def test_nothing_to_convert(model, says):
         ({"min_speedup": -1}, ValueError, "min_speedup must be a number of at least 0, not -1"),
         ({"min_speedup": "1"}, ValueError, "min_speedup must be a number of at least 0, not '1'"),
         ({"filter": "mlp"}, TypeError, "filter must be a function of a name and a module"),
+        (
+            {"example_inputs": (8, 256)},
+            RuntimeError,
+            r"failed in .*\. They are tensors, not the extents of one$",
+        ),
         ({"example_inputs": 3}, TypeError, "example_inputs is a tuple of positional or a dict"),
     ],
 )

@@ -39,9 +39,12 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
                 with tracer, Unseen(tracer):
                     out = model(*args, **kwargs)
             except Exception as error:
+                given = (*args, *kwargs.values())
+                is_shape = bool(given) and all(isinstance(own, int) for own in given)
+                hint = ". They are tensors, not the extents of one" if is_shape else ""
                 raise RuntimeError(
                     f"the pass over example_inputs failed in {tracer.place(error)}: "
-                    f"{type(error).__name__}: {error}"
+                    f"{type(error).__name__}: {error}{hint}"
                 ) from error
         tracer.finish(out)
     return tracer.graph

@@ -149,8 +149,7 @@ def _gradient_of(parameter: Tensor) -> SliceGradient | None:
 
 
 def _narrowed(tensor: Tensor, gradient: SliceGradient) -> list[Tensor]:
-    dim, pieces, _ = gradient
-    return [tensor.narrow(dim, start, stop - start) for start, stop in pieces]
+    return [tensor.narrow(gradient.dim, start, stop - start) for start, stop in gradient.pieces]
 
 
 def _parts(gradient: SliceGradient) -> list[Tensor]:

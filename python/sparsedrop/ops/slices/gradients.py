@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -18,13 +19,23 @@ NOT_RETURNED = (
 )
 
 
+MOST_PASSES = 256
+"""Whose gradients an optimiser's step takes together, without a word."""
+
+NOT_TAKEN = (
+    f'the gradients of {MOST_PASSES} backward passes with gradients="lazy" have been taken by no '
+    "optimiser, so that nothing is trained: wrap it by sparsedrop.slice_out.lazy"
+)
+
+
 class SliceGradient(NamedTuple):
     """The gradient of pieces of a parameter along one extent, one behind the other in `values`;
-    that of the rest is 0."""
+    that of the rest is 0. It is the sum over so many backward passes."""
 
     dim: int
     pieces: Pieces
     values: Tensor
+    passes: int = 1
 
 
 def gradient_of(parameter: Tensor) -> SliceGradient | None:
@@ -48,7 +59,11 @@ def keep_compact(parameter: Tensor, dim: int, pieces: Pieces, values: Tensor) ->
         raise RuntimeError(NOT_RETURNED) from None
     found = SliceGradient(dim, pieces, values)
     before = gradient_of(parameter)
-    setattr(parameter, _NAME, found if before is None else _sum(before, found))
+    if before is not None:
+        found = _sum(before, found)._replace(passes=before.passes + 1)
+        if before.passes == MOST_PASSES:
+            warnings.warn(NOT_TAKEN, stacklevel=2)
+    setattr(parameter, _NAME, found)
 
 
 def _sum(a: SliceGradient, b: SliceGradient) -> SliceGradient:
