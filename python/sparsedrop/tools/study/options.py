@@ -104,13 +104,16 @@ def _add_preset(parser: argparse.ArgumentParser) -> None:
 
 def _defaults(field: str) -> str:
     """The defaults of the tasks that have them, for a help text."""
-    texts = []
+    tasks: dict[str, list[str]] = {}
     for name, task in TASKS.items():
         values = [getattr(preset, field) for preset in (task.small, task.paper)]
         words = [_word(value) for value in values if value not in (None, ())]
         if words:
-            texts.append(f"{' or '.join(dict.fromkeys(words))} for {name}")
-    return "default: " + ", ".join(texts)
+            tasks.setdefault(" or ".join(dict.fromkeys(words)), []).append(name)
+    (text, of), *others = tasks.items()
+    if len(of) > 1 and not others:
+        return f"default: {text}"
+    return "default: " + "; ".join(f"{text} for {', '.join(of)}" for text, of in tasks.items())
 
 
 def _word(value: object) -> str:
