@@ -8,13 +8,12 @@ where a table is not what its files say.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
-ROOT = Path(__file__).parents[1]
+import study_tables
+from rows import ROOT, Row, markdown, read, shape_of
+
 PAGES = ("README.md", "bench/README.md")
 PLACE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -31,22 +30,6 @@ MODES = {
 }
 PRODUCTS = ("forward", "dX", "dW")
 
-Row = dict[str, Any]
-
-
-def read(name: str) -> list[Row]:
-    """The rows of bench/results/NAME.json."""
-    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())["rows"]
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def _shape(shape: str) -> str:
-    return shape.replace("x", "×")
-
 
 def _rows_by_shape(rows: list[Row]) -> dict[str, list[Row]]:
     return {row["shape"]: [r for r in rows if r["shape"] == row["shape"]] for row in rows}
@@ -58,7 +41,7 @@ def summary() -> str:
     layers = {row["shape"]: row["layers"] for row in read("h200_step") if row["p"] == 0.5}
     for shape in ("8192x8192x8192", "16384x4096x1024", "2048x2048x2048", "1024x1024x1024"):
         eager, graph = (_of_layer(layers[shape], key) for key in ("wall_ms", "gpu_ms"))
-        lines.append([f"linear layer, {_shape(shape)}", eager, graph, "–", "–", "H200"])
+        lines.append([f"linear layer, {shape_of(shape)}", eager, graph, "–", "–", "H200"])
     rows = read("h200_network")
     speedups = {(row["network"], row["mode"]): row["speedups"]["sparsedrop"] for row in rows}
     for network, name in NETWORKS.items():
@@ -66,7 +49,7 @@ def summary() -> str:
         lines.append([name, *modes, "H200"])
     (cpu,) = read("cpu_step")
     eager = _of_layer(cpu["layers"], "wall_ms")
-    name = f"linear layer, {_shape(cpu['shape'])}, float32"
+    name = f"linear layer, {shape_of(cpu['shape'])}, float32"
     lines.append([name, eager, "–", "–", "–", "2 CPU cores"])
     head = ["times the speed of nn.Dropout, p = 0.5", *MODES.values(), "on"]
     return markdown(head, lines)
@@ -86,7 +69,7 @@ def products() -> str:
         times = [f"{at_half[p]['ours_us']:.0f} ({at_half[p]['times_dense']:.2f})" for p in PRODUCTS]
         shares = [[row["of_shrunk"] for row in group if row["product"] == p] for p in PRODUCTS]
         spans = [f"{min(each):.2f}–{max(each):.2f}" for each in shares]
-        lines.append([_shape(shape), *times, *spans])
+        lines.append([shape_of(shape), *times, *spans])
     return markdown(head, lines)
 
 
@@ -94,7 +77,7 @@ def small_layers() -> str:
     head = ["M×N×K", "µs at p = 0.5 (× dense, of shrunk): forward", "dX", "dW"]
     rows = [row for row in read("h200_small_layers") if row["p"] == 0.5]
     lines = [
-        [_shape(shape)]
+        [shape_of(shape)]
         + [f"{r['ours_us']:.0f} ({r['times_dense']:.2f}, {r['of_shrunk']:.2f})" for r in group]
         for shape, group in _rows_by_shape(rows).items()
     ]
@@ -103,14 +86,14 @@ def small_layers() -> str:
 
 def both_sides() -> str:
     blocks = ("128x128", "128x256")
-    head = ["M×N×K"] + [f"{p} {_shape(block)}" for p in PRODUCTS for block in blocks]
+    head = ["M×N×K"] + [f"{p} {shape_of(block)}" for p in PRODUCTS for block in blocks]
     rows = [row for row in read("h200_both") if row["p"] == 0.5]
     lines = []
     for shape, group in _rows_by_shape(rows).items():
         found = {(row["product"], row["out_block"]): row["times_dense"] for row in group}
         names = ("both", "both-dX", "both-dW")
         times = [f"{found[name, block]:.2f}" for name in names for block in blocks]
-        lines.append([_shape(shape), *times])
+        lines.append([shape_of(shape), *times])
     return markdown(head, lines)
 
 
@@ -128,7 +111,7 @@ def steps() -> str:
                 of = row["layers"][name]
                 figures += [f"{of['wall_ms']:.3f}", f"{of['gpu_ms']:.3f}", f"{of['peak_mb']:.0f}"]
             speedups = [_of_layer(row["layers"], key) for key in ("wall_ms", "gpu_ms")]
-            lines.append([_shape(row["shape"]), *figures, *speedups])
+            lines.append([shape_of(row["shape"]), *figures, *speedups])
     return markdown(head, lines)
 
 
@@ -140,7 +123,7 @@ def compiled_steps() -> str:
     for row in read("h200_step_compiled"):
         layers = [row["layers"][name + end] for name in names for end in ("", " compiled")]
         figures = [f"{layer['wall_ms']:.3f} ({layer['gpu_ms']:.3f})" for layer in layers]
-        lines.append([_shape(row["shape"]), *figures])
+        lines.append([shape_of(row["shape"]), *figures])
     return markdown(head, lines)
 
 
@@ -216,7 +199,7 @@ def stock() -> str:
         key = row["shape"], row["dtype"], row["p"]
         found.setdefault(key, {})[row["product"]] = f"{row['of_stock_on_shrunk']:.2f}"
     lines = [
-        [_shape(shape), dtype, f"{p:g}", *(each.get(product, "–") for product in PRODUCTS)]
+        [shape_of(shape), dtype, f"{p:g}", *(each.get(product, "–") for product in PRODUCTS)]
         for (shape, dtype, p), each in found.items()
     ]
     return markdown(head, lines)
@@ -226,106 +209,6 @@ def _peak(row: Row, kind: str) -> str:
     """What a graph holds in its own pool is not seen."""
     is_seen = row["mode"] in ("eager", "compile")
     return f"{row['figures'][kind]['peak_mb']:.0f}" if is_seen else "–"
-
-
-def study() -> str:
-    head = ["method", "p", "validation loss", "validation accuracy (%)", "time per step (ms)"]
-    head += ["time to best (s)", "× nn.Dropout"]
-    lines = []
-    for row in read("study_digits"):
-        loss, accuracy, speedup = row["loss"], row["accuracy_percent"], row["speedup_over_dropout"]
-        lines.append(
-            [
-                row["method"],
-                "–" if speedup is None else f"{row['p']:g}",
-                f"{loss['mean']:.4f} ± {loss['std']:.4f}",
-                f"{accuracy['mean']:.2f} ± {accuracy['std']:.2f}",
-                f"{row['step_ms']:.2f}",
-                f"{row['seconds']['mean']:.2f}",
-                "–" if speedup is None else f"{speedup:.2f}",
-            ]
-        )
-    return markdown(head, lines)
-
-
-def study_gpt() -> str:
-    """Every rate with two seeds, the best with three, and SliceOut, whose steps were not timed."""
-    head = ["method", "p", "seeds", "validation loss", "test loss", "step: eager ms", "graph ms"]
-    head += ["to nn.Dropout's best loss: eager, of its time", "graph, of its time"]
-    lines = []
-    for name in ("study_gpt", "study_gpt_rates", "study_gpt_slice_out"):
-        rows = read(name)
-        dropouts = (row for row in rows if row["method"] == "nn.Dropout")
-        dropout = min(dropouts, key=lambda row: row["loss"]["mean"], default=None)
-        for row in rows:
-            times = [f"{row['times'][key]:.2f}" if row["times"] else "–" for key in TIMES]
-            shares = [_share_of_time(row, dropout, key) for key in TIMES]
-            seeds = str(len(row["seeds"]))
-            lines.append([row["method"], _rate(row), seeds, *_losses(row), *times, *shares])
-    return markdown(head, lines)
-
-
-def _rate(row: Row) -> str:
-    return f"{row['p']:g}" if row["p"] else "–"
-
-
-def _losses(row: Row) -> list[str]:
-    return [_mean(row[key], 4) for key in LOSSES]
-
-
-def _mean(found: Row, digits: int) -> str:
-    deviation = "" if found["std"] is None else f" ± {found['std']:.{digits}f}"
-    return f"{found['mean']:.{digits}f}{deviation}"
-
-
-def study_mlp() -> str:
-    """At three of the five rates: all methods, then what was changed of one at a time."""
-    rows = [(row["method"], row) for row in read("study_mlp")]
-    for row in read("study_mlp_balanced"):
-        rows.append((f"{row['method']}, balanced", row))
-    for row in read("study_mlp_blocks"):
-        if row["block"] not in (None, "128x128"):
-            rows.append((f"{row['method']}, {_shape(row['block'])}", row))
-    for row in read("study_mlp_by_period"):
-        if "pattern" in row["method"]:
-            rows.append((f"{row['method']}, by period", row))
-    return _of_images(rows)
-
-
-def study_ard_mlp() -> str:
-    rows = [(row["method"], row) for row in read("study_ard_mlp")]
-    for row in read("study_ard_mlp_by_period"):
-        if "pattern" in row["method"]:
-            rows.append((f"{row['method']}, by period", row))
-    return _of_images(rows)
-
-
-def study_vit() -> str:
-    return _of_images([(row["method"], row) for row in read("study_vit")])
-
-
-def _of_images(rows: list[tuple[str, Row]]) -> str:
-    """Of methods by their names."""
-    head = ["method", "p", "seeds", "validation loss", "test loss", "test accuracy (%)"]
-    lines = []
-    for name, row in rows:
-        if row["p"] not in (0.2, 0.4) or len(row["seeds"]) == 1:
-            accuracy = _mean(row["test_accuracy_percent"], 2)
-            lines.append([name, _rate(row), str(len(row["seeds"])), *_losses(row), accuracy])
-    return markdown(head, lines)
-
-
-LOSSES, TIMES = ("loss", "test_loss"), ("eager_ms", "graph_ms")
-
-
-def _share_of_time(row: Row, dropout: Row | None, key: str) -> str:
-    """Of the time in which nn.Dropout came to its best loss, that in which this row did."""
-    steps = row["step_at_dropouts_best_loss"]
-    if steps is None or dropout is None or row["method"] == "nn.Dropout":
-        return "–"
-    own, theirs = (each["times"][key] for each in (row, dropout))
-    of_dropout = dropout["step_at_dropouts_best_loss"]["mean"]
-    return f"{steps['mean'] * own / (of_dropout * theirs):.2f}"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -339,11 +222,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "pieces": pieces,
     "units": units,
     "stock": stock,
-    "study": study,
-    "study-gpt": study_gpt,
-    "study-mlp": study_mlp,
-    "study-ard-mlp": study_ard_mlp,
-    "study-vit": study_vit,
+    "study": study_tables.digits,
+    "study-gpt": study_tables.gpt,
+    "study-mlp": study_tables.mlp,
+    "study-ard-mlp": study_tables.ard_mlp,
+    "study-vit": study_tables.vit,
 }
 
 

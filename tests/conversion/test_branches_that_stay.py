@@ -155,7 +155,7 @@ LEFT = {
         lambda m, x: m.out(m.drop(m.few(x))),
         {"few": lambda: nn.Conv2d(8, 2, 1), "out": lambda: nn.Conv2d(2, 8, 1),
          "drop": lambda: nn.Dropout(0.2)},
-        "of 2 channels a slice of whole 1s keeps all at p = 0.2",
+        "of 2 channels a slice keeps all at p = 0.2",
     ),
     "few groups": (
         lambda m, x: m.two(m.drop(m.deep(m.one(x)))),

@@ -20,7 +20,7 @@ from sparsedrop.conversion.judging import (
     judge,
     with_shared_dropouts,
 )
-from sparsedrop.conversion.plans import Kind, plan
+from sparsedrop.conversion.plans import plan
 from sparsedrop.conversion.report import Entry, Report
 from sparsedrop.conversion.sites import Site, find_sites
 from sparsedrop.conversion.structure import from_structure
@@ -105,13 +105,13 @@ def convert(
     already = already_converted(model)
     if not sites and not already and not any(each.is_next_to_linear for each in refused):
         raise ValueError(_nothing(model, graph, example_inputs is not None))
-    wishes = Wishes(method, p, filter, min_speedup, block_shape)
+    wishes = Wishes(method, p, filter, min_speedup, block_shape, sampler, scale)
     judged = with_shared_dropouts([judge(site, wishes) for site in sites])
     accepted = [each for each in judged if each.entry.reason is None]
     rates = {each.site.dropout.module: each.p for each in accepted}
     name = class_before(model).__name__
     swap(
-        plan([(each.site, each.block) for each in accepted], Kind(method, sampler, scale)),
+        plan([(each.site, each.block) for each in accepted], wishes),
         {dropout: rate for dropout, rate in rates.items() if isinstance(dropout, nn.Dropout)},
     )
     swap(chain_swaps(model), {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from sparsedrop.conversion.branches import Branch
 from sparsedrop.conversion.planning import DEFAULT_BLOCK, Block, block_for, extents, gain
 from sparsedrop.conversion.report import Entry
 from sparsedrop.conversion.sites import Site
-from sparsedrop.masks import check_p, check_sliced_p
+from sparsedrop.masks import all_kept, check_p, check_sliced_p
 from sparsedrop.nn.rated import rate_of
 
 SPARSEDROP, SLICEOUT, TILES = "sparsedrop", "sliceout", "tile-pattern"
@@ -31,6 +30,8 @@ class Wishes(NamedTuple):
     filter: Filter | None
     min_speedup: float
     block_shape: Block | None
+    sampler: str  # of blocks
+    scale: str  # of patterns
 
 
 class Judged(NamedTuple):
@@ -93,8 +94,7 @@ def _why_not_branch(branch: Branch, p: float) -> str | None:
         return str(error)
     units, size = branch.channels, branch.size
     if p > 0.0 and channels.kept(units, size, p) == 1.0:
-        align = channels.align_for(units, size)
-        return f"of {units} channels a slice of whole {align}s keeps all at p = {p:g}"
+        return all_kept("channels", units, channels.align_for(units, size), p)
     return None
 
 
@@ -117,8 +117,7 @@ def _why_not(site: Site, method: str, p: float) -> str | None:
         return str(error)
     width = extents(site)[1]
     if method == SLICEOUT and p > 0.0 and units.METHODS[method].kept(width, p) == 1.0:
-        align = math.gcd(width, units.ALIGN)
-        return f"of {width} units a slice of whole {align}s keeps all at p = {p:g}"
+        return all_kept("units", width, units.ALIGN, p)
     return None
 
 

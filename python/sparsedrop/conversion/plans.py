@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from sparsedrop.conversion.branch_plans import plan_branches
 from sparsedrop.conversion.branches import Branch
-from sparsedrop.conversion.judging import TILES
+from sparsedrop.conversion.judging import TILES, Wishes
 from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, Handover, Side
 from sparsedrop.conversion.planning import Block
 from sparsedrop.conversion.sites import Site
@@ -24,27 +24,19 @@ Dropped = tuple[Any, nn.Module]
 """A side of a layer, and the dropout that was there."""
 
 
-class Kind(NamedTuple):
-    """Of what is dropped: the method, the sampler of blocks, and the scale of patterns."""
-
-    method: str
-    sampler: str
-    scale: str
-
-
-def plan(accepted: list[tuple[Site | Branch, Block]], kind: Kind) -> list[Swap]:
+def plan(accepted: list[tuple[Site | Branch, Block]], wishes: Wishes) -> list[Swap]:
     """What every module of these sites becomes."""
     sites = [(site, block) for site, block in accepted if isinstance(site, Site)]
     branches = [site for site, _ in accepted if isinstance(site, Branch)]
-    return _plan_sites(sites, kind) + plan_branches(branches)
+    return _plan_sites(sites, wishes) + plan_branches(branches)
 
 
-def _plan_sites(sites: Sites, kind: Kind) -> list[Swap]:
-    if kind.method in METHODS:
-        method = method_of(kind.method, kind.scale)
+def _plan_sites(sites: Sites, wishes: Wishes) -> list[Swap]:
+    if wishes.method in METHODS:
+        method = method_of(wishes.method, wishes.scale)
         return _plan(sites, lambda _, *handed: UnitSide(method, *handed), _by_units)
-    by = functools.partial(_by_tiles, kind.scale) if kind.method == TILES else _by_blocks
-    return _plan(sites, lambda block, *handed: Side(block, kind.sampler, *handed), by)
+    by = functools.partial(_by_tiles, wishes.scale) if wishes.method == TILES else _by_blocks
+    return _plan(sites, lambda block, *handed: Side(block, wishes.sampler, *handed), by)
 
 
 def _plan(

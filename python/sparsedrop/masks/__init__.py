@@ -11,7 +11,14 @@ from sparsedrop.masks.checks import (
 )
 from sparsedrop.masks.patterns import SCALES, RowPattern, check_scale, probabilities
 from sparsedrop.masks.samplers import FILLS, host_state, is_capturing
-from sparsedrop.masks.slices import Slice, check_sliced_p, check_starts, kept_units, marginals
+from sparsedrop.masks.slices import (
+    Slice,
+    all_kept,
+    check_sliced_p,
+    check_starts,
+    kept_units,
+    marginals,
+)
 from sparsedrop.masks.tensors import MASK_UNIT, Layout, MaskTensors, grid_shape, layout
 from sparsedrop.masks.tiles import mask_of_diagonals, tile_mask
 
@@ -26,6 +33,7 @@ __all__ = [
     "Masks",
     "RowPattern",
     "Slice",
+    "all_kept",
     "check_block_shape",
     "check_generator",
     "check_p",

@@ -61,14 +61,13 @@ def check_generator(generator: torch.Generator | None) -> torch.Generator | None
     return generator
 
 
-def check_one_draw(drawn: torch.Tensor) -> torch.Tensor:
-    """What was drawn; RuntimeError where torch.vmap has drawn it for each of its examples."""
+def check_one_draw(drawn: torch.Tensor) -> None:
+    """RuntimeError where torch.vmap has drawn it for each of its examples."""
     if is_one_for_each(drawn):
         raise RuntimeError(
             "a slice or a pattern is the same for all examples of torch.vmap: call it with "
             'randomness="same"'
         )
-    return drawn
 
 
 def check_device(device: torch.device | str | None) -> torch.device:

@@ -132,6 +132,13 @@ def kept_units(width: int, p: float, align: int) -> tuple[int, int]:
     return max(step, step * math.floor((1.0 - p) * width / step + 0.5)), step
 
 
+def all_kept(what: str, width: int, align: int, p: float) -> str:
+    """That a slice keeps all of so many units, which `what` names."""
+    step = math.gcd(width, align)
+    slices = "a slice" if step == 1 else f"a slice of whole {step}s"
+    return f"of {width} {what} {slices} keeps all at p = {p:g}"
+
+
 def slices(width: int, p: float, *, align: int = 64, starts: str = "cyclic") -> tuple[Slice, ...]:
     """All that `Slice.draw` draws from, each as likely as the others."""
     check_starts(starts)

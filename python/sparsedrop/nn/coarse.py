@@ -7,6 +7,7 @@ import warnings
 
 from torch import Tensor
 
+from sparsedrop.masks import all_kept
 from sparsedrop.ops.slices import Choice
 
 ALL_DROPPED = 0.02
@@ -57,10 +58,8 @@ def warn_of_whole_slice(choice: Choice, what: str) -> None:
     aligns = (d for d in range(whole - 1, 0, -1) if units % d == 0)
     helps = next((d for d in aligns if choice._replace(align=d).width < units), None)
     advice = "a larger p" if helps is None else f"align={helps}"
-    slices = "a slice" if whole == 1 else f"a slice of whole {whole}s"
     warnings.warn(
-        f"of {units} {what} {slices} keeps all at p = {choice.p:g}: nothing is dropped. It takes "
-        f"{advice}",
+        f"{all_kept(what, units, choice.align, choice.p)}: nothing is dropped. It takes {advice}",
         stacklevel=6,  # behind torch's two calls of a module
     )
 

@@ -18,7 +18,6 @@ from sparsedrop.tools.study.options import ALL, DTYPES
 from sparsedrop.tools.study.preset import Preset
 from sparsedrop.tools.study.settings import Settings
 from sparsedrop.tools.study.tasks import CHARACTERS, IMAGES, TASKS, WORDS, Task
-from sparsedrop.tools.wide_resnet import blocks_of_a_group
 
 CHANGED_BY_OPTIONS = (
     *("width", "layers", "heads", "context", "batch_size", "lr", "weight_decay", "clip"),
@@ -40,7 +39,7 @@ def resolve(args: argparse.Namespace) -> tuple[Settings, Dataset]:
     _refuse_options_of_others(args, task)
     methods = _methods(args, task)
     preset = _preset(args, task, device)
-    _check_size(args.task, preset)
+    _check_size(args.task, task, preset)
     data = _load(args, task, preset, device)
     name = _data_name(args, task)
     if preset.batch_size > len(data.train.targets):
@@ -91,15 +90,15 @@ def _refuse_options_of_others(args: argparse.Namespace, task: Task) -> None:
             )
 
 
-def _check_size(name: str, preset: Preset) -> None:
+def _check_size(name: str, task: Task, preset: Preset) -> None:
     if preset.heads is not None and preset.width % preset.heads:
         raise UserError(
             f"a --width of {preset.width} does not divide into --heads {preset.heads}: "
             f"make it a multiple"
         )
-    if name == "wide-resnet":
+    if task.check_layers is not None:
         try:
-            blocks_of_a_group(preset.layers)
+            task.check_layers(preset.layers)
         except ValueError as error:
             raise UserError(
                 f"--layers {preset.layers} does not go with --task {name}: {error}"

@@ -14,7 +14,7 @@ from sparsedrop.tools.study.dataset import Dataset
 from sparsedrop.tools.study.images import Shape, rows, squares
 from sparsedrop.tools.study.patches import patches
 from sparsedrop.tools.study.preset import Preset
-from sparsedrop.tools.wide_resnet import wide_resnet
+from sparsedrop.tools.wide_resnet import blocks_of_a_group, wide_resnet
 
 OF_LAYERS = ("none", "dropout", "sparsedrop", "sliceout", "row-pattern", "tile-pattern")
 OF_TRANSFORMERS = (*OF_LAYERS, "drop-path")
@@ -39,6 +39,7 @@ class Task:
     default_methods: tuple[str, ...] = ("none", "dropout", "sparsedrop")
     is_captured: bool = True  # whether a step is timed as a CUDA graph, too
     is_mixed: bool = True  # whether it trains in bfloat16 on a GPU, by autocast, unless told else
+    check_layers: Callable[[int], object] | None = None  # raises ValueError for a wrong number
 
     @property
     def reads_text(self) -> bool:
@@ -225,6 +226,7 @@ WIDE_RESNET = Task(
     shape=squares,
     methods=OF_CONVOLUTIONS,
     default_methods=("none", "dropout", "sliceout"),
+    check_layers=blocks_of_a_group,
     small=Preset(
         width=1,
         layers=10,
