@@ -83,6 +83,7 @@ class Program(UnitSteps):
     """
 
     dtypes = _DTYPES
+    needs_handle = True
 
     def __init__(self, device: int) -> None:
         self.steps, self.grids = [], {}
@@ -161,10 +162,14 @@ class Program(UnitSteps):
         self.steps.append(step)
 
     def masked_copy(self, *, in_dtype, source, source_ld, out_dtype, out, rows, cols, block,
-                    live=None, factor=None):  # fmt: skip
+                    live=None, factor=None, keep=None, seed=None):  # fmt: skip
         def step(call: Call) -> None:
             if not call.address(out) or not call.address(source):
                 return
+            if seed is not None:
+                state = call.places[seed : seed + 2]
+                keeps = call.number(keep)
+                C.grids.append(_draw(call.address(live), rows, cols, block, keeps, *state))
             height = rows if source_ld else 1
             value = call.at(source, _DTYPES[in_dtype], height, cols).double().expand(rows, cols)
             is_live = call.live(live, rows, cols, block)

@@ -9,8 +9,7 @@ from cases import TILES
 from sparsedrop import _native
 from sparsedrop.masks.tensors import MASK_UNIT
 from sparsedrop.ops import ACTIVATIONS
-from sparsedrop.ops.plan import UNIT
-from sparsedrop.select import MAX_EXTENT, TESTED, architectures, gpu_costs
+from sparsedrop.select import MAX_EXTENT, TESTED, UNIT, architectures, gpu_costs
 
 CPP = Path(__file__).parents[1] / "cpp"
 

@@ -46,8 +46,8 @@ class UnitSteps:
 
     def dense_product(
         self, *, m, n, k, a, a_ld=None, a_turned=False, b, b_ld=None, b_turned=False, out,
-        out_ld=None, dtype, out_dtype, alpha=None, accumulates=False, handle, units=None, live="",
-        whole="",
+        out_ld=None, dtype, out_dtype, alpha=None, accumulates=False, bias=None, workspace, handle,
+        units=None, live="", whole="", handle_now,
     ):  # fmt: skip
         assert (units is None) == (live == "")
         sizes = {"m": m, "n": n, "k": k}
@@ -81,6 +81,9 @@ class UnitSteps:
                     matrix = matrix.index_select(dim, torch.tensor(index))
                 factors.append(matrix.double())
             value = call.number(alpha) * factors[0] @ factors[1]
+            if bias is not None:
+                value = value + call.at(bias, self.dtypes[out_dtype], value.shape[1]).double()
+            call.at(workspace, torch.uint8, 64).zero_()
             result, index, dim = view(call, "o")
             if index is None:
                 result.copy_(result.double() + value if accumulates else value)
@@ -89,6 +92,7 @@ class UnitSteps:
                 result.index_copy_(dim, torch.tensor(index), value.to(result.dtype))
 
         self.steps.append(step)
+        return 64
 
     def gather(self, *, dtype, units, count, across=None, arrays) -> None:
         def step(call) -> None:

@@ -1,7 +1,6 @@
 #include "bindings/blas.hpp"
 
 #include <dlfcn.h>
-#include <library_types.h>
 
 #include <stdexcept>
 #include <string>
@@ -20,7 +19,7 @@ using SetMathMode = int (*)(void* handle, int mode);
 constexpr int kNormal = 0, kTransposed = 1;
 constexpr int kCompute32f = 68, kCompute64f = 70;
 constexpr int kDefaultAlgorithm = -1;
-constexpr int kDisallowNarrowSums = 16;
+constexpr int kMathModes = 15, kTf32 = 3, kDisallowNarrowSums = 16;
 constexpr int kSuccess = 0;
 
 struct Blas {
@@ -36,20 +35,6 @@ struct Blas {
 Blas& blas() {
   static Blas loaded;
   return loaded;
-}
-
-cudaDataType cuda_type(DataType dtype) {
-  switch (dtype) {
-    case DataType::bf16:
-      return CUDA_R_16BF;
-    case DataType::fp16:
-      return CUDA_R_16F;
-    case DataType::fp32:
-      return CUDA_R_32F;
-    case DataType::fp64:
-      break;
-  }
-  return CUDA_R_64F;
 }
 
 // Sums are added up in fp32 for as long as this lives.
@@ -85,6 +70,25 @@ int call(DenseProduct const& p, void* handle) {
 
 }  // namespace
 
+cudaDataType cuda_type(DataType dtype) {
+  switch (dtype) {
+    case DataType::bf16:
+      return CUDA_R_16BF;
+    case DataType::fp16:
+      return CUDA_R_16F;
+    case DataType::fp32:
+      return CUDA_R_32F;
+    case DataType::fp64:
+      break;
+  }
+  return CUDA_R_64F;
+}
+
+std::string describe(DenseProduct const& product) {
+  return "[" + std::to_string(product.m) + ", " + std::to_string(product.k) + "] times [" +
+         std::to_string(product.k) + ", " + std::to_string(product.n) + "]";
+}
+
 bool load_blas(int release) {
   std::string const name = "libcublas.so." + std::to_string(release);
   void* const library = dlopen(name.c_str(), RTLD_NOLOAD | RTLD_LAZY);
@@ -97,6 +101,11 @@ bool load_blas(int release) {
   return blas().is_whole();
 }
 
+bool multiplies_as_tf32(void* handle) {
+  int mode = 0;
+  return blas().get_math_mode(handle, &mode) == kSuccess && (mode & kMathModes) == kTf32;
+}
+
 void multiply(DenseProduct const& product, BlasSettings const& settings) {
   bool const is_narrow = product.dtype == DataType::bf16 || product.dtype == DataType::fp16;
   int status = kSuccess;
@@ -107,9 +116,7 @@ void multiply(DenseProduct const& product, BlasSettings const& settings) {
     status = call(product, settings.handle);
   }
   if (status != kSuccess) {
-    throw std::runtime_error("cublasGemmEx for [" + std::to_string(product.m) + ", " +
-                             std::to_string(product.k) + "] times [" + std::to_string(product.k) +
-                             ", " + std::to_string(product.n) + "]: status " +
+    throw std::runtime_error("cublasGemmEx for " + describe(product) + ": status " +
                              std::to_string(status));
   }
 }

@@ -3,7 +3,10 @@
 
 #pragma once
 
+#include <library_types.h>
+
 #include <cstdint>
+#include <string>
 
 #include "sparsedrop/sparsedrop.h"
 
@@ -19,7 +22,7 @@ struct Factor {
   bool is_transposed;
 };
 
-// out [m, n] = alpha · a [m, k] b [k, n] + beta · out, row-major.
+// out [m, n] = alpha · a [m, k] b [k, n] + beta · out + bias [n], row-major.
 struct DenseProduct {
   int64_t m;
   int64_t n;
@@ -32,7 +35,14 @@ struct DenseProduct {
   DataType out_dtype;
   double alpha;
   double beta;
+  void const* bias;  // of the result's dtype, or null
+  bool tf32;         // whether fp32 may be multiplied so
 };
+
+cudaDataType cuda_type(DataType dtype);
+
+// Such as "[4, 8] times [8, 2]".
+std::string describe(DenseProduct const& product);
 
 // How torch is told to multiply: its handle, and whether parts of a sum may be added in 16 bits.
 struct BlasSettings {
@@ -40,7 +50,11 @@ struct BlasSettings {
   bool allows_narrow_sums;
 };
 
-// std::runtime_error with cuBLAS's number for it where the product fails.
+// Whether torch has told its handle to multiply fp32 as TF32.
+bool multiplies_as_tf32(void* handle);
+
+// A product without a bias, by the settings, of which `tf32` is one. std::runtime_error with
+// cuBLAS's number for it where it fails.
 void multiply(DenseProduct const& product, BlasSettings const& settings);
 
 }  // namespace sparsedrop

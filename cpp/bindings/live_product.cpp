@@ -74,6 +74,10 @@ DenseProduct product_of(Shape const& shape, Part const& part, int64_t step,
   made.out_ld = out.ld;
   if (shape.live == Extent::k && part.begin > 0) {
     made.beta = 1.0;
+    made.bias = nullptr;
+  }
+  if (shape.live == Extent::n && whole.bias != nullptr) {
+    made.bias = moved(whole.bias, part.begin * size_of(whole.out_dtype));
   }
   return made;
 }

@@ -34,8 +34,8 @@ struct Shape {
 };
 
 // The products to run one after the other, for `whole`, the product without extents and leading
-// dimensions. std::invalid_argument where units that are no neighbours lie along the contiguous
-// extent of a matrix.
+// dimensions; along live units a bias is compact. std::invalid_argument where units that are no
+// neighbours lie along the contiguous extent of a matrix.
 std::vector<DenseProduct> parts_of(Shape const& shape, LiveUnits const& units,
                                    DenseProduct const& whole);
 

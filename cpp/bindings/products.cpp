@@ -5,6 +5,7 @@
 #include "bindings/bind.hpp"
 #include "bindings/blas.hpp"
 #include "bindings/call.hpp"
+#include "bindings/fixed_product.hpp"
 #include "bindings/launch.hpp"
 
 namespace py = pybind11;
@@ -80,7 +81,10 @@ void bind_products(py::module_& module) {
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes)
       .def_property_readonly("refusal", &Launch::refusal)
       .def("__call__", &call_launch);
-  module.def("load_blas", &load_blas);
+  module.def("load_blas", [](int release) {
+    load_blas_lt(release);  // where it is not there, products are cuBLAS's
+    return load_blas(release);
+  });
 }
 
 }  // namespace sparsedrop

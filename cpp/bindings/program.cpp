@@ -1,9 +1,11 @@
 #include "bindings/program.hpp"
 
+#include <memory>
 #include <string>
 
 #include "bindings/blas.hpp"
 #include "bindings/call.hpp"
+#include "bindings/fixed_product.hpp"
 
 namespace sparsedrop {
 namespace {
@@ -12,6 +14,24 @@ std::string describe(char const* what, Blocking const& of) {
   return std::string("sparsedrop.") + what + " for a [" + std::to_string(of.rows) + ", " +
          std::to_string(of.cols) + "] matrix in blocks of " + std::to_string(of.block_rows) + "x" +
          std::to_string(of.block_cols);
+}
+
+constexpr uintptr_t kAligned = 256;
+constexpr int32_t kWhole = 1 << 30;  // rows or columns of a block: no blocks
+
+// The product with its bias in the result already, to which it is added.
+DenseProduct biased_first(DenseProduct product, cudaStream_t stream) {
+  if (product.bias == nullptr) {
+    return product;
+  }
+  Blocking const blocking{product.m, product.n, kWhole, kWhole};
+  check(masked_copy({product.out_dtype, product.out_dtype, product.bias, 0, product.out,
+                     product.out_ld, blocking, nullptr, 0, 0, 1.0},
+                    stream),
+        [&] { return describe("masked_copy", blocking); });
+  product.bias = nullptr;
+  product.beta = 1.0;
+  return product;
 }
 
 }  // namespace
@@ -109,38 +129,65 @@ void Program::masked_copy(Copy const& of) {
     }
     Blocking const& blocking = of.blocking;
     int64_t const grid_cols = (blocking.cols + blocking.block_cols - 1) / blocking.block_cols;
-    check(sparsedrop::masked_copy(
-              {of.in_dtype, of.out_dtype, in, of.in_ld, out, blocking.cols, blocking,
-               call.address<uint8_t const>(of.live), grid_cols, 1, call.number(of.factor)},
-              call.stream),
+    MaskedCopy copy{of.in_dtype,
+                    of.out_dtype,
+                    in,
+                    of.in_ld,
+                    out,
+                    blocking.cols,
+                    blocking,
+                    call.address<uint8_t const>(of.live),
+                    grid_cols,
+                    1,
+                    call.number(of.factor)};
+    uint64_t const next = of.seed ? call.places.at(size_t(*of.seed) + 1) : 0;
+    if (next != 0) {
+      copy.drawn = call.address<uint8_t>(of.live);
+      copy.draw = {call.number(of.keep), call.places.at(size_t(*of.seed)), next - 1};
+    }
+    check(sparsedrop::masked_copy(copy, call.stream),
           [&] { return describe("masked_copy", blocking); });
   });
 }
 
-void Program::dense_product(Dense const& of) {
+size_t Program::dense_product(Dense const& of) {
+  Shape const& shape = of.shape;
+  int64_t const extents[] = {shape.m, shape.n, shape.k};
+  int64_t const live = shape.live == Extent::none ? 0 : extents[int(shape.live)];
+  DenseProduct usual{};
+  usual.dtype = of.dtype;
+  usual.out_dtype = of.out_dtype;
+  usual.beta = of.accumulates ? 1.0 : 0.0;
+  // An address that is aligned stands for a bias until there is one.
+  usual.bias = of.bias ? at<void const>(kAligned) : nullptr;
+  bool const is_fp32 = of.dtype == DataType::fp32;
+  usual.tf32 = is_fp32 && multiplies_as_tf32(of.handle_now);
+  auto const fixed = std::make_shared<FixedProducts>(of.handle_now);
+  OnDevice const guard(device_);
+  bool const is_found = fixed->prepare(parts_of(shape, {live, 1, 0, live, 0}, usual).front());
+  needs_handle_ = needs_handle_ || !is_found || is_fp32 || shape.live != Extent::none;
   steps_.emplace_back([=](Call const& call) {
-    auto* const out = call.address<void>(of.out);
-    if (out == nullptr) {
+    DenseProduct whole = usual;
+    whole.out = call.address<void>(of.out);
+    if (whole.out == nullptr) {
       return;
     }
-    Shape const& shape = of.shape;
-    DenseProduct whole{};
     whole.a.data = call.address<void const>(of.a);
     whole.b.data = call.address<void const>(of.b);
-    whole.dtype = of.dtype;
-    whole.out = out;
-    whole.out_dtype = of.out_dtype;
     whole.alpha = call.number(of.alpha);
-    whole.beta = of.accumulates ? 1.0 : 0.0;
+    whole.bias = call.address<void const>(of.bias);
+    void* const workspace = call.address<void>(of.workspace);
     BlasSettings const settings{at<void>(call.places.at(size_t(of.handle))),
                                 call.places.at(size_t(of.handle) + 1) != 0};
-    int64_t const extents[] = {shape.m, shape.n, shape.k};
-    LiveUnits const units =
-        of.units ? call.units({*of.units, extents[int(shape.live)]}) : LiveUnits{};
+    whole.tf32 = is_fp32 && multiplies_as_tf32(settings.handle);
+    LiveUnits const units = of.units ? call.units({*of.units, live}) : LiveUnits{};
     for (DenseProduct const& part : parts_of(shape, units, whole)) {
-      multiply(part, settings);
+      if (!fixed->run(part, workspace, call.stream)) {
+        multiply(biased_first(part, call.stream), settings);
+      }
     }
   });
+  return fixed->workspace_bytes();
 }
 
 void Program::gather(DataType dtype, UnitsPlace const& units,

@@ -75,6 +75,9 @@ class Program {
     Blocking blocking;
     Place live;
     Number factor;
+    // By which the grid is drawn and written to `live`, if they are there: as for `draw`.
+    Number keep;
+    std::optional<int> seed;
   };
   void masked_copy(Copy const& of);
 
@@ -87,11 +90,18 @@ class Program {
     DataType out_dtype;
     Number alpha;
     bool accumulates;
+    Place bias;  // of the result's dtype
+    Place workspace;
     int handle;  // and in the place behind it, whether parts of sums may be added in 16 bits
     std::optional<int> units;  // of one extent, where the shape says of which
+    void* handle_now;          // torch's at the moment, which cuBLASLt may keep
   };
-  // cuBLAS's: once for each part of the units.
-  void dense_product(Dense const& of);
+  // cuBLASLt's, or cuBLAS's where that has no way: once for each part of the units. Returns bytes
+  // of workspace.
+  size_t dense_product(Dense const& of);
+
+  // Whether a call has to have cuBLAS's handle.
+  bool needs_handle() const { return needs_handle_; }
 
   struct Gathered {
     Place from;
@@ -164,6 +174,7 @@ class Program {
   using Step = std::function<void(Call const&)>;
 
   int device_;
+  bool needs_handle_ = false;
   std::vector<Step> steps_;
 };
 

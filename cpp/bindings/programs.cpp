@@ -70,9 +70,10 @@ void add_product(Program& program, Launch const& launch, At a, At b, At d, Words
 }
 
 void add_masked_copy(Program& program, int in_dtype, At in, int64_t in_ld, int out_dtype, At out,
-                     int64_t rows, int64_t cols, Block block, At live, Number factor) {
+                     int64_t rows, int64_t cols, Block block, At live, Number factor, Number keep,
+                     std::optional<int> seed) {
   program.masked_copy({DataType(in_dtype), DataType(out_dtype), place(in), in_ld, place(out),
-                       blocking(rows, cols, block), place(live), factor});
+                       blocking(rows, cols, block), place(live), factor, keep, seed});
 }
 
 // One of "m", "n" and "k", or empty.
@@ -80,11 +81,11 @@ Extent extent(std::string const& name) {
   return name.empty() ? Extent::none : Extent(std::string("mnk").find(name));
 }
 
-void add_dense_product(Program& program, int64_t m, int64_t n, int64_t k, At a, Ld a_ld,
-                       bool a_turned, At b, Ld b_ld, bool b_turned, At out, Ld out_ld, int dtype,
-                       int out_dtype, Number alpha, bool accumulates, int handle,
-                       std::optional<int> units, std::string const& live,
-                       std::string const& whole) {
+size_t add_dense_product(Program& program, int64_t m, int64_t n, int64_t k, At a, Ld a_ld,
+                         bool a_turned, At b, Ld b_ld, bool b_turned, At out, Ld out_ld, int dtype,
+                         int out_dtype, Number alpha, bool accumulates, At bias, At workspace,
+                         int handle, std::optional<int> units, std::string const& live,
+                         std::string const& whole, uintptr_t handle_now) {
   auto const is_whole = [&](char matrix) { return whole.find(matrix) != std::string::npos; };
   Shape const shape{m,
                     n,
@@ -96,8 +97,9 @@ void add_dense_product(Program& program, int64_t m, int64_t n, int64_t k, At a, 
   if (units.has_value() != (shape.live != Extent::none)) {
     throw std::invalid_argument("units are of the live extent: give both, or neither");
   }
-  program.dense_product({shape, place(a), place(b), place(out), DataType(dtype),
-                         DataType(out_dtype), alpha, accumulates, handle, units});
+  return program.dense_product({shape, place(a), place(b), place(out), DataType(dtype),
+                                DataType(out_dtype), alpha, accumulates, place(bias),
+                                place(workspace), handle, units, at<void>(handle_now)});
 }
 
 std::optional<UnitsPlace> units_place(Across const& of) {
@@ -164,11 +166,13 @@ void bind_programs(py::module_& module) {
            "bias"_a = none, "workspace"_a = none, "accumulates"_a = false)
       .def("masked_copy", &add_masked_copy, py::kw_only(), "in_dtype"_a, "source"_a, "source_ld"_a,
            "out_dtype"_a, "out"_a, "rows"_a, "cols"_a, "block"_a, "live"_a = none,
-           "factor"_a = none)
+           "factor"_a = none, "keep"_a = none, "seed"_a = none)
       .def("dense_product", &add_dense_product, py::kw_only(), "m"_a, "n"_a, "k"_a, "a"_a,
            "a_ld"_a = none, "a_turned"_a = false, "b"_a, "b_ld"_a = none, "b_turned"_a = false,
            "out"_a, "out_ld"_a = none, "dtype"_a, "out_dtype"_a, "alpha"_a = none,
-           "accumulates"_a = false, "handle"_a, "units"_a = none, "live"_a = "", "whole"_a = "")
+           "accumulates"_a = false, "bias"_a = none, "workspace"_a, "handle"_a, "units"_a = none,
+           "live"_a = "", "whole"_a = "", "handle_now"_a)
+      .def_property_readonly("needs_handle", &Program::needs_handle)
       .def("gather", &add_gather, py::kw_only(), "dtype"_a, "units"_a, "count"_a, "across"_a = none,
            "arrays"_a)
       .def("fill_units", &add_fill_units, py::kw_only(), "units"_a, "count"_a, "across"_a = none,

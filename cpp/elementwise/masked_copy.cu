@@ -5,6 +5,7 @@
 
 #include "common/divisor.hpp"
 #include "elementwise/elements.hpp"
+#include "mask/drawn_blocks.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
@@ -29,23 +30,52 @@ struct Params {
   int64_t live_col_stride;
   Accumulator<In> factor;
   bool leaves_live;  // they are where and what they should be
+  uint8_t* drawn;    // or null: the grid is given
+  DrawnBlocks blocks;
+};
+
+// What one thread asks of the grid, down the rows: it draws a block once, and not for every row.
+template <class P>
+class Grid {
+ public:
+  __device__ explicit Grid(P const& p) : p_(p) {}
+
+  __device__ bool is_live(int32_t row, int32_t col) {
+    int32_t const block_row = row / p_.block_rows, block_col = col / p_.block_cols;
+    int64_t const block = block_row * p_.live_row_stride + block_col * p_.live_col_stride;
+    if (p_.drawn == nullptr) {
+      return p_.live[block] != 0;
+    }
+    if (block != last_) {
+      last_ = block;
+      is_last_live_ = p_.blocks.is_live(block);
+    }
+    if (row == block_row * p_.block_rows.value() && col == block_col * p_.block_cols.value()) {
+      p_.drawn[block] = is_last_live_;
+    }
+    return is_last_live_;
+  }
+
+ private:
+  P const& p_;
+  int64_t last_ = -1;
+  bool is_last_live_ = false;
 };
 
 // Which elements of a vector are live, as bits. With `kWhole` a vector lies in one block.
 template <int kVector, bool kWhole, class P>
-__device__ uint32_t live_bits(P const& p, int32_t row, int32_t col) {
+__device__ uint32_t live_bits(P const& p, Grid<P>& grid, int32_t row, int32_t col) {
   constexpr uint32_t kAll = (1u << kVector) - 1;
-  if (p.live == nullptr) {
+  if (p.live == nullptr && p.drawn == nullptr) {
     return kAll;
   }
-  uint8_t const* const line = p.live + row / p.block_rows * p.live_row_stride;
   if constexpr (kWhole) {
-    return line[col / p.block_cols * p.live_col_stride] != 0 ? kAll : 0;
+    return grid.is_live(row, col) ? kAll : 0;
   } else {
     uint32_t bits = 0;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
-      bits |= uint32_t(line[(col + v) / p.block_cols * p.live_col_stride] != 0) << v;
+      bits |= uint32_t(grid.is_live(row, col + v)) << v;
     }
     return bits;
   }
@@ -60,13 +90,14 @@ __global__ void __launch_bounds__(kWarp* kRowsAtOnce) masked_copy_kernel(Params<
   auto const col = int32_t(first_col);
   constexpr uint32_t kAllLive = (1u << kVector) - 1;
   constexpr int64_t kStep = kRowsAtOnce * kRowsPerThread;
+  Grid<Params<In, Out>> grid(p);
   for (int64_t top = blockIdx.y * kStep + threadIdx.y; top < p.rows; top += gridDim.y * kStep) {
     Vector<In, kVector> read[kRowsPerThread] = {};
     uint32_t live[kRowsPerThread] = {};
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       int64_t const row = top + i * kRowsAtOnce;
-      live[i] = row < p.rows ? live_bits<kVector, kWhole>(p, int32_t(row), col) : 0;
+      live[i] = row < p.rows ? live_bits<kVector, kWhole>(p, grid, int32_t(row), col) : 0;
       if (live[i] != 0 && !(p.leaves_live && live[i] == kAllLive)) {
         read[i] = *reinterpret_cast<Vector<In, kVector> const*>(p.in + row * p.in_ld + col);
       }
@@ -101,20 +132,24 @@ cudaError_t launch(Params<In, Out> const& params, cudaStream_t stream) {
 
 template <class In, class Out>
 cudaError_t run(MaskedCopy const& copy, cudaStream_t stream) {
-  Params<In, Out> const params{static_cast<In const*>(copy.in),
-                               copy.in_ld,
-                               static_cast<Out*>(copy.out),
-                               copy.out_ld,
-                               int32_t(copy.blocking.rows),
-                               int32_t(copy.blocking.cols),
-                               copy.blocking.block_rows,
-                               copy.blocking.block_cols,
-                               copy.live,
-                               copy.live_row_stride,
-                               copy.live_col_stride,
-                               Accumulator<In>(copy.factor),
-                               copy.in == copy.out && copy.in_dtype == copy.out_dtype &&
-                                   copy.in_ld == copy.out_ld && copy.factor == 1.0};
+  bool const draws = copy.drawn != nullptr;
+  Params<In, Out> const params{
+      static_cast<In const*>(copy.in),
+      copy.in_ld,
+      static_cast<Out*>(copy.out),
+      copy.out_ld,
+      int32_t(copy.blocking.rows),
+      int32_t(copy.blocking.cols),
+      copy.blocking.block_rows,
+      copy.blocking.block_cols,
+      copy.live,
+      draws ? ceil_div(copy.blocking.cols, copy.blocking.block_cols) : copy.live_row_stride,
+      draws ? 1 : copy.live_col_stride,
+      Accumulator<In>(copy.factor),
+      copy.in == copy.out && copy.in_dtype == copy.out_dtype && copy.in_ld == copy.out_ld &&
+          copy.factor == 1.0,
+      copy.drawn,
+      drawn_blocks(copy.draw)};
   // 16 bytes of the wider type, where both matrices lie so that every row is whole vectors.
   constexpr int kVector = 16 / std::max(sizeof(In), sizeof(Out));
   auto const fits = [](void const* data, size_t element, int64_t ld) {
@@ -157,7 +192,7 @@ bool is_legal(MaskedCopy const& copy) {
                            blocking.cols <= INT32_MAX && blocking.block_rows > 0 &&
                            blocking.block_cols > 0;
   bool const in_fits = copy.in_ld == 0 || copy.in_ld >= blocking.cols;
-  return extents_fit && in_fits && copy.out_ld >= blocking.cols;
+  return extents_fit && in_fits && copy.out_ld >= blocking.cols && is_legal(copy.draw);
 }
 
 }  // namespace

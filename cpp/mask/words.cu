@@ -1,9 +1,7 @@
 // A grid of booleans, given or drawn here -> bit words in both orientations.
 
-#include <cmath>
-
 #include "common/host_device.hpp"
-#include "mask/philox.hpp"
+#include "mask/drawn_blocks.hpp"
 #include "sparsedrop/sparsedrop.h"
 
 namespace sparsedrop {
@@ -31,18 +29,16 @@ struct GivenBlocks {
 };
 
 // Both orientations draw the same, each for itself; the grid is written along with the rows.
-struct DrawnBlocks {
-  uint64_t seed;
-  uint64_t position;
-  uint64_t live_below;  // of 2^32
+struct WrittenBlocks {
+  DrawnBlocks drawn;
   uint8_t* live;
 
   __device__ bool is_live(int64_t block, bool by_rows, bool starts_block) const {
-    bool const drawn = philox(seed, position, uint64_t(block)).word[0] < live_below;
+    bool const is_live = drawn.is_live(block);
     if (by_rows && starts_block) {
-      live[block] = drawn;
+      live[block] = is_live;
     }
-    return drawn;
+    return is_live;
   }
 };
 
@@ -80,7 +76,7 @@ __global__ void words_kernel(Blocks blocks, WordsOf rows, WordsOf cols) {
 }
 
 // The grid alone: a thread a block.
-__global__ void grid_kernel(DrawnBlocks blocks, int64_t count) {
+__global__ void grid_kernel(WrittenBlocks blocks, int64_t count) {
   int64_t const step = int64_t(gridDim.x) * kWarp * kWarpsPerCta;
   for (int64_t i = int64_t(blockIdx.x) * kWarp * kWarpsPerCta + threadIdx.x; i < count; i += step) {
     blocks.is_live(i, true, true);
@@ -92,7 +88,7 @@ unsigned ctas_for(int64_t items, int64_t per_cta) {
   return unsigned(ceil_div(items, per_cta) < 4096 ? ceil_div(items, per_cta) : 4096);
 }
 
-cudaError_t launch_grid(DrawnBlocks const& blocks, Blocking const& of, cudaStream_t stream) {
+cudaError_t launch_grid(WrittenBlocks const& blocks, Blocking const& of, cudaStream_t stream) {
   if (of.block_rows <= 0 || of.block_cols <= 0) {
     return cudaErrorInvalidValue;
   }
@@ -146,11 +142,10 @@ cudaError_t mask_words(uint8_t const* live, Blocking const& blocking, uint32_t* 
 
 cudaError_t bernoulli_mask(BernoulliDraw const& draw, Blocking const& blocking, uint8_t* live,
                            uint32_t* row_words, uint32_t* col_words, cudaStream_t stream) {
-  if (!(draw.keep >= 0.0 && draw.keep <= 1.0) || draw.offset % 4 != 0) {
+  if (!is_legal(draw)) {
     return cudaErrorInvalidValue;
   }
-  auto const live_below = uint64_t(std::llround(std::ldexp(draw.keep, 32)));
-  DrawnBlocks const blocks{draw.seed, draw.offset / 4, live_below, live};
+  WrittenBlocks const blocks{drawn_blocks(draw), live};
   return row_words == nullptr && col_words == nullptr
              ? launch_grid(blocks, blocking, stream)
              : launch(blocks, blocking, row_words, col_words, stream);

@@ -249,8 +249,11 @@ class Program:
         block: tuple[int, int],
         live: At = None,
         factor: int | None = None,
+        keep: int | None = None,
+        seed: int | None = None,
     ) -> None:
-        """A `source_ld` of 0 repeats one row; the result has no gaps between rows."""
+        """A `source_ld` of 0 repeats one row; the result has no gaps between rows. With a `seed`
+        the grid is drawn as by `draw`, and written to `live`."""
     def dense_product(
         self,
         *,
@@ -269,13 +272,19 @@ class Program:
         out_dtype: int,
         alpha: int | None = None,
         accumulates: bool = False,
+        bias: At = None,
+        workspace: At,
         handle: int,
         units: int | None = None,
         live: str = "",
         whole: str = "",
-    ) -> None:
-        """By cuBLAS, with the handle in that place, and whether parts of sums may be added in 16
-        bits in the one behind it.
+        handle_now: int,
+    ) -> int:
+        """By cuBLASLt, which has torch's handle of cuBLAS, as it is now. Where it has no way, by
+        cuBLAS with the handle in that place, and whether parts of sums may be added in 16 bits in
+        the one behind it.
+
+        A bias is of the result's dtype, and compact along live units. Returns bytes of workspace.
 
         A leading dimension of None: no gaps between rows. `live` is "m", "n" or "k", if that extent
         is one of live units, and `whole` names the matrices, of "a", "b" and "o", that have all
@@ -343,6 +352,9 @@ class Program:
     ) -> None:
         """`kind` is one of POINTWISE. Biases of all units are added to a and b, whose columns are
         live units, and padding behind them."""
+    @property
+    def needs_handle(self) -> bool:
+        """Whether a call has to have cuBLAS's handle, and what stands behind it."""
     def run(self, places: Sequence[int], numbers: Sequence[float], stream: int, /) -> None:
         """Launches the steps, with a call's addresses and numbers."""
 

@@ -59,7 +59,9 @@ def test_ten_outputs_are_dense_among_kernels():
     assert all("tile" in line for line in lines[:-3])
 
 
-def test_many_odd_outputs_are_too_large_to_be_dense_among_kernels():
+def test_odd_outputs_run_densely_among_kernels_if_nothing_is_applied_to_them():
     with select.override(path="kernel"):
         way, _ = _said(SparseDropStack([1024, 1024, 50257]), 8192)
-    assert way.startswith("product by product; a layer of odd extents is too large")
+        other, _ = _said(SparseDropStack([1024, 1024, 50257], last_activation="relu"), 8192)
+    assert way.startswith("one call each way")
+    assert other.startswith("product by product; an activation of odd extents")

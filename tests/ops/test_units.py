@@ -8,7 +8,6 @@ from torch.profiler import ProfilerActivity, profile
 from cases import normal
 from sparsedrop.nn import RowPatternMLP, SliceOutMLP
 from sparsedrop.ops.slices.gradients import gradient_of
-from sparsedrop.ops.units import block as units_block
 from stack_cases import BF16, PRECISIONS
 from unit_cases import CASES, IN_TWO_PARTS, Case, assert_close, block_of, leaves_of, truth_of
 
@@ -76,15 +75,6 @@ def test_a_large_block_is_the_reference(case, activation, precision):
     _compare(case, activation, precision, 1000)
 
 
-@pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[3]], ids=str)
-@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE)
-def test_a_large_result_is_multiplied_by_torch(monkeypatch, case, precision):
-    monkeypatch.setattr(units_block, "BIAS_FIRST_BYTES", 0)
-    units_block.block_for.cache_clear()
-    _compare(case, "gelu", precision, 1000)
-    units_block.block_for.cache_clear()
-
-
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("start", [128, 704])
 def test_lazy_gradients_are_the_live_part_of_dense_ones(start, gated):
@@ -116,11 +106,11 @@ def _launched(run):
 
 @pytest.mark.parametrize(
     ("name", "autocast", "count"),
-    [("a slice", None, 7), ("rows", None, 7), ("a slice in two parts", BF16, 8), ("rows", BF16, 8)],
+    [("a slice", None, 6), ("rows", None, 6), ("a slice in two parts", BF16, 7), ("rows", BF16, 7)],
 )
 def test_beside_products_a_step_launches_so_many_kernels(name, autocast, count):
-    """Forward the activation and the bias of the result; backward the activation again, its
-    gradient, two sums and what zeroes the rest. What is gathered under autocast is one more."""
+    """Forward the activation; backward the activation again, its gradient, two sums and what zeroes
+    the rest. What is gathered under autocast is one more."""
     case = LARGE[name]
     block = block_of(case, torch.float32 if autocast else BF16, "cuda")
     x = _x(block, 512, dtype=torch.float32 if autocast else BF16)

@@ -6,7 +6,6 @@ import torch
 from cases import normal
 from sparsedrop.nn import RowPatternMLP, SliceOutMLP
 from sparsedrop.ops.slices.gradients import gradient_of
-from sparsedrop.ops.units import block as units_block
 from stack_cases import BF16, F16, F32, PRECISIONS
 from unit_cases import CASES, IN_TWO_PARTS, Case, assert_close, block_of, leaves_of, run, truth_of
 
@@ -51,18 +50,6 @@ def _compare(case, activation, precision):
     # Nothing that was kept has changed.
     again = torch.autograd.grad(out, leaves_of(block, x), upstream)
     assert all(map(torch.equal, grads, again))
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[3]], ids=str)
-def test_a_large_result_is_multiplied_by_torch(monkeypatch, case, precision):
-    monkeypatch.setattr(units_block, "BIAS_FIRST_BYTES", 0)
-    x_dtype, dtype, autocast = precision
-    block = block_of(case, dtype)
-    x = normal(33, 24).to(x_dtype)
-    out = run(case, block, x, autocast)
-    truth, _ = truth_of(case, block, x, autocast or x_dtype)
-    assert_close(out, truth, BF16, "gelu")
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -113,13 +100,13 @@ def test_lazy_gradients_are_the_live_part_of_dense_ones(start, gated, precision)
 
 def test_each_way_is_one_call(launches):
     for name, precision, steps in (
-        # Products, what is between them, and the bias of the result; backward also sums, and fills.
-        ("a slice", PRECISIONS[0], [4, 9]),
+        # Products and what is between them; backward also sums, and fills.
+        ("a slice", PRECISIONS[0], [3, 9]),
         # Which is gathered first.
-        ("a slice in two parts", PRECISIONS[0], [5, 9]),
-        ("a slice in two parts", PRECISIONS[3], [5, 9]),
+        ("a slice in two parts", PRECISIONS[0], [4, 9]),
+        ("a slice in two parts", PRECISIONS[3], [4, 9]),
         ("a gated slice, no bias", PRECISIONS[0], [4, 9]),
-        ("rows", PRECISIONS[0], [4, 9]),
+        ("rows", PRECISIONS[0], [3, 9]),
     ):
         launches.clear()
         case, (x_dtype, dtype, autocast) = CASES[name], precision

@@ -84,6 +84,9 @@ enum class DataType { bf16 = 0, fp16 = 1, fp32 = 2, fp64 = 3 };
 // matrices, which may be one and the same. `live` holds one byte a block, in any strides, or is
 // null: all are live. An in_ld of 0 repeats one row. Of one dtype, or fp32 on one side and 16 bits
 // on the other. Extents are at most 2^31 - 1. One launch.
+//
+// With `drawn` the grid is drawn as bernoulli_mask draws it, and written there, row-major; `live`
+// and its strides then say nothing.
 struct MaskedCopy {
   DataType in_dtype;
   DataType out_dtype;
@@ -96,6 +99,8 @@ struct MaskedCopy {
   int64_t live_row_stride;
   int64_t live_col_stride;
   double factor;
+  uint8_t* drawn = nullptr;
+  BernoulliDraw draw = {};
 };
 
 cudaError_t masked_copy(MaskedCopy const& copy, cudaStream_t stream);

@@ -14,14 +14,10 @@ from torch import Tensor
 from sparsedrop import _native, select
 from sparsedrop.masks import BlockMask
 from sparsedrop.ops.product import Product
-from sparsedrop.select import kernels
+from sparsedrop.select import UNIT, kernels
 
 if TYPE_CHECKING:
     from sparsedrop import _C
-
-UNIT = 8
-"""Elements of 16 bits in 16 bytes: the kernels' loads want addresses and strides in multiples of
-them. In float32 half as many would do."""
 
 ALIGNMENT_BITS = 15
 """Bits of an address that must be 0."""

@@ -4,21 +4,18 @@ by number."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsedrop.masks import FILLS, Layout, MaskTensors, host_state, layout
 
+if TYPE_CHECKING:
+    from sparsedrop import _C
+
 At = tuple[int, int]
 """The number of an address among a call's, and bytes from there."""
-
-
-BIAS_FIRST_BYTES = 4e6
-"""A result up to that size is filled with the bias, and a dense product added to it, within the
-call. A larger one would keep the GPU busy for longer than the host takes for torch's product, which
-adds a bias as it stores."""
 
 
 class MaskPlace(NamedTuple):
@@ -112,12 +109,24 @@ def draw(
     return DRAWN
 
 
+class Pass(NamedTuple):
+    """What one direction launches, and the bytes of scratch that it needs."""
+
+    program: _C.Program
+    scratch: int
+
+
 class Space(NamedTuple):
     """A contiguous tensor that is allocated for every call."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
+
+    @classmethod
+    def bytes(cls, count: int) -> Space:
+        """Scratch."""
+        return cls((count,), (1,), torch.uint8)
 
     @classmethod
     def of(cls, shape: tuple[int, ...], dtype: torch.dtype) -> Space:

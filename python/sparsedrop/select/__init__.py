@@ -38,7 +38,7 @@ from sparsedrop.select.overriding import (
     override_from,
     takes_kernels,
 )
-from sparsedrop.select.request import Choice, Request, describe
+from sparsedrop.select.request import UNIT, Choice, Request, describe
 from sparsedrop.select.rules import PADDING_PAYS, refusal
 from sparsedrop.select.sites import Gain, MaskedLayer, Place, expected_gain
 
@@ -47,6 +47,7 @@ __all__ = [
     "MAX_EXTENT",
     "PADDING_PAYS",
     "TESTED",
+    "UNIT",
     "Choice",
     "Gain",
     "LayerChoice",

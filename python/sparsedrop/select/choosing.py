@@ -40,7 +40,7 @@ def choose(request: Request) -> Choice:
     if not legal:
         return Choice("dense", reason="no tile divides the blocks: " + describe_blocks(request))
     choice = best(request, legal)
-    ours, dense = expected_us(request, choice), dense_us(request)
+    ours, dense = expected_us(request, choice) + padding_us(request), dense_us(request)
     gain, source = constants.needed_gain(request, choice), constants.source_of(request, choice)
     reason = f"{describe(request, choice)}: {weighed(ours, dense, gain)}, by costs {source}"
     return choice._replace(reason=reason) if gain * ours < dense else Choice("dense", reason=reason)
@@ -107,6 +107,13 @@ def expected_us(request: Request, choice: Choice) -> float:
 def _ctas(request: Request, tile: Tile) -> int:
     """How many CTAs of a tile run at a time on the request's GPU."""
     return request.sms * ctas_per_sm(tile, request.capability)
+
+
+def padding_us(request: Request) -> float:
+    """Expected time of the copies to whole units that the kernels need, in microseconds."""
+    m, n, k = request.m, request.n, request.k
+    sizes = zip(request.padded, (m * k, k * n, m * n), strict=True)
+    return sum(copy_us(size, request) for is_padded, size in sizes if is_padded)
 
 
 def dense_us(request: Request) -> float:

@@ -11,7 +11,17 @@ from itertools import chain
 from typing import NamedTuple
 
 from sparsedrop.select import constants
-from sparsedrop.select.choosing import best, candidates, copy_us, expected_us, product_us, weighed
+from sparsedrop.select.choosing import (
+    best,
+    candidates,
+    choose,
+    copy_us,
+    dense_us,
+    expected_us,
+    padding_us,
+    product_us,
+    weighed,
+)
 from sparsedrop.select.overriding import Override, forced_way
 from sparsedrop.select.request import Choice, Request, describe_blocks
 from sparsedrop.select.rules import best_architecture, refusal, why_dense
@@ -19,6 +29,10 @@ from sparsedrop.select.rules import best_architecture, refusal, why_dense
 PADDED = "operands have to be padded, each product's for itself"
 UNMASKED = "nothing is dropped on either side of a layer"
 EACH_FORCED = "each is forced"
+
+APART_HOST_US = 1000.0
+"""What the host takes for a step of a layer whose products are padded, each for itself, measured
+beside an H200; for the dense way it takes a third."""
 
 
 class LayerChoice(NamedTuple):
@@ -54,14 +68,31 @@ def _forces_layers(forced: Override) -> bool:
 def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
     """The way with the least expected time for the products of a layer on a GPU. Pure."""
     choices = best_kernels(requests)
-    if isinstance(choices, str):
-        return LayerChoice("products" if choices == PADDED else "dense", reason=choices)
-    ours = sum(map(expected_us, requests, choices))
     dense = sum(map(product_us, requests)) + 2 * _masking_us(requests[0])
+    if isinstance(choices, str):
+        path = _unless_padded(choices, (requests,), dense)
+        return LayerChoice(path, reason=choices)
+    ours = sum(map(expected_us, requests, choices))
     gain, reason = _weigh(ours, dense, requests, choices)
     if gain * ours < dense:
         return LayerChoice("kernel", choices, reason)
     return LayerChoice("dense", reason=reason)
+
+
+def _unless_padded(why: str, layers: tuple[tuple[Request, ...], ...], dense: float) -> str:
+    """The path where kernels cannot run all products together, and dense ones take so long."""
+    if why not in (PADDED, UNMASKED):
+        return "dense"
+    apart = sum(_apart_us(request) for requests in layers for request in requests)
+    return "products" if max(apart, APART_HOST_US * len(layers)) < dense else "dense"
+
+
+def _apart_us(request: Request) -> float:
+    """Expected time of a product that goes its own way, padding included."""
+    choice = choose(request)
+    if choice.path != "kernel":
+        return dense_us(request)
+    return expected_us(request, choice) + padding_us(request)
 
 
 def _weigh(
@@ -144,16 +175,15 @@ def choose_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
         dropped: the features of each matrix that is dropped: before dense products it is masked,
             once in each direction.
     """
-    choices = best_stack(layers)
-    if isinstance(choices, str):
-        return StackChoice("products" if choices in (PADDED, UNMASKED) else "dense", reason=choices)
+    choices, forward = best_stack(layers), layers[0][0]
     dense = [sum(map(product_us, requests)) for requests in layers]
+    all_dense = sum(dense) + sum(2 * copy_us(forward.m * features, forward) for features in dropped)
+    if isinstance(choices, str):
+        return StackChoice(_unless_padded(choices, layers, all_dense), reason=choices)
     ours = sum(
         sum(map(expected_us, requests, found)) if found else otherwise
         for requests, found, otherwise in zip(layers, choices, dense, strict=True)
     )
-    forward = layers[0][0]
-    all_dense = sum(dense) + sum(2 * copy_us(forward.m * features, forward) for features in dropped)
     by_kernels = [requests for requests, found in zip(layers, choices, strict=True) if found]
     gain, reason = _weigh(ours, all_dense, tuple(chain(*by_kernels)), tuple(chain(*choices)))
     return StackChoice("kernel" if gain * ours < all_dense else "dense", choices, reason)

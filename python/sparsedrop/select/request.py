@@ -15,6 +15,10 @@ from sparsedrop.select.worked_out import Speed
 UNKNOWN_KEEP = 0.5
 """The live share that is expected of a mask whose share the host does not know."""
 
+UNIT = 8
+"""Elements of 16 bits in 16 bytes: the kernels' loads want addresses and strides in multiples of
+them. In float32 half as many would do."""
+
 PATHS = ("kernel", "cpu", "dense")
 
 
@@ -37,7 +41,7 @@ class Request(NamedTuple):
     b_k_major: bool = False
     # The result goes through an activation.
     activates: bool = False
-    # Operands can be read in place: addresses of 16 bytes, extents and strides of 8 elements.
+    # Operands can be read in place: addresses of 16 bytes, extents and strides of whole units.
     aligned: bool = True
     capability: tuple[int, int] = (0, 0)
     gpu: str = TYPICAL
@@ -77,6 +81,13 @@ class Request(NamedTuple):
         a_keep, b_keep, _ = self.keeps
         line = self.dtype.itemsize * self.k
         return line * self.m * a_keep, line * self.n * b_keep
+
+    @property
+    def padded(self) -> tuple[bool, bool, bool]:
+        """Whether the extents of a, b and out are such that each is copied to whole units."""
+        pads_m, pads_n = not self.a_k_major and self.m % UNIT > 0, self.n % UNIT > 0
+        pads_k = (self.a_k_major or self.b_k_major) and self.k % UNIT > 0
+        return pads_m or pads_k, pads_n or pads_k, pads_m or pads_n
 
     def turned(self) -> Request:
         """The transposed problem: what a choice with `swap` runs."""

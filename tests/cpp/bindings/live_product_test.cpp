@@ -26,6 +26,7 @@ void multiply_on_host(DenseProduct const& p) {
       }
       double& to = out[i * p.out_ld + j];
       to = p.alpha * sum + (p.beta == 0.0 ? 0.0 : p.beta * to);
+      to += p.bias == nullptr ? 0.0 : static_cast<double const*>(p.bias)[j];
     }
   }
 }
@@ -78,12 +79,15 @@ TEST(LiveProduct, ReadsLiveRowsOfAWeight) {
   for (LiveUnits const& units : {kSlice, kWrapped, kRowsOfThree}) {
     std::vector<double> out(kRows * kLd, -77.0);
     Shape const shape{kRows, units.count, kOther, {kOther}, {kOther, true, true}, {kLd}, Extent::n};
-    int const parts = run(shape, units, product(x.data(), weight.data(), out.data()));
+    auto const bias = numbers(units.count, 8);
+    DenseProduct whole = product(x.data(), weight.data(), out.data());
+    whole.bias = bias.data();
+    int const parts = run(shape, units, whole);
     EXPECT_EQ(parts, units.first_count == units.count ? 1 : 2);
     auto const live = live_of(units);
     for (int64_t i = 0; i < kRows; ++i) {
       for (int64_t j = 0; j < kLd; ++j) {
-        double truth = j < units.count ? 0.0 : -77.0;
+        double truth = j < units.count ? bias[size_t(j)] : -77.0;
         for (int64_t k = 0; k < kOther && j < units.count; ++k) {
           truth += 2.0 * x[size_t(i * kOther + k)] * weight[size_t(live[size_t(j)] * kOther + k)];
         }
@@ -102,11 +106,14 @@ TEST(LiveProduct, AddsUpThePartsOfASum) {
       std::vector<double> out(kRows * kOther, 3.0);
       Shape const shape{kRows,    kOther,   units.count, {kLd}, {kUnits, true, true},
                         {kOther}, Extent::k};
-      run(shape, units, product(hidden.data(), weight.data(), out.data(), beta));
+      auto const bias = numbers(kOther, 9);
+      DenseProduct whole = product(hidden.data(), weight.data(), out.data(), beta);
+      whole.bias = bias.data();
+      run(shape, units, whole);
       auto const live = live_of(units);
       for (int64_t i = 0; i < kRows; ++i) {
         for (int64_t j = 0; j < kOther; ++j) {
-          double truth = beta * 3.0;
+          double truth = beta * 3.0 + bias[size_t(j)];
           for (int64_t k = 0; k < units.count; ++k) {
             truth +=
                 2.0 * hidden[size_t(i * kLd + k)] * weight[size_t(j * kUnits + live[size_t(k)])];

@@ -77,6 +77,38 @@ TEST(MaskedCopy, DropsScalesAndRounds) {
   }
 }
 
+// As if the grid had been drawn before; the same grid is left behind.
+TEST(MaskedCopy, DrawsItsGrid) {
+  if (!has_gpu()) {
+    GTEST_SKIP() << "no GPU";
+  }
+  for (Blocking const& of :
+       {Blocking{300, 512, 128, 128}, Blocking{70, 80, 7, 13}, Blocking{33, 65, 32, 32},
+        Blocking{130, 264, 1, 4}, Blocking{5000, 16, 64, 8}}) {
+    int64_t const grid_cols = ceil_div(of.cols, of.block_cols);
+    auto const blocks = size_t(ceil_div(of.rows, of.block_rows) * grid_cols);
+    auto const elements = size_t(of.rows * of.cols);
+    BernoulliDraw const draw{0.6, 1234567, 40};
+    float* const in = to_device(std::vector<float>(elements, 2.0f));
+    auto* const given = to_device(std::vector<uint8_t>(blocks, 7));
+    auto* const drawn = to_device(std::vector<uint8_t>(blocks, 7));
+    float *const expected = to_device(std::vector<float>(elements)), *const out = to_device(
+                                                                         std::vector<float>(
+                                                                             elements));
+    ASSERT_EQ(bernoulli_mask(draw, of, given, nullptr, nullptr, nullptr), cudaSuccess);
+    MaskedCopy copy{DataType::fp32, DataType::fp32, in, of.cols, expected, of.cols, of,
+                    given,          grid_cols,      1,  3.0};
+    ASSERT_EQ(masked_copy(copy, nullptr), cudaSuccess);
+    copy.out = out;
+    copy.live = nullptr;
+    copy.drawn = drawn;
+    copy.draw = draw;
+    ASSERT_EQ(masked_copy(copy, nullptr), cudaSuccess);
+    EXPECT_EQ(to_host(drawn, blocks), to_host(given, blocks));
+    EXPECT_EQ(to_host(out, elements), to_host(expected, elements));
+  }
+}
+
 TEST(MaskedCopy, RepeatsARowWithoutAMask) {
   if (!has_gpu()) {
     GTEST_SKIP() << "no GPU";
@@ -166,6 +198,11 @@ TEST(Elementwise, RefusesWhatItCannotDo) {
   copy.out_ld = 8;
   copy.blocking.block_cols = 0;
   EXPECT_EQ(masked_copy(copy, nullptr), cudaErrorInvalidValue);
+  copy.blocking.block_cols = 1;
+  copy.draw.keep = 1.5;
+  EXPECT_EQ(masked_copy(copy, nullptr), cudaErrorInvalidValue);
+  copy.draw = {};
+  copy.blocking.block_cols = 0;
   Rounding const misplaced{memory + 4, DataType::fp32, memory, 1};
   Rounding const foreign{memory, DataType::fp64, memory, 1};
   EXPECT_EQ(round_to(DataType::bf16, &foreign, 1, nullptr), cudaErrorInvalidValue);

@@ -17,9 +17,8 @@ from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.facts import Options
 from sparsedrop.ops.layer.op import BACKWARD, FORWARD
 from sparsedrop.ops.layer.plain import dropout_linear_plain
-from sparsedrop.ops.plan import UNIT
 from sparsedrop.ops.spelling import spelled
-from sparsedrop.select import kernels
+from sparsedrop.select import UNIT, kernels
 
 
 def dropout_linear_compiled(

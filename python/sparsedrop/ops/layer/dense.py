@@ -5,7 +5,7 @@ All of a direction is one call into `_C`, cuBLAS's products among it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,8 @@ from sparsedrop.masks import MaskTensors, expand_live, grid_shape
 from sparsedrop.ops import copies
 from sparsedrop.ops.layer.facts import Buffers, Facts, Grads, Needs, Options, Saved, lie_well
 from sparsedrop.ops.layer.memory import Memory, gradient_dtypes
-from sparsedrop.ops.layer.programs import dense_backward, dense_finish, dense_forward
-from sparsedrop.ops.program import BIAS_FIRST_BYTES, Space, address, draw
-
-if TYPE_CHECKING:
-    from sparsedrop import _C
+from sparsedrop.ops.layer.programs import dense_backward, dense_forward
+from sparsedrop.ops.program import Pass, Space, address, draw
 
 
 class DenseLayer:
@@ -35,12 +32,12 @@ class DenseLayer:
         self._live = Space.of(grid_shape(*self._grid), torch.bool)
         self._grad_x = self._memory.x._replace(dtype=facts.x_dtype)
         self._masked_grad = Space.of((m, n), facts.dtype)
-        result_bytes = m * n * facts.dtype.itemsize
-        self._fuses_bias = facts.bias_dtype is not None and result_bytes > BIAS_FIRST_BYTES
-        self._forward = dense_forward(facts, multiplies=not self._fuses_bias)
-        self._finish = dense_finish(facts) if self._fuses_bias and facts.drops_output else None
-        self._backward = dense_backward(facts, (False, False))
-        self._others: dict[Any, _C.Program] = {}
+        rounds_bias = facts.bias_dtype not in (None, facts.dtype)
+        self._bias = Space((n,), (1,), facts.dtype) if rounds_bias else None
+        self._handle = _native.blas_handle(facts.device)
+        self._forward = dense_forward(facts, self._handle)
+        self._backward = dense_backward(facts, (False, False), self._handle)
+        self._others: dict[Any, Pass] = {}
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options
@@ -56,38 +53,29 @@ class DenseLayer:
         used_weight, weight_to = weight, 0
         if facts.weight_dtype is not facts.dtype:
             used_weight, weight_to = memory.rounded_weight(weight, stream)
-        places = (
-            x.data_ptr(), used_x.data_ptr(), weight.data_ptr(), weight_to, used_weight.data_ptr(),
-            address(bias), 0, out.data_ptr(), live.data_ptr(), 0, seed, next_offset,
-            *self._blas(),
+        used_bias = bias if self._bias is None else memory.allocate(*self._bias)
+        scratch = memory.bytes(self._forward.scratch)
+        self._forward.program.run(
+            (
+                x.data_ptr(), used_x.data_ptr(), weight.data_ptr(), weight_to,
+                used_weight.data_ptr(), address(bias), address(used_bias), out.data_ptr(),
+                live.data_ptr(), address(scratch), seed, next_offset, *self._blas(self._forward),
+            ),
+            (options.alpha, 1.0 - options.p),
+            stream,
         )  # fmt: skip
-        numbers = options.alpha, 1.0 - options.p
-        self._forward.run(places, numbers, stream)
         if weight_to:
             copies.keep(weight, used_weight, stream)
-        if self._fuses_bias:
-            assert bias is not None
-            alpha = 1.0 if facts.drops_output else options.alpha
-            self._multiply((used_x, used_weight, bias), out, alpha)
-        if self._finish is not None:
-            self._finish.run(places, numbers, stream)
         return out, Saved(used_x, used_weight, live)
 
-    def _blas(self) -> tuple[int, bool]:
-        """torch's handle, and whether it adds parts of sums in 16 bits."""
+    def _blas(self, of: Pass) -> tuple[int, bool]:
+        """torch's handle, and whether it adds parts of sums in 16 bits, if that is asked for."""
+        if not of.program.needs_handle:
+            return 0, False
         facts = self.facts
         return _native.blas_handle(facts.device), _native.allows_narrow_sums(facts.dtype)
 
-    def _multiply(self, operands: tuple[Tensor, Tensor, Tensor], out: Tensor, alpha: float) -> None:
-        """The product, into memory that is no view: a user may write to the result."""
-        facts, (used_x, weight, bias) = self.facts, operands
-        m, n, k = facts.extents
-        with torch.no_grad():
-            rounded = bias if facts.bias_dtype is facts.dtype else bias.to(facts.dtype)
-            flat = used_x.view(m, k), weight if facts.weight_turned else weight.t()
-            torch.addmm(rounded, *flat, alpha=alpha, out=out.view(m, n))
-
-    def _backward_into(self, into: Buffers) -> _C.Program:
+    def _backward_into(self, into: Buffers) -> Pass:
         """The backward pass whose gradients of weight and bias go there."""
         if into == (None, None):
             return self._backward
@@ -95,7 +83,7 @@ class DenseLayer:
         if key not in self._others:
             (weight_dtype, bias_dtype), adds = key
             facts = self.facts._replace(weight_dtype=weight_dtype, bias_dtype=bias_dtype)
-            self._others[key] = dense_backward(facts, adds)
+            self._others[key] = dense_backward(facts, adds, self._handle)
         return self._others[key]
 
     def adds_into(self, buffer: Tensor) -> bool:
@@ -119,15 +107,17 @@ class DenseLayer:
             made = memory.allocate(*self._masked_grad)
         elif made is not None and self._rounds_x:
             made = memory.allocate(*memory.x)
+        backward = self._backward_into(into)
+        scratch = memory.bytes(backward.scratch)
         places = (
             grad.data_ptr(), saved.x.data_ptr(), saved.weight.data_ptr(), saved.mask.data_ptr(),
             address(grads[0]),
             address(grads[1] if into[0] is None else into[0]),
             address(grads[2] if into[1] is None else into[1]),
-            0, address(made), *self._blas(),
+            address(scratch), address(made), *self._blas(backward),
         )  # fmt: skip
         stream = _native.current_stream(facts.device)
-        self._backward_into(into).run(places, (options.alpha,), stream)
+        backward.program.run(places, (options.alpha,), stream)
         return grads
 
     def backward_by_ops(self, saved: Saved, grad: Tensor, options: Options, needs: Needs) -> Grads:

@@ -9,7 +9,7 @@ import torch
 
 from sparsedrop import _native
 from sparsedrop.ops.layer.facts import Facts
-from sparsedrop.ops.program import MaskPlace
+from sparsedrop.ops.program import MaskPlace, Pass
 
 if TYPE_CHECKING:
     from sparsedrop import _C
@@ -102,46 +102,35 @@ def kernel_backward(facts: Facts, launches: Sequence[_C.Launch], adds: Into) -> 
     return program
 
 
-def dense_forward(facts: Facts, *, multiplies: bool) -> _C.Program:
-    """By a dense product. Where `multiplies` is false, it is for the caller to multiply behind it,
-    and `dense_finish` comes after that."""
+def dense_forward(facts: Facts, handle: int) -> Pass:
+    """By a dense product. handle: cuBLAS's, of now."""
     program, mask = _native.C.Program(facts.device), mask_place(facts, Forward.MASK)
     (m, n, k), of = facts.extents, Forward
-    code = _native.dtype_code(facts.dtype)
-    program.draw(**mask.grid, live=of.MASK, keep=KEEP, seed=of.SEED)
+    code, wide = _native.dtype_code(facts.dtype), _native.dtype_code(torch.float32)
     if not facts.drops_output:
-        _copy(program, (of.X, facts.x_dtype), (of.USED_X, facts.dtype), mask)
+        _copy(program, (of.X, facts.x_dtype), (of.USED_X, facts.dtype), mask, draws=True)
     elif facts.x_dtype is not facts.dtype:
         whole = MaskPlace(of.MASK, (m, k), ONE_BLOCK)
         _copy(program, (of.X, facts.x_dtype), (of.USED_X, facts.dtype), whole, is_masked=False)
+    arrays: list[Any] = []
     if facts.weight_dtype is not facts.dtype:
-        wide = _native.dtype_code(torch.float32)
-        _round(program, facts, [(of.WEIGHT, wide, of.WEIGHT_TO, n * k, None)])
-    if not multiplies:
-        return program
-    if facts.bias_dtype is not None:  # the product is added to it
-        program.masked_copy(
-            in_dtype=_native.dtype_code(facts.bias_dtype), source=of.BIAS, source_ld=0,
-            out_dtype=code, out=of.OUT, rows=m, cols=n, block=ONE_BLOCK,
-        )  # fmt: skip
-    program.dense_product(
+        arrays.append((of.WEIGHT, wide, of.WEIGHT_TO, n * k, None))
+    if facts.bias_dtype not in (None, facts.dtype):
+        arrays.append((of.BIAS, wide, of.USED_BIAS, n, None))
+    _round(program, facts, arrays)
+    scratch = program.dense_product(
         m=m, n=n, k=k, a=of.USED_X, b=of.USED_WEIGHT, b_turned=not facts.weight_turned, out=of.OUT,
         dtype=code, out_dtype=code, alpha=None if facts.drops_output else ALPHA,
-        accumulates=facts.bias_dtype is not None, handle=of.HANDLE,
+        bias=None if facts.bias_dtype is None else of.USED_BIAS, workspace=of.SCRATCH,
+        handle=of.HANDLE, handle_now=handle,
     )  # fmt: skip
     if facts.drops_output:
-        _drop_output(program, facts)
-    return program
+        out = of.OUT, facts.dtype
+        _copy(program, out, out, mask, factor=ALPHA, draws=True)
+    return Pass(program, scratch)
 
 
-def dense_finish(facts: Facts) -> _C.Program:
-    """What is left of a forward pass when the product is there: its own blocks are dropped."""
-    program = _native.C.Program(facts.device)
-    _drop_output(program, facts)
-    return program
-
-
-def dense_backward(facts: Facts, adds: Into) -> _C.Program:
+def dense_backward(facts: Facts, adds: Into, handle: int) -> Pass:
     """Of what `dense_forward` saved. The gradients are of the dtypes of the facts."""
     program, mask = _native.C.Program(facts.device), mask_place(facts, Backward.MASK)
     (m, n, k), of = facts.extents, Backward
@@ -151,20 +140,23 @@ def dense_backward(facts: Facts, adds: Into) -> _C.Program:
     if facts.drops_output:
         _copy(program, (grad, dtype), (of.MADE, dtype), mask, factor=ALPHA)
         grad, alpha, made, made_dtype = of.MADE, None, of.GRAD_X, facts.x_dtype
-    common = {"dtype": code, "alpha": alpha, "handle": of.HANDLE}
-    program.dense_product(
+    common = {
+        "dtype": code, "alpha": alpha, "workspace": of.SCRATCH, "handle": of.HANDLE,
+        "handle_now": handle,
+    }  # fmt: skip
+    of_x = program.dense_product(
         m=m, n=k, k=n, a=grad, b=of.WEIGHT, b_turned=facts.weight_turned, out=made,
         out_dtype=_native.dtype_code(made_dtype), **common,
     )  # fmt: skip
     if not facts.drops_output:
         _copy(program, (made, dtype), (of.GRAD_X, facts.x_dtype), mask)
     rows, cols, left, right = (k, n, of.X, grad) if facts.weight_turned else (n, k, grad, of.X)
-    program.dense_product(
+    of_weight = program.dense_product(
         m=rows, n=cols, k=m, a=left, a_turned=True, b=right, out=of.GRAD_WEIGHT,
         out_dtype=_native.dtype_code(facts.weight_dtype), accumulates=adds[0], **common,
     )  # fmt: skip
     _sum(program, facts, grad, adds[1], {})
-    return program
+    return Pass(program, max(of_x, of_weight))
 
 
 def _round(program: _C.Program, facts: Facts, arrays: list[Any]) -> None:
@@ -193,15 +185,12 @@ def _copy(
     factor: int | None = None,
     *,
     is_masked: bool = True,
+    draws: bool = False,
 ) -> None:
-    """Of a matrix, whose grid lies alone in a place."""
+    """Of a matrix, whose grid lies alone in a place, and is drawn where a forward pass `draws`."""
+    drawn: dict[str, Any] = {"keep": KEEP, "seed": Forward.SEED} if draws else {}
     program.masked_copy(
         in_dtype=_native.dtype_code(source[1]), source=source[0], source_ld=mask.shape[1],
         out_dtype=_native.dtype_code(out[1]), out=out[0], **mask.grid,
-        live=mask.number if is_masked else None, factor=factor,
+        live=mask.number if is_masked else None, factor=factor, **drawn,
     )  # fmt: skip
-
-
-def _drop_output(program: _C.Program, facts: Facts) -> None:
-    out = Forward.OUT, facts.dtype
-    _copy(program, out, out, mask_place(facts, Forward.MASK), factor=ALPHA)

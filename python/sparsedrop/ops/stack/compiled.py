@@ -14,7 +14,6 @@ from sparsedrop import _native, select
 from sparsedrop._torch import constant_when_compiled, is_exporting
 from sparsedrop.masks import MASK_UNIT
 from sparsedrop.ops.layer.compiled import takes_kernels
-from sparsedrop.ops.plan import UNIT
 from sparsedrop.ops.spelling import spelled
 from sparsedrop.ops.stack.facts import (
     Dropped,
@@ -64,23 +63,20 @@ def suits_compiler(
         and x.numel() > 0
         and _fits(max(features))
         and takes_kernels(x.device.index, dtype)
-        and _can_be_mixed(x, layers, dropped.rates, dtype)
+        and _can_be_mixed(layers, dropped.rates)
     )
 
 
-def _can_be_mixed(
-    x: Tensor, layers: tuple[Layer, ...], rates: tuple[float, ...], dtype: torch.dtype
-) -> bool:
+def _can_be_mixed(layers: tuple[Layer, ...], rates: tuple[float, ...]) -> bool:
     """Whether the layers that would have to be padded for the kernels may run densely."""
-    are_dense = [any(n % UNIT for n in layer.weight.shape) for layer in layers]
+    are_dense = [any(n % select.UNIT for n in layer.weight.shape) for layer in layers]
     if not any(are_dense):
         return True
-    column_bytes = x.numel() // x.shape[-1] * dtype.itemsize
     dense = [kind_of(layer) for layer, is_dense in zip(layers, are_dense, strict=True) if is_dense]
     drops = [p > 0.0 for p in rates]
     return (
         select.can_be_mixed(list(zip(drops, drops[1:], are_dense, strict=False)))
-        and all(is_dense_layer(kind, column_bytes) for kind in dense)
+        and all(is_dense_layer(kind) for kind in dense)
         and _has_blas()
     )
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sparsedrop import _native
 from sparsedrop.masks import scale
-from sparsedrop.ops.program import BIAS_FIRST_BYTES
 
 Blocks = tuple[int, int]
 
@@ -88,11 +87,10 @@ VECTOR = 8
 """Elements of 16 bits that an activation takes at once."""
 
 
-def is_dense_layer(kind: Kind, column_bytes: int) -> bool:
-    """Whether a stack's call may multiply densely for a layer of so many bytes in a column."""
+def is_dense_layer(kind: Kind) -> bool:
+    """Whether a stack's call may multiply densely for a layer."""
     activates = kind.activation is not None
-    fills = kind.has_bias and column_bytes * kind.outputs > BIAS_FIRST_BYTES
-    return not kind.is_gated and not fills and not (activates and kind.outputs % VECTOR)
+    return not kind.is_gated and not (activates and kind.outputs % VECTOR)
 
 
 class Facts(NamedTuple):

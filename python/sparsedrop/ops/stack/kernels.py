@@ -13,7 +13,7 @@ from sparsedrop import _native, select
 from sparsedrop.masks import MaskTensors
 from sparsedrop.ops import copies
 from sparsedrop.ops.plan import Blocks, Key, kernel_plan, layer_keys, request_of
-from sparsedrop.ops.program import Space, address, draw
+from sparsedrop.ops.program import Pass, Space, address, draw
 from sparsedrop.ops.stack import programs
 from sparsedrop.ops.stack.facts import (
     Branch,
@@ -87,11 +87,9 @@ class KernelStack:
                 )
                 launches[branch] = forward, grad_x, grad_weight
         self._has_dense = len(launches) < len(self._branches)
-        self._forward = programs.forward(facts, launches)
-        self._backward = programs.backward(facts, launches)
-        self._scratch = max(
-            launch.workspace_bytes for three in launches.values() for launch in three
-        )
+        handle = _native.blas_handle(facts.device) if self._has_dense else 0
+        self._forward = programs.forward(facts, launches, handle)
+        self._backward = programs.backward(facts, launches, handle)
         self._allocate, self._device = _native.allocator(facts.device), _native.gpu(facts.device)
         self._out = Space.of(facts.out_shape, facts.dtype)
         self._x = Space.of(tuple(facts.x_shape), facts.dtype)
@@ -138,7 +136,7 @@ class KernelStack:
         stream = _native.current_stream(facts.device)
         out, pack = allocate(*self._out), allocate(*self._pack)
         used_x = allocate(*self._x) if self._rounds_x else x
-        scratch = self._scratch_space()
+        scratch = self._scratch(self._forward)
         places = [
             x.data_ptr(), used_x.data_ptr(), out.data_ptr(), pack.data_ptr(), address(scratch)
         ]  # fmt: skip
@@ -166,7 +164,7 @@ class KernelStack:
         for i, mask in self._masks.items():
             places += self._draw(i, mask.start, pack, dropped)
         places += self._blas()
-        self._forward.run(places, numbers_of(dropped.rates, keeps=True), stream)
+        self._forward.program.run(places, numbers_of(dropped.rates, keeps=True), stream)
         for weight, copy in fresh:
             copies.keep(weight, copy, stream)
         return out, Saved(used_x, pack, tuple(used), tuple(kept))
@@ -179,8 +177,8 @@ class KernelStack:
         facts = self.facts
         return _native.blas_handle(facts.device), _native.allows_narrow_sums(facts.dtype)
 
-    def _scratch_space(self) -> Tensor | None:
-        return self._allocate((self._scratch,), (1,), torch.uint8) if self._scratch else None
+    def _scratch(self, of: Pass) -> Tensor | None:
+        return self._allocate(*Space.bytes(of.scratch)) if of.scratch else None
 
     def _rounded(self, weight: Tensor, space: Space, stream: int | None) -> tuple[Tensor, int]:
         """The weight as it is used, and its address if it has yet to be filled.
@@ -237,7 +235,7 @@ class KernelStack:
         facts, allocate = self.facts, self._allocate
         grads: list[Tensor | None] = [allocate(*self._x) if needs[0] else None]
         other = allocate(*self._x) if needs[0] and self._is_gated else None
-        scratch = self._scratch_space()
+        scratch = self._scratch(self._backward)
         places = [
             grad.data_ptr(), saved.x.data_ptr(), saved.pack.data_ptr(), address(grads[0]),
             address(other), address(scratch),
@@ -258,7 +256,7 @@ class KernelStack:
             places.append(room if i + 1 in trained else 0)
         places += self._blas()
         stream = _native.current_stream(facts.device)
-        self._backward.run(places, numbers_of(dropped.rates, keeps=False), stream)
+        self._backward.program.run(places, numbers_of(dropped.rates, keeps=False), stream)
         return grads
 
 
@@ -292,8 +290,7 @@ def make_stack(facts: tuple[Any, ...]) -> KernelStack | PlainStack | None:
 def are_legal(facts: Facts, choices: dict[Branch, tuple[select.Choice, ...]]) -> bool:
     """Whether the launches around dense products take the extents of those layers."""
     dense = {branch.layer for branch, choice in choices.items() if not choice}
-    fit = (is_dense_layer(facts.kinds[i], facts.rows * facts.dtype.itemsize) for i in dense)
-    return not dense or (_native.has_blas() and all(fit))
+    return not dense or (_native.has_blas() and all(is_dense_layer(facts.kinds[i]) for i in dense))
 
 
 stack_for = functools.lru_cache(maxsize=1024)(make_stack)

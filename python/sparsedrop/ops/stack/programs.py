@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sparsedrop import _native
-from sparsedrop.ops.program import At, MaskPlace
+from sparsedrop.ops.program import MaskPlace, Pass
 from sparsedrop.ops.stack.facts import Branch, Facts, branches
 from sparsedrop.ops.stack.places import Backward, Forward, Pack
 
@@ -39,28 +40,48 @@ def dense_layers(facts: Facts, launches: Launches) -> set[int]:
     return {branch.layer for branch in branches(facts.kinds) if branch not in launches}
 
 
-def forward(facts: Facts, launches: Launches) -> _C.Program:
-    """Draws the masks, rounds what has to be rounded, and multiplies."""
-    return _Forward(facts, launches).program
+def forward(facts: Facts, launches: Launches, handle: int) -> Pass:
+    """Draws the masks, rounds what has to be rounded, and multiplies.
+
+    handle: cuBLAS's, of now, where a layer runs densely.
+    """
+    return _Forward(facts, launches, handle).made()
 
 
-def backward(facts: Facts, launches: Launches) -> _C.Program:
+def backward(facts: Facts, launches: Launches, handle: int) -> Pass:
     """The gradients of the input and of all parameters.
 
     What an activation made of its input is made again for the gradient of the weight behind it: in
     the room of the gradient that comes back, before that does.
     """
-    return _Backward(facts, launches).program
+    return _Backward(facts, launches, handle).made()
 
 
 class _Direction:
-    def __init__(self, facts: Facts, launches: Launches, pack_at: int) -> None:
+    def __init__(
+        self, facts: Facts, launches: Launches, at: Forward | Backward, handle: int
+    ) -> None:
         self.facts, self.launches, self.pack = facts, launches, Pack(facts)
         self.program = _native.C.Program(facts.device)
-        self.masks: dict[int, MaskPlace] = self.pack.masks(pack_at)
+        self.masks: dict[int, MaskPlace] = self.pack.masks(at.PACK)
         self.code = _native.dtype_code(facts.dtype)
         self.last = len(facts.kinds) - 1
         self.dense = dense_layers(facts, launches)
+        self._places, self._handle, self._scratch = at, handle, 0
+
+    def made(self) -> Pass:
+        """Kernels of either direction share what the larger of their launches needs."""
+        launches = chain(*self.launches.values())
+        return Pass(self.program, max(self._scratch, *(of.workspace_bytes for of in launches)))
+
+    def multiply_densely(self, layer: int, **how: Any) -> None:
+        """A product of a layer that runs so."""
+        scratch = self.program.dense_product(
+            **{"out_dtype": self.code, **how}, dtype=self.code, alpha=alpha(layer),
+            workspace=self._places.SCRATCH, handle=self._places.handle,
+            handle_now=self._handle,
+        )  # fmt: skip
+        self._scratch = max(self._scratch, scratch)
 
     def words(self, layer: int, source: str, result: str) -> dict[str, Any]:
         """Those of the masks of a layer's input and result, by the names of a product's sides."""
@@ -88,9 +109,9 @@ class _Direction:
 
 
 class _Forward(_Direction):
-    def __init__(self, facts: Facts, launches: Launches) -> None:
-        super().__init__(facts, launches, Forward.PACK)
+    def __init__(self, facts: Facts, launches: Launches, handle: int) -> None:
         self.at = Forward(facts)
+        super().__init__(facts, launches, self.at, handle)
         for i, mask in self.masks.items():
             number = keep(i, len(facts.kinds))
             where = {"live": mask.live, "words": mask.words}
@@ -148,33 +169,22 @@ class _Forward(_Direction):
         given = at.weights[branch]
         bias = self.pack.bias(branch, at.PACK) or (given + 3, 0)
         if i in self.dense:
-            self._multiply_densely(branch, source, bias, out)
+            rows, k, n = self.facts.rows, *self.facts.features[i : i + 2]
+            self.multiply_densely(
+                i, m=rows, n=n, k=k, a=source, b=given + 2, b_turned=True, out=out,
+                bias=bias if branch.has_bias else None,
+            )  # fmt: skip
             return
         self.program.product(
             self.launches[branch][0], a=source, b=given + 2, d=out, alpha=alpha(i), bias=bias,
             workspace=at.SCRATCH, **self.words(i, "a", "d"),
         )  # fmt: skip
 
-    def _multiply_densely(self, branch: Branch, source: int, bias: At, out: int) -> None:
-        """The product is added to the bias, which fills the result first."""
-        at, code, i = self.at, self.code, branch.layer
-        rows, k, n = self.facts.rows, *self.facts.features[i : i + 2]
-        if branch.has_bias:
-            self.program.masked_copy(
-                in_dtype=code, source=bias, source_ld=0, out_dtype=code, out=out, rows=rows, cols=n,
-                block=ONE_BLOCK,
-            )  # fmt: skip
-        self.program.dense_product(
-            m=rows, n=n, k=k, a=source, b=at.weights[branch] + 2, b_turned=True, out=out,
-            dtype=code, out_dtype=code, alpha=alpha(i), accumulates=branch.has_bias,
-            handle=at.handle,
-        )  # fmt: skip
-
 
 class _Backward(_Direction):
-    def __init__(self, facts: Facts, launches: Launches) -> None:
-        super().__init__(facts, launches, Backward.PACK)
+    def __init__(self, facts: Facts, launches: Launches, handle: int) -> None:
         self.at = Backward(facts)
+        super().__init__(facts, launches, self.at, handle)
         grad = self._through(self.last, self.at.GRAD, self.at.grads[self.last])
         for i in range(self.last, 0, -1):
             own = Branch(i, False, facts.kinds[i].has_bias)
@@ -231,9 +241,9 @@ class _Backward(_Direction):
         if mask is not None:
             words["a_words"] = mask.turned_words
         if i in self.dense:
-            self.program.dense_product(
-                m=facts.features[i + 1], n=facts.features[i], k=facts.rows, a=grad, a_turned=True,
-                b=source, out=given + 1, dtype=self.code, alpha=alpha(i), handle=self.at.handle,
+            self.multiply_densely(
+                i, m=facts.features[i + 1], n=facts.features[i], k=facts.rows, a=grad,
+                a_turned=True, b=source, out=given + 1,
                 out_dtype=_native.dtype_code(facts.param_dtype),
             )  # fmt: skip
         else:
@@ -253,10 +263,9 @@ class _Backward(_Direction):
         """The gradient of the input, from that of the result."""
         i, weight = branch.layer, self.at.weights[branch]
         if i in self.dense:
-            self.program.dense_product(
-                m=self.facts.rows, n=self.facts.features[i], k=self.facts.features[i + 1], a=grad,
-                b=weight, out=out, dtype=self.code, out_dtype=self.code, alpha=alpha(i),
-                handle=self.at.handle,
+            self.multiply_densely(
+                i, m=self.facts.rows, n=self.facts.features[i], k=self.facts.features[i + 1],
+                a=grad, b=weight, out=out,
             )  # fmt: skip
         else:
             self.program.product(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.ops.program import Space, address
+from sparsedrop.ops.program import Pass, Space, address
 from sparsedrop.ops.units import programs
-from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES, Drawn, Facts, parts_of
+from sparsedrop.ops.units.facts import Drawn, Facts
 
 
 class Saved(NamedTuple):
@@ -61,15 +61,17 @@ class Block:
         ]
         self._grads = {lazy: _gradients(facts, lazy) for lazy in (False, True)}
         self._compacts = facts.compacts
-        result_bytes = rows * facts.d_out * facts.dtype.itemsize
-        has_bias = facts.has_bias(facts.branches)
-        self._fuses_bias = has_bias and result_bytes > BIAS_FIRST_BYTES
-        self._forward = programs.forward(facts, multiplies=not self._fuses_bias)
-        self._backward = programs.backward(facts, lazy=False)
+        self._bias = Space.of((facts.d_out,), facts.dtype) if facts.rounds_bias else None
+        self._handle = _native.blas_handle(facts.device)
+        self._forward = programs.forward(facts, self._handle)
+        self._backward = programs.backward(facts, self._handle, lazy=False)
 
     @functools.cached_property
-    def _lazy_backward(self) -> Any:
-        return programs.backward(self.facts, lazy=True)
+    def _lazy_backward(self) -> Pass:
+        return programs.backward(self.facts, self._handle, lazy=True)
+
+    def _scratch(self, of: Pass) -> Tensor | None:
+        return self._allocate(*Space.bytes(of.scratch)) if of.scratch else None
 
     def _settings(self, drawn: Drawn) -> tuple[int, ...]:
         """Live units, torch's handle, and whether it adds parts of sums in 16 bits."""
@@ -93,28 +95,28 @@ class Block:
         allocate, branches = self._allocate, self.branches
         stream, out = _native.current_stream(self.facts.device), allocate(*self._out)
         used_x = allocate(*self._x) if self.remakes_x else x
+        used_bias = None if self._bias is None else allocate(*self._bias)
         kept, used = list[Tensor](), list[Tensor]()
         places = list[int]()
         for i, space in enumerate(self._gathered):
             weight, bias = parameters[2 * i], parameters[2 * i + 1]
             assert weight is not None
             used.append(allocate(*space) if self._gathers else weight)
-            made = 0
+            made = used_bias
             if i < branches:
-                kept.append(allocate(*self._hidden) if rooms is None else rooms[i])
-                made = kept[-1].data_ptr()
-            places += (weight.data_ptr(), used[-1].data_ptr(), address(bias), made)
+                made = allocate(*self._hidden) if rooms is None else rooms[i]
+                kept.append(made)
+            places += (weight.data_ptr(), used[-1].data_ptr(), address(bias), address(made))
         hidden = allocate(*self._hidden) if self._keeps_input else kept[0]
-        self._forward.run(
+        scratch = self._scratch(self._forward)
+        self._forward.program.run(
             (
                 x.data_ptr(), used_x.data_ptr(), out.data_ptr(), hidden.data_ptr(),
-                *self._settings(drawn), *places,
+                address(scratch), *self._settings(drawn), *places,
             ),
             (drawn.alpha,),
             stream,
         )  # fmt: skip
-        if self._fuses_bias:
-            self._multiply_down(hidden, (used[-1], parameters[-1]), drawn, out)
         return out, Saved(used_x, tuple(used), self._biases(parameters), tuple(kept))
 
     def _biases(self, parameters: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
@@ -136,27 +138,8 @@ class Block:
             for weight, own in zip(weights, used, strict=True):
                 places += (weight.data_ptr(), own.data_ptr(), 0, 0)
             stream = _native.current_stream(self.facts.device)
-            self._gather.run((0, 0, 0, 0, *drawn.units, 0, 0, *places), (drawn.alpha,), stream)
+            self._gather.run((0, 0, 0, 0, 0, *drawn.units, 0, 0, *places), (drawn.alpha,), stream)
         return Saved(x, tuple(used), self._biases(parameters), tuple(kept))
-
-    def _multiply_down(
-        self, hidden: Tensor, of: tuple[Tensor, Tensor | None], drawn: Drawn, out: Tensor
-    ) -> None:
-        """The last product, by torch."""
-        facts, (weight, bias) = self.facts, of
-        assert bias is not None
-        flat = out.view(facts.rows, facts.d_out)
-        if facts.gathers:
-            weight = weight if facts.down_turned else weight.t()
-            parts = [(hidden[:, : facts.width], weight[: facts.width])]
-        else:
-            turned, places = weight.t(), parts_of(drawn.units, facts.kept)
-            parts = [(hidden[:, to], turned[units]) for to, units in places]
-        with torch.no_grad():
-            rounded = bias if bias.dtype is facts.dtype else bias.to(facts.dtype)
-            torch.addmm(rounded, *parts[0], alpha=drawn.alpha, out=flat)
-            for own in parts[1:]:
-                flat.addmm_(*own, alpha=drawn.alpha)
 
     def backward(
         self, saved: Saved, grad: Tensor, drawn: Drawn, needs: Sequence[bool]
@@ -187,18 +170,17 @@ class Block:
                 weight.data_ptr(), address(bias), address(kept), address(back) if goes_back else 0,
                 address(of_weight), address(of_bias), address(made), address(sums),
             )  # fmt: skip
-        self._run_backward(lazy).run(
+        backward = self._lazy_backward if lazy else self._backward
+        scratch = self._scratch(backward)
+        backward.program.run(
             (
                 grad.data_ptr(), saved.x.data_ptr(), address(hidden) if needs[-2] else 0,
-                address(grads[0]), *self._settings(drawn), *places,
+                address(grads[0]), address(scratch), *self._settings(drawn), *places,
             ),
             (drawn.alpha,),
             _native.current_stream(self.facts.device),
         )  # fmt: skip
         return grads
-
-    def _run_backward(self, lazy: bool) -> Any:
-        return self._lazy_backward if lazy else self._backward
 
 
 def _gradients(facts: Facts, lazy: bool) -> list[Space]:

@@ -23,12 +23,6 @@ of live units first. Else there is a product for each of the two parts: twice as
 extents that differ from step to step. For a larger weight the host's time does not matter, and the
 memory of the copies does. The size is chosen, and not measured."""
 
-BIAS_FIRST_BYTES = 32e6
-"""As that of `program`, which masked products go by: a call with live units has its products from
-cuBLAS anyway, and one of torch's among them takes the host as long as several of them. On an H200 a
-block whose result has 17 MB takes 0.873 ms and not 1.044 in eager mode, and 0.464 and not 0.455 in
-a graph."""
-
 COUNTED = 2**31
 """What kernels count elements of a matrix to."""
 
@@ -41,16 +35,6 @@ def whole_vectors(count: int) -> int:
 Units = tuple[int, int, int, int]
 """Of the live units so many, the third number, are every first-th from the second on; the others
 likewise from the fourth on: the numbers of `_C`'s LiveUnits behind its count."""
-
-
-def parts_of(units: Units, count: int) -> list[tuple[slice, slice]]:
-    """Of each part of so many live units: where it is in a compact matrix, and in the whole."""
-    step, first, in_first, second = units
-    found = [(slice(0, in_first), slice(first, first + step * in_first, step))]
-    if in_first < count:
-        rest = slice(second, second + step * (count - in_first), step)
-        found.append((slice(in_first, count), rest))
-    return found
 
 
 class Drawn(NamedTuple):
@@ -131,6 +115,11 @@ class Facts(NamedTuple):
     @property
     def rounds_x(self) -> bool:
         return self.x_dtype is not self.dtype
+
+    @property
+    def rounds_bias(self) -> bool:
+        """Whether that of the product with down's weight is rounded."""
+        return self.has_bias(self.branches) and self.param_dtype is not self.dtype
 
     @property
     def gathers(self) -> bool:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
-from sparsedrop.ops.program import Space, address
+from sparsedrop.ops.program import Pass, Space, address
 from sparsedrop.ops.units import linear_programs
-from sparsedrop.ops.units.facts import BIAS_FIRST_BYTES, parts_of
 from sparsedrop.ops.units.linear_facts import DrawnSides, Facts, Live
 
 
@@ -38,16 +37,16 @@ class LinearCall:
             lazy: (Space.of(shape, param_dtype), Space.of(shape[:1], param_dtype))
             for lazy, shape in ((False, tuple(facts.weight[0])), (True, (used_n, used_k)))
         }
-        # A bias that the product does not add as it stores makes a large result take longer.
-        result_bytes = facts.m * used_n * facts.dtype.itemsize
-        self._fuses_bias = facts.bias is not None and result_bytes > BIAS_FIRST_BYTES
-        make = linear_programs.prepare if self._fuses_bias else linear_programs.forward
-        self._forward = make(facts)
-        self._backward = linear_programs.backward(facts, lazy=False)
+        self._handle = _native.blas_handle(facts.device)
+        self._forward = linear_programs.forward(facts, self._handle)
+        self._backward = linear_programs.backward(facts, self._handle, lazy=False)
 
     @functools.cached_property
-    def _lazy_backward(self) -> Any:
-        return linear_programs.backward(self.facts, lazy=True)
+    def _lazy_backward(self) -> Pass:
+        return linear_programs.backward(self.facts, self._handle, lazy=True)
+
+    def _scratch(self, of: Pass) -> Tensor | None:
+        return self._allocate(*Space.bytes(of.scratch)) if of.scratch else None
 
     def _rest(self, drawn: DrawnSides) -> tuple[int, ...]:
         """All places from those of units on."""
@@ -69,42 +68,19 @@ class LinearCall:
         facts, allocate = self.facts, self._allocate
         out, used = allocate(*self._out), self._used_weight(weight)
         used_x = self._padded(x, self._x, self._k is not None)
-        used_bias = bias
-        if self._fuses_bias and facts.gathers and facts.rows is not None:
-            used_bias = allocate(*self._bias)
-        self._forward.run(
+        used_bias = allocate(*self._bias) if facts.gathers_bias else None
+        scratch = self._scratch(self._forward)
+        self._forward.program.run(
             (
                 out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), used.data_ptr(), address(bias),
-                0, 0, 0, 0, 0, used_x.data_ptr(), 0 if used_bias is bias else address(used_bias),
+                0, 0, 0, 0, 0, used_x.data_ptr(), address(used_bias), address(scratch),
                 *self._rest(drawn),
             ),
             (drawn.alpha,),
             _native.current_stream(facts.device),
         )  # fmt: skip
-        if self._fuses_bias:
-            with torch.no_grad():
-                self._multiply(used_x, used, used_bias, drawn, out)
         # Detached it counts for no view, which what stands behind a node may not change in place.
         return out if self._n is None else out[..., : self._n].detach()
-
-    def _multiply(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: DrawnSides, out: Tensor
-    ) -> None:
-        """The product, by torch."""
-        facts, alpha = self.facts, drawn.alpha
-        assert bias is not None
-        x, out = x.view(facts.m, -1), out.view(facts.m, -1)
-        if facts.gathers:
-            torch.addmm(bias.to(facts.dtype), x, weight.t(), alpha=alpha, out=out)
-        elif drawn.rows is not None:
-            for to, units in parts_of(drawn.rows, facts.live_shape[0]):
-                torch.addmm(bias[units], x, weight[units].t(), alpha=alpha, out=out[:, to])
-        else:
-            assert drawn.cols is not None
-            (to, units), *others = parts_of(drawn.cols, facts.live_shape[1])
-            torch.addmm(bias, x[:, to], weight[:, units].t(), alpha=alpha, out=out)
-            for to, units in others:
-                out.addmm_(x[:, to], weight[:, units].t(), alpha=alpha)
 
     def _used_weight(self, weight: Tensor) -> Tensor:
         return self._allocate(*self._used) if self.facts.gathers else weight
@@ -134,12 +110,14 @@ class LinearCall:
         used = self._used_weight(weight) if needs[0] else None
         used_grad = self._padded(grad, self._out, self._n is not None)
         used_x = self._padded(x, self._x, self._k is not None and needs[1])
-        program = self._lazy_backward if lazy else self._backward
-        program.run(
+        backward = self._lazy_backward if lazy else self._backward
+        scratch = self._scratch(backward)
+        backward.program.run(
             (
                 grad.data_ptr(), x.data_ptr(), address(grad_x), weight.data_ptr(), address(used), 0,
                 address(grad_weight), address(grad_bias), address(made), address(sums),
-                used_grad.data_ptr(), used_x.data_ptr() if needs[1] else 0, 0, *self._rest(drawn),
+                used_grad.data_ptr(), used_x.data_ptr() if needs[1] else 0, 0,
+                address(scratch), *self._rest(drawn),
             ),
             (drawn.alpha,),
             _native.current_stream(self.facts.device),

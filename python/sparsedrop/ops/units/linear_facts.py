@@ -78,6 +78,12 @@ class Facts(NamedTuple):
         return self.weight[1] is not self.dtype or self.compacts
 
     @property
+    def gathers_bias(self) -> bool:
+        """Whether a copy of what lives of the bias is added."""
+        is_used = self.rows is None and self.weight[1] is self.dtype
+        return self.bias is not None and not is_used
+
+    @property
     def compacts(self) -> bool:
         """Whether live units are worked on in a compact copy, and so is the weight's gradient."""
         shape, dtype = self.weight

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sparsedrop import _native
-from sparsedrop.ops.program import Filled, Gathered
+from sparsedrop.ops.program import Filled, Gathered, Pass
 from sparsedrop.ops.units.linear_facts import Facts
 from sparsedrop.ops.units.places import UNITS_SIZE
-from sparsedrop.ops.units.programs import ONE_BLOCK
-
-if TYPE_CHECKING:
-    from sparsedrop import _C
 
 
 class Places:
     """Those of either direction: of Y or its gradient, of X and its own, of the weight as given and
     as used, of the bias, of the gradients of both, and of what these are of live units alone,
     before it is placed: the weight's, and sums in float32; of Y and X as products have them, padded
-    or not; and of the live part of the bias, rounded. Behind them units: those that live, inputs
-    last where both extents have some, and what is no padding of Y and X."""
+    or not; of the live part of the bias, rounded; and of scratch. Behind them units: those that
+    live, inputs last where both extents have some, and what is no padding of Y and X."""
 
     Y, X, GRAD_X, WEIGHT, USED, BIAS, GRAD_WEIGHT, GRAD_BIAS, MADE, SUMS = range(10)
-    USED_Y, USED_X, USED_BIAS = range(10, 13)
-    UNITS = 13
+    USED_Y, USED_X, USED_BIAS, SCRATCH = range(10, 14)
+    UNITS = 14
     ACROSS = UNITS + UNITS_SIZE
     FULL_Y = ACROSS + UNITS_SIZE
     FULL_X = FULL_Y + UNITS_SIZE
@@ -36,62 +32,43 @@ ALPHA = 0
 """The number of a pass: the factor of the product."""
 
 
-def forward(facts: Facts) -> _C.Program:
-    """The result; its padding has no meaning."""
-    return _Programs(facts).forward()
+def forward(facts: Facts, handle: int) -> Pass:
+    """The result; its padding has no meaning. handle: cuBLAS's, of now."""
+    return _Programs(facts, handle).forward()
 
 
-def prepare(facts: Facts) -> _C.Program:
-    """All of `forward` before the product: the copies that it reads."""
-    return _Programs(facts).prepared()
-
-
-def backward(facts: Facts, *, lazy: bool) -> _C.Program:
+def backward(facts: Facts, handle: int, *, lazy: bool) -> Pass:
     """The gradients; `lazy`: those of live units alone, compact, with padding."""
-    return _Programs(facts).backward(lazy)
+    return _Programs(facts, handle).backward(lazy)
 
 
 class _Programs:
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, handle: int) -> None:
         self.facts, self.program = facts, _native.C.Program(facts.device)
         self.code = _native.dtype_code(facts.dtype)
         self.param_code = _native.dtype_code(facts.weight[1])
         (self.n, self.k), self.m = facts.used_shape, facts.m
         self.ld = self.k if facts.gathers else facts.weight[0][1]
         self._along = _native.C.UNITS_ALONG[facts.along]
+        self._handle, self._scratch = handle, 0
 
-    def prepared(self) -> _C.Program:
-        self._gather()
-        if self.facts.pads[1]:
-            self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
-        return self.program
-
-    def forward(self) -> _C.Program:
+    def forward(self) -> Pass:
         facts = self.facts
-        self.prepared()
-        grid: dict[str, Any] = {"rows": self.m, "cols": self.n, "block": ONE_BLOCK}
-        has_bias = facts.bias is not None
-        is_first = has_bias and facts.rows is None  # the product is added to it
-        if is_first:
-            self.program.masked_copy(
-                in_dtype=self.param_code, source=Places.BIAS, source_ld=0, out_dtype=self.code,
-                out=Places.Y, **grid,
-            )  # fmt: skip
+        self._gather(bias=facts.gathers_bias)
+        if facts.pads[1]:
+            self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
+        bias = None
+        if facts.bias is not None:
+            bias = Places.USED_BIAS if facts.gathers_bias else Places.BIAS
         self._multiply(
             ("n", "k"), m=self.m, n=self.n, k=self.k, a=Places.USED_X, b=Places.USED, b_ld=self.ld,
-            b_turned=True, out=Places.Y, accumulates=is_first,
+            b_turned=True, out=Places.Y, bias=bias,
         )  # fmt: skip
-        if has_bias and not is_first:
-            self.program.pointwise(
-                kind=_native.C.POINTWISE["activate"], activation=_native.C.ACTIVATIONS["none"],
-                dtype=self.code, **grid, a=Places.Y, out=Places.Y, bias_a=Places.BIAS,
-                bias_dtype=self.param_code, units=Places.UNITS, count=facts.live_shape[0],
-            )  # fmt: skip
-        return self.program
+        return Pass(self.program, self._scratch)
 
-    def backward(self, lazy: bool) -> _C.Program:
+    def backward(self, lazy: bool) -> Pass:
         facts, program = self.facts, self.program
-        self._gather()
+        self._gather(bias=False)
         if facts.pads[0]:
             self._pad(Places.Y, Places.USED_Y, Places.FULL_Y, 0)
         self._multiply(
@@ -117,7 +94,7 @@ class _Programs:
             )  # fmt: skip
         if not lazy:
             self._fill()
-        return program
+        return Pass(program, self._scratch)
 
     def _multiply(self, roles: tuple[str, str], *, whole: str | None = None, **how: Any) -> None:
         """A product; `roles`: which of its extents the weight's rows are, and which its columns."""
@@ -127,7 +104,11 @@ class _Programs:
             how["live"] = roles[0] if facts.rows is not None else roles[1]
             how["units"] = Places.UNITS
             how["whole"] = ("" if facts.gathers else "b") if whole is None else whole
-        self.program.dense_product(dtype=self.code, handle=Places.HANDLE, **how)
+        scratch = self.program.dense_product(
+            dtype=self.code, workspace=Places.SCRATCH, handle=Places.HANDLE,
+            handle_now=self._handle, **how,
+        )  # fmt: skip
+        self._scratch = max(self._scratch, scratch)
 
     @property
     def _counts(self) -> dict[str, Any]:
@@ -137,19 +118,20 @@ class _Programs:
             return {"units": Places.UNITS, "count": n, "across": (Places.ACROSS, k)}
         return {"units": Places.UNITS, "count": n if self.facts.along == "rows" else k}
 
-    def _gather(self) -> None:
-        """The live parts of weight and bias, rounded, where products are not with these
-        themselves; the bias has a place only where it is read so."""
-        if not self.facts.gathers:
-            return
-        (n, k), code = self.facts.weight[0], self.param_code
-        arrays = [
-            Gathered(Places.WEIGHT, code, k, Places.USED, self.k, self.n, self.k, self._along)
-        ]
-        if self.facts.bias is not None and self.facts.rows is not None:
-            by = _native.C.UNITS_ALONG["cols"]
+    def _gather(self, *, bias: bool) -> None:
+        """The live parts of the weight, and of the bias, rounded, where products are not with these
+        themselves."""
+        facts, along = self.facts, _native.C.UNITS_ALONG
+        (n, k), code, arrays = facts.weight[0], self.param_code, list[Any]()
+        if facts.gathers:
+            arrays.append(
+                Gathered(Places.WEIGHT, code, k, Places.USED, self.k, self.n, self.k, self._along)
+            )
+        if bias:
+            by = along["neither" if facts.rows is None else "cols"]
             arrays.append(Gathered(Places.BIAS, code, n, Places.USED_BIAS, self.n, 1, self.n, by))
-        self.program.gather(dtype=self.code, arrays=arrays, **self._counts)
+        if arrays:
+            self.program.gather(dtype=self.code, arrays=arrays, **self._counts)
 
     def _pad(self, given: int, to: int, full: int, side: int) -> None:
         """A copy of Y or X with its padding, which is 0."""

@@ -12,14 +12,15 @@ UNITS_SIZE, HANDLE_SIZE = 4, 2
 class Forward:
     """The places of a forward pass. What is used is what was given, where nothing is gathered."""
 
-    X, USED_X, OUT, HIDDEN = range(4)
-    UNITS = 4
+    X, USED_X, OUT, HIDDEN, SCRATCH = range(5)
+    UNITS = 5
     HANDLE = UNITS + UNITS_SIZE
     BRANCHES = HANDLE + HANDLE_SIZE
 
     @classmethod
     def of(cls, branch: int) -> tuple[int, int, int, int]:
-        """A weight as given and as used, its bias, and the product of x with it."""
+        """A weight as given and as used, its bias, and the product of x with it; of down its bias
+        as used."""
         start = cls.BRANCHES + 4 * branch
         return start, start + 1, start + 2, start + 3
 
@@ -30,8 +31,8 @@ class Backward:
     HIDDEN is where the hidden activation is made again.
     """
 
-    GRAD, X, HIDDEN, GRAD_X = range(4)
-    UNITS = 4
+    GRAD, X, HIDDEN, GRAD_X, SCRATCH = range(5)
+    UNITS = 5
     HANDLE = UNITS + UNITS_SIZE
     BRANCHES = HANDLE + HANDLE_SIZE
 

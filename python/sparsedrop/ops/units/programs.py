@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsedrop import _native
-from sparsedrop.ops.program import Filled, Gathered
+from sparsedrop.ops.program import Filled, Gathered, Pass
 from sparsedrop.ops.units.facts import Facts
 from sparsedrop.ops.units.places import ALPHA, Backward, Forward
 
@@ -23,44 +23,44 @@ ONE_BLOCK = (2**30, 2**30)
 """Of matrices without a mask."""
 
 
-def forward(facts: Facts, *, multiplies: bool) -> _C.Program:
-    """Gathers what has to be gathered, and multiplies; where `multiplies` is false, the product
-    with down's weight is left to the caller."""
-    made = _Forward(facts)
-    if multiplies:
-        made.multiply_down()
-    return made.program
+def forward(facts: Facts, handle: int) -> Pass:
+    """Gathers what has to be gathered, and multiplies. handle: cuBLAS's, of now."""
+    return _Forward(facts, handle).made()
 
 
 def gather(facts: Facts) -> _C.Program:
     """Gathers alone, by the places of a forward pass."""
-    return _Direction(facts, Forward).gathered()
+    return _Direction(facts, Forward, 0).gathered()
 
 
-def backward(facts: Facts, *, lazy: bool) -> _C.Program:
+def backward(facts: Facts, handle: int, *, lazy: bool) -> Pass:
     """The gradients of the input and of all parameters; `lazy`: those of live units alone."""
-    return _Backward(facts, lazy).program
+    return _Backward(facts, handle, lazy).made()
 
 
 class _Direction:
-    def __init__(self, facts: Facts, at: type[Forward | Backward]) -> None:
+    def __init__(self, facts: Facts, at: type[Forward | Backward], handle: int) -> None:
         self.facts, self.program = facts, _native.C.Program(facts.device)
         self.code = _native.dtype_code(facts.dtype)
         self.param_code = _native.dtype_code(facts.param_dtype)
-        self._at = at
+        self._at, self._handle, self._scratch = at, handle, 0
         self.up = facts.branches - 1
         # How a weight that is used is read: along its units, unless these are gathered.
         self.b_whole = "" if facts.gathers else "b"
+
+    def made(self) -> Pass:
+        return Pass(self.program, self._scratch)
 
     def multiply(
         self, m: int, n: int, k: int, *, out_dtype: torch.dtype | None = None, **how: Any
     ) -> None:
         """A product one of whose extents is live."""
         code = self.code if out_dtype is None else _native.dtype_code(out_dtype)
-        self.program.dense_product(
-            m=m, n=n, k=k, dtype=self.code, out_dtype=code, handle=self._at.HANDLE,
-            units=self._at.UNITS, **how,
+        scratch = self.program.dense_product(
+            m=m, n=n, k=k, dtype=self.code, out_dtype=code, workspace=self._at.SCRATCH,
+            handle=self._at.HANDLE, handle_now=self._handle, units=self._at.UNITS, **how,
         )  # fmt: skip
+        self._scratch = max(self._scratch, scratch)
 
     def down_lies(self) -> tuple[int, bool]:
         """Leading dimension of down's weight as it is used, and whether its memory is turned."""
@@ -110,6 +110,10 @@ class _Direction:
                     Gathered(given, self.param_code, k, used, k, facts.width, k, along["rows"])
                 )
             arrays.append(self._gathered_down())
+        if facts.rounds_bias:
+            *_, bias, used = Forward.of(self.up + 1)
+            n = facts.d_out
+            arrays.append(Gathered(bias, self.param_code, n, used, n, 1, n, along["neither"]))
         if arrays:
             self.program.gather(
                 dtype=self.code, units=Forward.UNITS, count=facts.kept, arrays=arrays
@@ -127,8 +131,8 @@ class _Direction:
 
 
 class _Forward(_Direction):
-    def __init__(self, facts: Facts) -> None:
-        super().__init__(facts, Forward)
+    def __init__(self, facts: Facts, handle: int) -> None:
+        super().__init__(facts, Forward, handle)
         self.gathered()
         places = [Forward.of(i) for i in range(facts.branches)]
         for _, used, _, out in places:
@@ -140,28 +144,26 @@ class _Forward(_Direction):
         kind = "gate" if facts.is_gated else "activate"
         if facts.keeps_input or facts.activation is not None or biases:
             self.between(kind, biases, **products, out=Forward.HIDDEN)
+        self._down()
 
-    def multiply_down(self) -> None:
-        """The result, added to the bias where there is one."""
+    def _down(self) -> None:
+        """The result."""
         facts = self.facts
-        _, used, bias, _ = Forward.of(self.up + 1)
-        has_bias = facts.has_bias(self.up + 1)
-        if has_bias:
-            self.program.masked_copy(
-                in_dtype=self.param_code, source=bias, source_ld=0, out_dtype=self.code,
-                out=Forward.OUT, rows=facts.rows, cols=facts.d_out, block=ONE_BLOCK,
-            )  # fmt: skip
+        _, used, given, rounded = Forward.of(self.up + 1)
+        bias = None
+        if facts.has_bias(self.up + 1):
+            bias = rounded if facts.rounds_bias else given
         ld, is_turned = self.down_lies()
         self.multiply(
             facts.rows, facts.d_out, facts.width, a=Forward.HIDDEN, a_ld=facts.ld, b=used, b_ld=ld,
-            b_turned=not is_turned, out=Forward.OUT, alpha=ALPHA, accumulates=has_bias, live="k",
+            b_turned=not is_turned, out=Forward.OUT, alpha=ALPHA, bias=bias, live="k",
             whole=self.b_whole,
         )  # fmt: skip
 
 
 class _Backward(_Direction):
-    def __init__(self, facts: Facts, lazy: bool) -> None:
-        super().__init__(facts, Backward)
+    def __init__(self, facts: Facts, handle: int, lazy: bool) -> None:
+        super().__init__(facts, Backward, handle)
         self._lazy = lazy
         # Of weights those of live units are written in their places, or alone.
         self._is_compact = lazy or facts.compacts
