@@ -101,6 +101,12 @@ bool load_blas(int release) {
   return blas().is_whole();
 }
 
+void require_blas() {
+  if (!blas().is_whole()) {
+    throw std::logic_error("dense products are cuBLAS's: load_blas has to find it first");
+  }
+}
+
 bool multiplies_as_tf32(void* handle) {
   int mode = 0;
   return blas().get_math_mode(handle, &mode) == kSuccess && (mode & kMathModes) == kTf32;

@@ -15,6 +15,9 @@ namespace sparsedrop {
 // Looks up that release of cuBLAS; false unless it is loaded in this process.
 bool load_blas(int release);
 
+// std::logic_error where it was not.
+void require_blas();
+
 // A row-major matrix, or its transpose.
 struct Factor {
   void const* data;
@@ -40,6 +43,20 @@ struct DenseProduct {
 };
 
 cudaDataType cuda_type(DataType dtype);
+
+// Bytes of an element.
+constexpr int64_t size_of(DataType dtype) {
+  switch (dtype) {
+    case DataType::bf16:
+    case DataType::fp16:
+      return 2;
+    case DataType::fp32:
+      return 4;
+    case DataType::fp64:
+      break;
+  }
+  return 8;
+}
 
 // Such as "[4, 8] times [8, 2]".
 std::string describe(DenseProduct const& product);

@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 #include <library_types.h>
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -145,6 +147,13 @@ uint32_t alignment_of(DenseProduct const& of) {
   return 0;
 }
 
+bool rows_are_aligned(DenseProduct const& of) {
+  auto const bytes = int64_t(size_of(of.dtype)), out_bytes = int64_t(size_of(of.out_dtype));
+  int64_t const pitches[] = {of.a.ld * bytes, of.b.ld * bytes, of.out_ld * out_bytes};
+  return std::all_of(std::begin(pitches), std::end(pitches),
+                     [](int64_t pitch) { return pitch % kLeastAlignment == 0; });
+}
+
 }  // namespace
 
 // cuBLASLt is column-major, as cuBLAS is: left and right are the transposes of b and a.
@@ -173,6 +182,10 @@ bool FixedProducts::prepare(DenseProduct const& of) {
 
 FixedProducts::Plan const* FixedProducts::add(DenseProduct const& of, size_t workspace_limit) {
   uint32_t const alignment = alignment_of(of);
+  if (of.bias != nullptr && !rows_are_aligned(of)) {
+    // With room to align operands first it rounds the product before it adds the bias.
+    workspace_limit = 0;
+  }
   auto const factor = [&](Factor const& f, int64_t rows, int64_t cols) {
     return f.is_transposed ? layout(of.dtype, rows, cols, f.ld)
                            : layout(of.dtype, cols, rows, f.ld);

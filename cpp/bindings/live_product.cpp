@@ -7,19 +7,6 @@
 namespace sparsedrop {
 namespace {
 
-int64_t size_of(DataType dtype) {
-  switch (dtype) {
-    case DataType::bf16:
-    case DataType::fp16:
-      return 2;
-    case DataType::fp32:
-      return 4;
-    case DataType::fp64:
-      break;
-  }
-  return 8;
-}
-
 struct Part {
   int64_t begin;  // among the live units
   int64_t count;

@@ -151,6 +151,7 @@ void Program::masked_copy(Copy const& of) {
 }
 
 size_t Program::dense_product(Dense const& of) {
+  require_blas();
   Shape const& shape = of.shape;
   int64_t const extents[] = {shape.m, shape.n, shape.k};
   int64_t const live = shape.live == Extent::none ? 0 : extents[int(shape.live)];

@@ -34,7 +34,8 @@ cudaError_t find_clusters(bool* has_clusters) {
 }
 
 template <class Element, class Out, bool kVectors>
-cudaError_t launch_sums(column_sum::Arguments const& args, cudaStream_t stream) {
+cudaError_t launch_sums(column_sum::Arguments args, cudaStream_t stream) {
+  args.stripe = column_sum::stripe_of(args.cols, kVectors);
   bool has_clusters = false;
   cudaError_t const status = find_clusters<Element, Out, kVectors>(&has_clusters);
   if (status != cudaSuccess) {
@@ -46,8 +47,8 @@ cudaError_t launch_sums(column_sum::Arguments const& args, cudaStream_t stream) 
   cluster.val.clusterDim.y = 1;
   cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(has_clusters ? column_sum::kShares : 1,
-                        unsigned(ceil_div(args.cols, column_sum::kStripe)));
+  config.gridDim =
+      dim3(has_clusters ? column_sum::kShares : 1, unsigned(ceil_div(args.cols, args.stripe)));
   config.blockDim = dim3(column_sum::kThreads);
   config.stream = stream;
   config.attrs = &cluster;
@@ -87,7 +88,7 @@ cudaError_t column_sums(DataType dtype, Matrix const& matrix, int64_t rows, int6
   if (is_mask(mask)) {
     by_col = {mask.col_words, mask_line_words(rows), mask.block_cols};
   }
-  column_sum::Arguments const args{matrix.data,     rows,      cols, matrix.ld, by_col, out.data,
+  column_sum::Arguments const args{matrix.data,     rows,      cols, matrix.ld, by_col, 0, out.data,
                                    out.accumulates, out.factor};
   switch (dtype) {
     case DataType::bf16:

@@ -22,6 +22,8 @@ namespace cg = cooperative_groups;
 // A cluster has a CTA for each share; where a GPU has no clusters, one CTA sums them all.
 constexpr int kVector = 8;  // elements of 16 bytes
 constexpr int kStripe = kMaskUnit;
+constexpr int kNarrowStripe = 16;  // of elements, where whole stripes would be few CTAs
+constexpr int64_t kNarrowColumns = 1024;
 constexpr int kThreadsAcross = kStripe / kVector;
 constexpr int kThreadsDown = 32;
 constexpr int kThreads = kThreadsAcross * kThreadsDown;
@@ -35,10 +37,15 @@ struct Arguments {
   int64_t cols;
   int64_t ld;
   MaskLines by_col;  // bits along the rows
+  int32_t stripe;    // columns of a CTA: by stripe_of
   void* out;
   bool accumulates;  // to what `out` holds
   double factor;
 };
+
+constexpr int32_t stripe_of(int64_t cols, bool has_vectors) {
+  return !has_vectors && cols <= kNarrowColumns ? kNarrowStripe : kStripe;
+}
 
 template <class Element>
 using Found = Accumulator<Element>[kStripe];
@@ -108,8 +115,7 @@ __device__ void sum_share_of_vectors(Arguments const& args, int64_t first_col, i
   }
 }
 
-// The same of any type and extents, element by element. Where there are few columns all threads go
-// down them.
+// The same of any type and extents, element by element.
 template <class Element, int kAcross>
 __device__ void sum_share_of_elements(Arguments const& args, int64_t first_col, int32_t share,
                                       Found<Element>& found) {
@@ -162,9 +168,8 @@ __device__ void sum_share(Arguments const& args, int64_t first_col, int32_t shar
   if constexpr (kVectors) {
     sum_share_of_vectors<Element>(args, first_col, share, found);
   } else {
-    constexpr int kFewColumns = 16;
-    if (args.cols <= kFewColumns) {
-      sum_share_of_elements<Element, kFewColumns>(args, first_col, share, found);
+    if (args.stripe == kNarrowStripe) {
+      sum_share_of_elements<Element, kNarrowStripe>(args, first_col, share, found);
     } else {
       sum_share_of_elements<Element, kStripe>(args, first_col, share, found);
     }
@@ -175,7 +180,7 @@ __device__ void sum_share(Arguments const& args, int64_t first_col, int32_t shar
 template <class Out, class Of>
 __device__ void add_shares(Arguments const& args, int64_t first_col, Of const& of) {
   int const own = threadIdx.x;
-  if (own < kStripe && first_col + own < args.cols) {
+  if (own < args.stripe && first_col + own < args.cols) {
     Accumulator<Out> sum = 0;
 #pragma unroll
     for (int share = 0; share < kShares; ++share) {
@@ -199,7 +204,7 @@ __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args)
 #if SPARSEDROP_HAS_CLUSTERS
   cg::cluster_group const cluster = cg::this_cluster();
   auto const share = int32_t(cluster.block_rank());
-  int64_t const first_col = int64_t(blockIdx.y) * kStripe;
+  int64_t const first_col = int64_t(blockIdx.y) * args.stripe;
   __shared__ Found<Element> found;
   sum_share<Element, kVectors>(args, first_col, share, found);
   cluster.sync();
@@ -215,7 +220,7 @@ __global__ void __launch_bounds__(kThreads) cluster_kernel(Arguments const args)
 
 template <class Element, class Out, bool kVectors>
 __global__ void __launch_bounds__(kThreads) single_kernel(Arguments const args) {
-  int64_t const first_col = int64_t(blockIdx.y) * kStripe;
+  int64_t const first_col = int64_t(blockIdx.y) * args.stripe;
   __shared__ Found<Element> found[kShares];
   for (int32_t share = 0; share < kShares; ++share) {
     sum_share<Element, kVectors>(args, first_col, share, found[share]);

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -111,8 +112,14 @@ def has_blas() -> bool:
     return C is not None and release is not None and C.load_blas(int(release.partition(".")[0]))
 
 
+_thread = threading.local()
+
+
 def blas_handle(index: int) -> int:
     """Address of torch's cuBLAS handle for its current stream on GPU `index`."""
+    if not hasattr(_thread, "has_context"):
+        torch.cuda.is_current_stream_capturing()  # of calls that leave a context the harmless one
+        _thread.has_context = True
     if gpus() > 1 and torch.cuda.current_device() != index:
         with torch.cuda.device(index):
             return torch.cuda.current_blas_handle()
