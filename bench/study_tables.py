@@ -77,6 +77,10 @@ def vit() -> str:
     return _of_images([(row["method"], row) for row in read("study_vit")])
 
 
+def wide_resnet() -> str:
+    return _of_images([(row["method"], row) for row in read("study_wide_resnet")])
+
+
 def _by_period(name: str) -> list[tuple[str, Row]]:
     """The rows of patterns, beside which the others are those of the global scale's file."""
     rows = (row for row in read(name) if "pattern" in row["method"])

@@ -227,6 +227,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "study-mlp": study_tables.mlp,
     "study-ard-mlp": study_tables.ard_mlp,
     "study-vit": study_tables.vit,
+    "study-wide-resnet": study_tables.wide_resnet,
 }
 
 

@@ -64,7 +64,7 @@ def test_a_product_is_rounded_once_and_not_before_its_bias(shape, offset):
 def test_every_dtype_however_it_lies(dtype, offset):
     a, b, bias, out = _operands(300, 130, 96, dtype, OFFSETS[offset])
     for added, accumulates in ((bias, False), (None, False), (None, True)):
-        held = out.double()
+        held = out.double().clone()
         program = _multiply(a, b, added, out, accumulates=accumulates)
         truth = 0.5 * a.double() @ b.double().t()
         truth += 0 if added is None else added.double()

@@ -137,14 +137,14 @@ class DenseLayer:
         grad_x = grad_weight = grad_bias = None
         if needs[0]:
             weight = saved.weight.t() if facts.weight_turned else saved.weight
-            product = torch.mm(grad, weight).to(facts.x_dtype) * alpha
+            product = _scaled_product(grad, weight, alpha).to(facts.x_dtype)
             grad_x = product if facts.drops_output else torch.where(is_live, product, 0)
             grad_x = grad_x.view(facts.x_shape)
         if needs[1]:
             left, right = grad, saved.x.view(m, k)
             if facts.weight_turned:
                 left, right = right, left
-            grad_weight = torch.mm(left.t(), right).to(facts.weight_dtype) * alpha
+            grad_weight = _scaled_product(left.t(), right, alpha).to(facts.weight_dtype)
         if needs[2]:
             grad_bias = grad.sum(0, dtype=facts.bias_dtype)
         return grad_x, grad_weight, grad_bias
@@ -157,6 +157,11 @@ class DenseLayer:
             is_live = expand_live(saved.mask, facts.block_shape, facts.masked_shape)
             grad = torch.where(is_live, grad.reshape(facts.masked_shape), 0).view(facts.x_shape)
         return grad.to(facts.x_dtype)
+
+
+def _scaled_product(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """alpha * a b, rounded once."""
+    return torch.addmm(a.new_zeros(()), a, b, beta=0, alpha=alpha)
 
 
 def _grid_alone(live: Tensor) -> MaskTensors:
