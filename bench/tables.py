@@ -168,7 +168,7 @@ def pieces() -> str:
 
 def units() -> str:
     """Whole units: of slices, of patterns, and tiles of patterns."""
-    names = ("h200_feed_forward_units", "h200_stack_units", "h200_ard_mlp")
+    names = ("h200_feed_forward_units", "h200_ard_mlp")
     rows = [row for name in names for row in read(name)]
     rows += [row for row in read("h200_units") if row["network"] in ("lstm", "linear")]
     rows += read("h200_wide_resnet")

@@ -83,7 +83,6 @@ class Program(UnitSteps):
     """
 
     dtypes = _DTYPES
-    needs_handle = True
 
     def __init__(self, device: int) -> None:
         self.steps, self.grids = [], {}

@@ -43,7 +43,7 @@ using Multiply = int (*)(void* handle, void* product, void const* alpha, void co
 constexpr int kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBiasPointer = 8;
 constexpr int kMaxWorkspaceBytes = 1, kReductionSchemes = 3, kMinAlignments[] = {5, 6, 7, 8};
 constexpr int kAddBias = 4;
-constexpr uint32_t kWideReductions = 1 | 2;  // in place, and in the compute type
+constexpr uint32_t kReductionsInResult = 1, kReductionsInFp32 = 2;
 constexpr int kNormal = 0, kTransposed = 1;
 constexpr int kCompute32f = 68, kComputeTf32 = 77;
 constexpr size_t kWorkspaceLimit = size_t(32) << 20;  // as torch's on a Hopper GPU
@@ -95,13 +95,15 @@ bool set(Set setter, Owned const& object, int attribute, T const& value) {
   return setter(object.get(), attribute, &value, sizeof(value)) == 0;
 }
 
-Owned preference(size_t workspace_limit, uint32_t alignment) {
+Owned preference(size_t workspace_limit, uint32_t alignment, DataType out_dtype) {
   void* object = nullptr;
   int const status = lt().create_preference(&object);
   Owned made = owned(object, status, lt().destroy_preference);
+  uint32_t const reductions =
+      kReductionsInFp32 | (out_dtype == DataType::fp32 ? kReductionsInResult : 0);
   bool is_good = made != nullptr &&
                  set(lt().set_preference, made, kMaxWorkspaceBytes, workspace_limit) &&
-                 set(lt().set_preference, made, kReductionSchemes, kWideReductions);
+                 set(lt().set_preference, made, kReductionSchemes, reductions);
   for (int const attribute : kMinAlignments) {
     is_good = is_good && set(lt().set_preference, made, attribute, alignment);
   }
@@ -195,7 +197,7 @@ FixedProducts::Plan const* FixedProducts::add(DenseProduct const& of, size_t wor
       new Plan{of, alignment, description(of), factor(of.b, of.k, of.n), factor(of.a, of.m, of.k),
                layout(of.out_dtype, of.n, of.m, of.out_ld), Found{}}));
   Plan& plan = *plans_.back();
-  Owned const how = preference(workspace_limit, alignment);
+  Owned const how = preference(workspace_limit, alignment, of.out_dtype);
   int count = 0, status = kNoWay;
   if (plan.product != nullptr && plan.left != nullptr && plan.right != nullptr &&
       plan.out != nullptr && how != nullptr) {

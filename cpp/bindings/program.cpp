@@ -152,6 +152,9 @@ void Program::masked_copy(Copy const& of) {
 
 size_t Program::dense_product(Dense const& of) {
   require_blas();
+  if (of.bias && of.accumulates) {
+    throw std::invalid_argument("a product that is added to what there is has no bias");
+  }
   Shape const& shape = of.shape;
   int64_t const extents[] = {shape.m, shape.n, shape.k};
   int64_t const live = shape.live == Extent::none ? 0 : extents[int(shape.live)];
@@ -165,8 +168,7 @@ size_t Program::dense_product(Dense const& of) {
   usual.tf32 = is_fp32 && multiplies_as_tf32(of.handle_now);
   auto const fixed = std::make_shared<FixedProducts>(of.handle_now);
   OnDevice const guard(device_);
-  bool const is_found = fixed->prepare(parts_of(shape, {live, 1, 0, live, 0}, usual).front());
-  needs_handle_ = needs_handle_ || !is_found || is_fp32 || shape.live != Extent::none;
+  fixed->prepare(parts_of(shape, {live, 1, 0, live, 0}, usual).front());
   steps_.emplace_back([=](Call const& call) {
     DenseProduct whole = usual;
     whole.out = call.address<void>(of.out);
@@ -182,10 +184,12 @@ size_t Program::dense_product(Dense const& of) {
                                 call.places.at(size_t(of.handle) + 1) != 0};
     whole.tf32 = is_fp32 && multiplies_as_tf32(settings.handle);
     LiveUnits const units = of.units ? call.units({*of.units, live}) : LiveUnits{};
-    for (DenseProduct const& part : parts_of(shape, units, whole)) {
-      if (!fixed->run(part, workspace, call.stream)) {
-        multiply(biased_first(part, call.stream), settings);
-      }
+    auto const parts = parts_of(shape, units, whole);
+    if (parts.size() == 1 && fixed->run(parts.front(), workspace, call.stream)) {
+      return;
+    }
+    for (DenseProduct const& part : parts) {
+      multiply(biased_first(part, call.stream), settings);
     }
   });
   return fixed->workspace_bytes();

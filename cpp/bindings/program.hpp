@@ -96,12 +96,10 @@ class Program {
     std::optional<int> units;  // of one extent, where the shape says of which
     void* handle_now;          // torch's at the moment, which cuBLASLt may keep
   };
-  // cuBLASLt's, or cuBLAS's where that has no way: once for each part of the units. Returns bytes
-  // of workspace.
+  // cuBLASLt's, or cuBLAS's where that has no way, and in two parts of the units, whose extents
+  // differ from call to call. Returns bytes of workspace. std::invalid_argument for a bias of what
+  // is accumulated.
   size_t dense_product(Dense const& of);
-
-  // Whether a call has to have cuBLAS's handle.
-  bool needs_handle() const { return needs_handle_; }
 
   struct Gathered {
     Place from;
@@ -174,7 +172,6 @@ class Program {
   using Step = std::function<void(Call const&)>;
 
   int device_;
-  bool needs_handle_ = false;
   std::vector<Step> steps_;
 };
 

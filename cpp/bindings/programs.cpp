@@ -172,7 +172,6 @@ void bind_programs(py::module_& module) {
            "out"_a, "out_ld"_a = none, "dtype"_a, "out_dtype"_a, "alpha"_a = none,
            "accumulates"_a = false, "bias"_a = none, "workspace"_a, "handle"_a, "units"_a = none,
            "live"_a = "", "whole"_a = "", "handle_now"_a)
-      .def_property_readonly("needs_handle", &Program::needs_handle)
       .def("gather", &add_gather, py::kw_only(), "dtype"_a, "units"_a, "count"_a, "across"_a = none,
            "arrays"_a)
       .def("fill_units", &add_fill_units, py::kw_only(), "units"_a, "count"_a, "across"_a = none,

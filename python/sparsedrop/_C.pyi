@@ -280,11 +280,12 @@ class Program:
         whole: str = "",
         handle_now: int,
     ) -> int:
-        """By cuBLASLt, which has torch's handle of cuBLAS, as it is now. Where it has no way, by
-        cuBLAS with the handle in that place, and whether parts of sums may be added in 16 bits in
-        the one behind it.
+        """By cuBLASLt, which has torch's handle of cuBLAS, as it is now. Where it has no way, or
+        live units are in two parts, by cuBLAS with the handle in that place, and whether parts of
+        sums may be added in 16 bits in the one behind it.
 
-        A bias is of the result's dtype, and compact along live units. Returns bytes of workspace.
+        A bias is of the result's dtype, and compact along live units; what is accumulated has none.
+        Returns bytes of workspace.
 
         A leading dimension of None: no gaps between rows. `live` is "m", "n" or "k", if that extent
         is one of live units, and `whole` names the matrices, of "a", "b" and "o", that have all
@@ -352,11 +353,9 @@ class Program:
     ) -> None:
         """`kind` is one of POINTWISE. Biases of all units are added to a and b, whose columns are
         live units, and padding behind them."""
-    @property
-    def needs_handle(self) -> bool:
-        """Whether a call has to have cuBLAS's handle, and what stands behind it."""
     def run(self, places: Sequence[int], numbers: Sequence[float], stream: int, /) -> None:
         """Launches the steps, with a call's addresses and numbers."""
 
 def load_blas(release: int, /) -> bool:
-    """Looks up that release of cuBLAS, such as 13; False unless it is loaded in this process."""
+    """Looks up that release of cuBLAS, such as 13; False unless it is loaded in this process. With
+    it cuBLASLt is looked up, which there may be or not."""

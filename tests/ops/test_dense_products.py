@@ -40,7 +40,6 @@ def _multiply(a, b, bias, out, *, accumulates=False):
     places = [t.data_ptr() for t in (a, b, a if bias is None else bias, out, room)]
     narrow = _native.allows_narrow_sums(a.dtype)
     program.run((*places, handle, narrow), (0.5,), _native.current_stream(0))
-    return program
 
 
 def _operands(m, n, k, dtype, offset):
@@ -65,13 +64,18 @@ def test_every_dtype_however_it_lies(dtype, offset):
     a, b, bias, out = _operands(300, 130, 96, dtype, OFFSETS[offset])
     for added, accumulates in ((bias, False), (None, False), (None, True)):
         held = out.double().clone()
-        program = _multiply(a, b, added, out, accumulates=accumulates)
+        _multiply(a, b, added, out, accumulates=accumulates)
         truth = 0.5 * a.double() @ b.double().t()
         truth += 0 if added is None else added.double()
         truth += held if accumulates else 0
         error = (out.double() - truth).norm()
         assert error <= 4 * torch.finfo(dtype).eps * truth.norm()
-        assert program.needs_handle == (dtype in (F32, torch.float64))
+
+
+def test_what_is_accumulated_has_no_bias():
+    a, b, bias, out = _operands(32, 32, 32, BF16, 0)
+    with pytest.raises(ValueError, match="has no bias"):
+        _multiply(a, b, bias, out, accumulates=True)
 
 
 def test_float32_is_multiplied_as_torch_is_told_at_the_time():

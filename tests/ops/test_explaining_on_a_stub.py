@@ -64,4 +64,4 @@ def test_odd_outputs_run_densely_among_kernels_if_nothing_is_applied_to_them():
         way, _ = _said(SparseDropStack([1024, 1024, 50257]), 8192)
         other, _ = _said(SparseDropStack([1024, 1024, 50257], last_activation="relu"), 8192)
     assert way.startswith("one call each way")
-    assert other.startswith("product by product; an activation of odd extents")
+    assert other.startswith("product by product; a gate, or an activation of odd extents")

@@ -116,7 +116,8 @@ def explain_stack(
     widths = tuple(n for n, keep in features if keep is not None)
     path, choices, reason = select.decide_stack(tuple(_requests(keys)), widths)
     if path == "kernel" and not are_legal(facts, dict(zip(by_branch, choices, strict=True))):
-        path, reason = "products", "an activation of odd extents cannot run among others"
+        path = "products"
+        reason = "a gate, or an activation of odd extents, cannot run densely among kernels"
     return _on_gpu(f"{at}: {_way(path)}; {reason}", names, keys, path, choices)
 
 

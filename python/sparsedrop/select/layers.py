@@ -70,8 +70,8 @@ def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
     choices = best_kernels(requests)
     dense = sum(map(product_us, requests)) + 2 * _masking_us(requests[0])
     if isinstance(choices, str):
-        path = _unless_padded(choices, (requests,), dense)
-        return LayerChoice(path, reason=choices)
+        path, reason = _unless_padded(choices, (requests,), dense)
+        return LayerChoice(path, reason=reason)
     ours = sum(map(expected_us, requests, choices))
     gain, reason = _weigh(ours, dense, requests, choices)
     if gain * ours < dense:
@@ -79,12 +79,17 @@ def choose_layer(requests: tuple[Request, ...]) -> LayerChoice:
     return LayerChoice("dense", reason=reason)
 
 
-def _unless_padded(why: str, layers: tuple[tuple[Request, ...], ...], dense: float) -> str:
-    """The path where kernels cannot run all products together, and dense ones take so long."""
-    if why not in (PADDED, UNMASKED):
-        return "dense"
-    apart = sum(_apart_us(request) for requests in layers for request in requests)
-    return "products" if max(apart, APART_HOST_US * len(layers)) < dense else "dense"
+def _unless_padded(
+    why: str, layers: tuple[tuple[Request, ...], ...], dense: float
+) -> tuple[str, str]:
+    """The path where kernels cannot run all products together, and dense ones take so long; and the
+    reason."""
+    if why != PADDED:
+        return ("products" if why == UNMASKED else "dense"), why
+    gpu = sum(_apart_us(request) for requests in layers for request in requests)
+    host = APART_HOST_US * len(layers)
+    figures = f"{why}: {gpu:.0f} us expected, {host:.0f} of the host, dense {dense:.0f}"
+    return ("products" if max(gpu, host) < dense else "dense"), figures
 
 
 def _apart_us(request: Request) -> float:
@@ -179,7 +184,8 @@ def choose_stack(layers: tuple[tuple[Request, ...], ...], dropped: tuple[int, ..
     dense = [sum(map(product_us, requests)) for requests in layers]
     all_dense = sum(dense) + sum(2 * copy_us(forward.m * features, forward) for features in dropped)
     if isinstance(choices, str):
-        return StackChoice(_unless_padded(choices, layers, all_dense), reason=choices)
+        path, reason = _unless_padded(choices, layers, all_dense)
+        return StackChoice(path, reason=reason)
     ours = sum(
         sum(map(expected_us, requests, found)) if found else otherwise
         for requests, found, otherwise in zip(layers, choices, dense, strict=True)

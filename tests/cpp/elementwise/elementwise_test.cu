@@ -201,8 +201,6 @@ TEST(Elementwise, RefusesWhatItCannotDo) {
   copy.blocking.block_cols = 1;
   copy.draw.keep = 1.5;
   EXPECT_EQ(masked_copy(copy, nullptr), cudaErrorInvalidValue);
-  copy.draw = {};
-  copy.blocking.block_cols = 0;
   Rounding const misplaced{memory + 4, DataType::fp32, memory, 1};
   Rounding const foreign{memory, DataType::fp64, memory, 1};
   EXPECT_EQ(round_to(DataType::bf16, &foreign, 1, nullptr), cudaErrorInvalidValue);

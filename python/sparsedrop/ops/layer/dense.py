@@ -1,6 +1,6 @@
 """A layer by dense products of masked operands: as few launches as nn.Dropout and nn.Linear take.
 
-All of a direction is one call into `_C`, cuBLAS's products among it.
+All of a direction is one call into `_C`, the products of cuBLASLt or cuBLAS among it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DenseLayer:
             (
                 x.data_ptr(), used_x.data_ptr(), weight.data_ptr(), weight_to,
                 used_weight.data_ptr(), address(bias), address(used_bias), out.data_ptr(),
-                live.data_ptr(), address(scratch), seed, next_offset, *self._blas(self._forward),
+                live.data_ptr(), address(scratch), seed, next_offset, *self._blas(),
             ),
             (options.alpha, 1.0 - options.p),
             stream,
@@ -68,10 +68,8 @@ class DenseLayer:
             copies.keep(weight, used_weight, stream)
         return out, Saved(used_x, used_weight, live)
 
-    def _blas(self, of: Pass) -> tuple[int, bool]:
-        """torch's handle, and whether it adds parts of sums in 16 bits, if that is asked for."""
-        if not of.program.needs_handle:
-            return 0, False
+    def _blas(self) -> tuple[int, bool]:
+        """torch's handle, and whether it adds parts of sums in 16 bits."""
         facts = self.facts
         return _native.blas_handle(facts.device), _native.allows_narrow_sums(facts.dtype)
 
@@ -114,7 +112,7 @@ class DenseLayer:
             address(grads[0]),
             address(grads[1] if into[0] is None else into[0]),
             address(grads[2] if into[1] is None else into[1]),
-            address(scratch), address(made), *self._blas(backward),
+            address(scratch), address(made), *self._blas(),
         )  # fmt: skip
         stream = _native.current_stream(facts.device)
         backward.program.run(places, (options.alpha,), stream)
