@@ -17,9 +17,10 @@ namespace sparsedrop::column_sum {
 
 namespace cg = cooperative_groups;
 
-// The rows of a stripe of columns, at most one mask unit wide, are summed in shares, which take its units
-// of rows in turn; then the shares' sums are added up, in one order, so that the sum is repeatable.
-// A cluster has a CTA for each share; where a GPU has no clusters, one CTA sums them all.
+// The rows of a stripe of columns, at most one mask unit wide, are summed in shares, which take its
+// units of rows in turn; then the shares' sums are added up, in one order, so that the sum is
+// repeatable. A cluster has a CTA for each share; where a GPU has no clusters, one CTA sums them
+// all.
 constexpr int kVector = 8;  // elements of 16 bytes
 constexpr int kStripe = kMaskUnit;
 constexpr int kNarrowStripe = 16;  // of elements, where whole stripes would be few CTAs
