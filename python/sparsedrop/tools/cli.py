@@ -32,6 +32,10 @@ COMMANDS = {
 }
 
 
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C stopped."""
+
+
 class UserError(Exception):
     """What the user can put right: `main` prints the sentence and exits with code 2."""
 

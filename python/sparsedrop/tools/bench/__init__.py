@@ -40,7 +40,9 @@ from sparsedrop.tools.bench import against, network, step, sweep, tune
 from sparsedrop.tools.bench.measure import WrongProductError, tf32_allowed
 from sparsedrop.tools.bench.networks import NETWORKS, PRECISIONS
 from sparsedrop.tools.bench.products import PRODUCTS, Extents
+from sparsedrop.tools.bench.report import STOPPED
 from sparsedrop.tools.bench.settings import DTYPES, KINDS, MODES, resolve
+from sparsedrop.tools.cli import INTERRUPTED
 from sparsedrop.tools.networks import DEFAULT_METHODS, METHODS
 
 DEFAULT = " ".join(DEFAULT_METHODS)
@@ -136,7 +138,8 @@ def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes JSON and a picture.
 
-    1 where a product is wrong, or slower than that of the build it is measured against.
+    1 where a product is wrong, or slower than that of the build it is measured against; 130 where
+    Ctrl-C stopped it, and what was done is saved.
     """
     settings = resolve(args, pick_device(args.device))
     kind = next((name for name in KINDS if getattr(args, name)), "products")
@@ -171,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
         saved.append(args.out / f"{kind}.png")
         plot.save(report.panels, title, report.y_label, saved[-1])
     print("saved " + " and ".join(map(str, saved)))
+    if STOPPED in report.notes:
+        return INTERRUPTED
     return 1 if report.results.get("too_slow") else 0
 
 

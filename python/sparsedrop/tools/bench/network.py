@@ -8,6 +8,7 @@ of the memory that a step allocates: captured modes have none.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from sparsedrop import capture
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.networks import NETWORKS
-from sparsedrop.tools.bench.report import Report
+from sparsedrop.tools.bench.report import Report, kept_when_stopped
 from sparsedrop.tools.bench.settings import CAPTURED_MODES, Settings
 from sparsedrop.tools.clock import wait_for, wall_ms
 from sparsedrop.tools.networks import DROPOUT, METHODS, NONE, ROW_PATTERN, Drop, loss_of
@@ -128,14 +129,14 @@ def _floats_to(dtype: torch.dtype, x: Tensor) -> Tensor:
 def run(settings: Settings) -> Report:
     """Measures, with a line of progress to stderr for each row that is done."""
     rows: list[Row] = []
-    for name in settings.networks:
-        for precision in settings.precisions:
-            for p in settings.rates or (NETWORKS[name].p,):
-                for mode in settings.modes:
-                    rows.append(_measure(name, precision, p, mode, settings))
-                    found = ", ".join(f"{k} {x:.2f}" for k, x in rows[-1].speedups.items())
-                    line = f"{name}, {precision}, p = {p:g}, {mode}: {found or 'measured'}"
-                    print(line, file=sys.stderr, flush=True)
+    notes: list[str] = []
+    with kept_when_stopped(rows, notes):
+        for name, precision in itertools.product(settings.networks, settings.precisions):
+            for p, mode in itertools.product(settings.rates or (NETWORKS[name].p,), settings.modes):
+                rows.append(_measure(name, precision, p, mode, settings))
+                found = ", ".join(f"{k} {x:.2f}" for k, x in rows[-1].speedups.items())
+                line = f"{name}, {precision}, p = {p:g}, {mode}: {found or 'measured'}"
+                print(line, file=sys.stderr, flush=True)
     kinds, ours = rows[0].figures, rows[0].speedups
     times = [f"{kind} ms" for kind in kinds] + [f"{kind} × nn.Dropout" for kind in ours]
     text = markdown.table([*HEADER, *times], [_cells(row) for row in rows], left=4)
@@ -143,7 +144,7 @@ def run(settings: Settings) -> Report:
         header = [*HEADER, *(f"{kind} peak MB" for kind in kinds)]
         text += "\n\n" + markdown.table(header, memory, left=4)
     results = {"rows": [_as_json(row) for row in rows]}
-    return Report(text, list(_sentences(rows)), [], results, [], "")
+    return Report(text, list(_sentences(rows)), notes, results, [], "")
 
 
 def _measure(name: str, precision: str, p: float, mode: str, settings: Settings) -> Row:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+STOPPED = "stopped by Ctrl-C: the rest was not measured"
 
 
 class Line(NamedTuple):
@@ -30,3 +33,14 @@ class Report(NamedTuple):
     results: dict[str, Any]  # JSON values
     panels: list[Panel]
     y_label: str
+
+
+@contextmanager
+def kept_when_stopped(rows: Sequence[Any], notes: list[str]) -> Iterator[None]:
+    """Ctrl-C ends what is within, and the rows that are done are reported, with a note."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        notes.append(STOPPED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from sparsedrop.nn import SparseDropLinear
 from sparsedrop.tools import markdown
 from sparsedrop.tools.bench import timing
 from sparsedrop.tools.bench.products import Extents
-from sparsedrop.tools.bench.report import Line, Panel, Report
+from sparsedrop.tools.bench.report import STOPPED, Line, Panel, Report, kept_when_stopped
 from sparsedrop.tools.bench.settings import Settings, block_name
 from sparsedrop.tools.bench.timing import Call, Turns
 from sparsedrop.tools.clock import wait_for, wall_ms
@@ -111,13 +112,13 @@ def run(settings: Settings) -> Report:
     rows: list[Row] = []
     notes: list[str] = []
     total = len(settings.shapes) * len(settings.dtypes) * len(settings.rates)
-    for extents in settings.shapes:
-        for dtype in settings.dtypes:
-            for p in settings.rates:
-                rows.append(_measure(extents, p, dtype, settings, notes))
-                print(f"{len(rows)}/{total}  {_progress(rows[-1])}", file=sys.stderr, flush=True)
+    each = itertools.product(settings.shapes, settings.dtypes, settings.rates)
+    with kept_when_stopped(rows, notes):
+        for extents, dtype, p in each:
+            rows.append(_measure(extents, p, dtype, settings, notes))
+            print(f"{len(rows)}/{total}  {_progress(rows[-1])}", file=sys.stderr, flush=True)
     hosts: list[Host] = []
-    if settings.device.type == "cuda":
+    if settings.device.type == "cuda" and STOPPED not in notes:
         hosts = [host for dtype in settings.dtypes for host in _hosts(dtype, settings)]
     text = markdown.table(HEADER, [cells for row in rows for cells in _cells(row)], left=4)
     if hosts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from sparsedrop.tools.arguments import plural
 from sparsedrop.tools.bench import products_report
 from sparsedrop.tools.bench.measure import Case, Row, measure, operand_sets
 from sparsedrop.tools.bench.products import Extents
-from sparsedrop.tools.bench.report import Report
+from sparsedrop.tools.bench.report import Report, kept_when_stopped
 from sparsedrop.tools.bench.settings import Settings
 
 
@@ -26,14 +27,15 @@ def run(settings: Settings) -> Report:
     notes: list[str] = []
     per_operands = len(list(cases(settings, settings.shapes[0], settings.dtypes[0])))
     total = per_operands * len(settings.shapes) * len(settings.dtypes)
-    for extents in settings.shapes:
-        for dtype in settings.dtypes:
+    stops: list[str] = []
+    with kept_when_stopped(rows, stops):
+        for extents, dtype in itertools.product(settings.shapes, settings.dtypes):
             steps = operand_sets(extents, dtype, settings.device)
             for case in cases(settings, extents, dtype):
                 rows.append(measure(case, steps, settings, notes))
                 print(f"{len(rows)}/{total}  {_progress(rows[-1])}", file=sys.stderr, flush=True)
     reasons = [f"{note} ({plural(n, 'product')})" for note, n in Counter(notes).items()]
-    return products_report.of_products(rows, reasons)
+    return products_report.of_products(rows, reasons + stops)
 
 
 def cases(settings: Settings, extents: Extents, dtype: torch.dtype) -> Iterator[Case]:

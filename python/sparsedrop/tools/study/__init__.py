@@ -30,7 +30,7 @@ from typing import Any
 
 from sparsedrop.tools import compact, machine
 from sparsedrop.tools.arguments import plural
-from sparsedrop.tools.cli import UserError
+from sparsedrop.tools.cli import INTERRUPTED, UserError
 from sparsedrop.tools.names import dtype_name
 from sparsedrop.tools.study import options
 from sparsedrop.tools.study.dataset import Dataset
@@ -40,8 +40,6 @@ from sparsedrop.tools.study.settings import Settings
 
 # What the extra "study" brings, by the names of import.
 REQUIRED = ("sklearn", "matplotlib", "tqdm")
-
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
