@@ -5,7 +5,7 @@
 #include "bindings/bind.hpp"
 #include "bindings/blas.hpp"
 #include "bindings/call.hpp"
-#include "bindings/fixed_product.hpp"
+#include "bindings/fixed_products.hpp"
 #include "bindings/launch.hpp"
 
 namespace py = pybind11;

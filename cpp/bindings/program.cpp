@@ -5,7 +5,7 @@
 
 #include "bindings/blas.hpp"
 #include "bindings/call.hpp"
-#include "bindings/fixed_product.hpp"
+#include "bindings/fixed_products.hpp"
 
 namespace sparsedrop {
 namespace {

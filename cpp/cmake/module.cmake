@@ -8,7 +8,7 @@ find_package(Python COMPONENTS Interpreter Development.Module REQUIRED)
 find_package(pybind11 CONFIG REQUIRED)
 pybind11_add_module(
   _C bindings/module.cpp bindings/elementwise.cpp bindings/products.cpp bindings/launch.cpp
-     bindings/program.cpp bindings/programs.cpp bindings/blas.cpp bindings/fixed_product.cpp
+     bindings/program.cpp bindings/programs.cpp bindings/blas.cpp bindings/fixed_products.cpp
      bindings/live_product.cpp)
 target_include_directories(_C PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(_C PRIVATE sparsedrop::sparsedrop ${CMAKE_DL_LIBS})

@@ -118,7 +118,8 @@ _thread = threading.local()
 def blas_handle(index: int) -> int:
     """Address of torch's cuBLAS handle for its current stream on GPU `index`."""
     if not hasattr(_thread, "has_context"):
-        torch.cuda.is_current_stream_capturing()  # of calls that leave a context the harmless one
+        # A thread of autograd's has no CUDA context at first, and torch warns; this leaves one.
+        torch.cuda.is_current_stream_capturing()
         _thread.has_context = True
     if gpus() > 1 and torch.cuda.current_device() != index:
         with torch.cuda.device(index):

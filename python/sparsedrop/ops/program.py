@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsedrop import _native
 from sparsedrop.masks import FILLS, Layout, MaskTensors, host_state, layout
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class Pass(NamedTuple):
     program: _C.Program
     scratch: int
 
+    def room(self, allocate: _native.Allocate) -> Tensor | None:
+        """The scratch of a call; None where none is needed."""
+        return allocate((self.scratch,), (1,), torch.uint8) if self.scratch else None
+
 
 class Space(NamedTuple):
     """A contiguous tensor that is allocated for every call."""
@@ -122,11 +127,6 @@ class Space(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
-
-    @classmethod
-    def bytes(cls, count: int) -> Space:
-        """Scratch."""
-        return cls((count,), (1,), torch.uint8)
 
     @classmethod
     def of(cls, shape: tuple[int, ...], dtype: torch.dtype) -> Space:

@@ -54,7 +54,7 @@ class DenseLayer:
         if facts.weight_dtype is not facts.dtype:
             used_weight, weight_to = memory.rounded_weight(weight, stream)
         used_bias = bias if self._bias is None else memory.allocate(*self._bias)
-        scratch = memory.bytes(self._forward.scratch)
+        scratch = self._forward.room(memory.allocate)
         self._forward.program.run(
             (
                 x.data_ptr(), used_x.data_ptr(), weight.data_ptr(), weight_to,
@@ -106,7 +106,7 @@ class DenseLayer:
         elif made is not None and self._rounds_x:
             made = memory.allocate(*memory.x)
         backward = self._backward_into(into)
-        scratch = memory.bytes(backward.scratch)
+        scratch = backward.room(memory.allocate)
         places = (
             grad.data_ptr(), saved.x.data_ptr(), saved.weight.data_ptr(), saved.mask.data_ptr(),
             address(grads[0]),

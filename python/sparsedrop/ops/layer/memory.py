@@ -26,7 +26,7 @@ class Memory:
 
     def bytes(self, count: int) -> Tensor | None:
         """Scratch; None where none is needed."""
-        return self.allocate(*Space.bytes(count)) if count else None
+        return self.allocate((count,), (1,), torch.uint8) if count else None
 
     def rounded_weight(self, weight: Tensor, stream: int) -> tuple[Tensor, int]:
         """The weight in the dtype of the products, and its address if it has yet to be filled."""

@@ -13,7 +13,7 @@ from sparsedrop import _native, select
 from sparsedrop.masks import MaskTensors
 from sparsedrop.ops import copies
 from sparsedrop.ops.plan import Blocks, Key, kernel_plan, layer_keys, request_of
-from sparsedrop.ops.program import Pass, Space, address, draw
+from sparsedrop.ops.program import Space, address, draw
 from sparsedrop.ops.stack import programs
 from sparsedrop.ops.stack.facts import (
     Branch,
@@ -136,7 +136,7 @@ class KernelStack:
         stream = _native.current_stream(facts.device)
         out, pack = allocate(*self._out), allocate(*self._pack)
         used_x = allocate(*self._x) if self._rounds_x else x
-        scratch = self._scratch(self._forward)
+        scratch = self._forward.room(self._allocate)
         places = [
             x.data_ptr(), used_x.data_ptr(), out.data_ptr(), pack.data_ptr(), address(scratch)
         ]  # fmt: skip
@@ -176,9 +176,6 @@ class KernelStack:
             return ()
         facts = self.facts
         return _native.blas_handle(facts.device), _native.allows_narrow_sums(facts.dtype)
-
-    def _scratch(self, of: Pass) -> Tensor | None:
-        return self._allocate(*Space.bytes(of.scratch)) if of.scratch else None
 
     def _rounded(self, weight: Tensor, space: Space, stream: int | None) -> tuple[Tensor, int]:
         """The weight as it is used, and its address if it has yet to be filled.
@@ -235,7 +232,7 @@ class KernelStack:
         facts, allocate = self.facts, self._allocate
         grads: list[Tensor | None] = [allocate(*self._x) if needs[0] else None]
         other = allocate(*self._x) if needs[0] and self._is_gated else None
-        scratch = self._scratch(self._backward)
+        scratch = self._backward.room(self._allocate)
         places = [
             grad.data_ptr(), saved.x.data_ptr(), saved.pack.data_ptr(), address(grads[0]),
             address(other), address(scratch),

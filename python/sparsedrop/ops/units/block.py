@@ -70,9 +70,6 @@ class Block:
     def _lazy_backward(self) -> Pass:
         return programs.backward(self.facts, self._handle, lazy=True)
 
-    def _scratch(self, of: Pass) -> Tensor | None:
-        return self._allocate(*Space.bytes(of.scratch)) if of.scratch else None
-
     def _settings(self, drawn: Drawn) -> tuple[int, ...]:
         """Live units, torch's handle, and whether it adds parts of sums in 16 bits."""
         facts = self.facts
@@ -108,7 +105,7 @@ class Block:
                 kept.append(made)
             places += (weight.data_ptr(), used[-1].data_ptr(), address(bias), address(made))
         hidden = allocate(*self._hidden) if self._keeps_input else kept[0]
-        scratch = self._scratch(self._forward)
+        scratch = self._forward.room(self._allocate)
         self._forward.program.run(
             (
                 x.data_ptr(), used_x.data_ptr(), out.data_ptr(), hidden.data_ptr(),
@@ -171,7 +168,7 @@ class Block:
                 address(of_weight), address(of_bias), address(made), address(sums),
             )  # fmt: skip
         backward = self._lazy_backward if lazy else self._backward
-        scratch = self._scratch(backward)
+        scratch = backward.room(self._allocate)
         backward.program.run(
             (
                 grad.data_ptr(), saved.x.data_ptr(), address(hidden) if needs[-2] else 0,

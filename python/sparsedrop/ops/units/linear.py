@@ -45,9 +45,6 @@ class LinearCall:
     def _lazy_backward(self) -> Pass:
         return linear_programs.backward(self.facts, self._handle, lazy=True)
 
-    def _scratch(self, of: Pass) -> Tensor | None:
-        return self._allocate(*Space.bytes(of.scratch)) if of.scratch else None
-
     def _rest(self, drawn: DrawnSides) -> tuple[int, ...]:
         """All places from those of units on."""
         facts, rows = self.facts, drawn.rows or drawn.cols
@@ -69,7 +66,7 @@ class LinearCall:
         out, used = allocate(*self._out), self._used_weight(weight)
         used_x = self._padded(x, self._x, self._k is not None)
         used_bias = allocate(*self._bias) if facts.gathers_bias else None
-        scratch = self._scratch(self._forward)
+        scratch = self._forward.room(self._allocate)
         self._forward.program.run(
             (
                 out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), used.data_ptr(), address(bias),
@@ -111,7 +108,7 @@ class LinearCall:
         used_grad = self._padded(grad, self._out, self._n is not None)
         used_x = self._padded(x, self._x, self._k is not None and needs[1])
         backward = self._lazy_backward if lazy else self._backward
-        scratch = self._scratch(backward)
+        scratch = backward.room(self._allocate)
         backward.program.run(
             (
                 grad.data_ptr(), x.data_ptr(), address(grad_x), weight.data_ptr(), address(used), 0,

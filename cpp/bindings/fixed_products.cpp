@@ -1,4 +1,4 @@
-#include "bindings/fixed_product.hpp"
+#include "bindings/fixed_products.hpp"
 
 #include <dlfcn.h>
 #include <library_types.h>
