@@ -73,7 +73,7 @@ __device__ uint32_t live_bits(P const& p, Grid<P>& grid, int32_t row, int32_t co
     return grid.is_live(row, col) ? kAll : 0;
   } else {
     uint32_t bits = 0;
-#pragma unroll
+#pragma unroll 1  // a draw is long: eight of them for each row take all registers
     for (int v = 0; v < kVector; ++v) {
       bits |= uint32_t(grid.is_live(row, col + v)) << v;
     }
@@ -89,29 +89,38 @@ __global__ void __launch_bounds__(kWarp* kRowsAtOnce) masked_copy_kernel(Params<
   }
   auto const col = int32_t(first_col);
   constexpr uint32_t kAllLive = (1u << kVector) - 1;
+  static_assert(kVector * kRowsPerThread <= 32);
   constexpr int64_t kStep = kRowsAtOnce * kRowsPerThread;
   Grid<Params<In, Out>> grid(p);
   for (int64_t top = blockIdx.y * kStep + threadIdx.y; top < p.rows; top += gridDim.y * kStep) {
-    Vector<In, kVector> read[kRowsPerThread] = {};
-    uint32_t live[kRowsPerThread] = {};
+    uint32_t live = 0;  // of all its rows: kVector bits each
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       int64_t const row = top + i * kRowsAtOnce;
-      live[i] = row < p.rows ? live_bits<kVector, kWhole>(p, grid, int32_t(row), col) : 0;
-      if (live[i] != 0 && !(p.leaves_live && live[i] == kAllLive)) {
+      if (row < p.rows) {
+        live |= live_bits<kVector, kWhole>(p, grid, int32_t(row), col) << i * kVector;
+      }
+    }
+    Vector<In, kVector> read[kRowsPerThread] = {};
+#pragma unroll
+    for (int i = 0; i < kRowsPerThread; ++i) {
+      int64_t const row = top + i * kRowsAtOnce;
+      uint32_t const of_row = live >> i * kVector & kAllLive;
+      if (of_row != 0 && !(p.leaves_live && of_row == kAllLive)) {
         read[i] = *reinterpret_cast<Vector<In, kVector> const*>(p.in + row * p.in_ld + col);
       }
     }
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       int64_t const row = top + i * kRowsAtOnce;
-      if (row < p.rows && !(p.leaves_live && live[i] == kAllLive)) {
+      uint32_t const of_row = live >> i * kVector & kAllLive;
+      if (row < p.rows && !(p.leaves_live && of_row == kAllLive)) {
         Vector<Out, kVector> written;
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
           // Chosen and not multiplied: what stands in a dropped block may be NaN.
           Accumulator<In> const value =
-              (live[i] >> v & 1u) != 0 ? widened(read[i].element[v]) * p.factor : 0;
+              (of_row >> v & 1u) != 0 ? widened(read[i].element[v]) * p.factor : 0;
           written.element[v] = rounded<Out>(value);
         }
         *reinterpret_cast<Vector<Out, kVector>*>(p.out + row * p.out_ld + col) = written;
