@@ -184,3 +184,31 @@ def test_what_waits_for_the_gpu_is_refused():
     model = nn.Linear(4, 4).cuda()
     with pytest.raises(RuntimeError, match="the step cannot be captured: it may wait for the GPU"):
         sparsedrop.capture(model, lambda x: model(x).sum().item(), torch.ones(2, 4, device="cuda"))
+
+
+def test_after_a_refusal_torch_draws_and_captures_as_before():
+    """Also a step that was captured earlier follows the seed."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5)).cuda()
+    x = torch.ones(32, 64, device="cuda")
+    earlier = sparsedrop.capture(model, _stepper(model), x)
+
+    def seeded(draw):
+        torch.cuda.manual_seed(3)
+        return [draw().clone() for _ in range(2)]
+
+    def drawn():
+        return torch.rand(64, device="cuda")
+
+    cases = [drawn, lambda: model(x), lambda: earlier(x)[1]]
+    before = [seeded(case) for case in cases]
+    stream = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError, match="the step cannot be captured"):
+        sparsedrop.capture(model, lambda x: model(x).sum().item(), x)
+    assert torch.cuda.current_stream() == stream
+    later = sparsedrop.capture(model, _stepper(model), x)
+    cases.append(lambda: later(x)[1])
+    before.append(before[2])
+    for case, old in zip(cases, before, strict=True):
+        new = seeded(case)
+        assert all(map(torch.equal, old, new))
+        assert not torch.equal(new[0], new[1])

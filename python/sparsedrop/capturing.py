@@ -216,13 +216,13 @@ def _captured(
 ) -> CapturedStep:
     parameters = _trained(model)
     leaves = (*parameters, *inputs)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
         for _ in range(warm_up):
             _forget_gradients(leaves)
             step(*inputs)
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     strata, pool = Strata(draws), torch.cuda.graph_pool_handle()
     replays, kept = list[Replay](), list[Tensor | None]([None] * len(parameters))
     while len(replays) < (draws if strata.is_used else 1):
@@ -233,6 +233,7 @@ def _captured(
                 result = step(*inputs)
                 _keep_gradients(parameters, kept)
         except RuntimeError as error:
+            _leave_capture(current)
             raise RuntimeError(
                 "the step cannot be captured: it may wait for the GPU (.item(), print, a "
                 "GradScaler), or have an optimiser without capturable=True"
@@ -241,6 +242,14 @@ def _captured(
         replays.append(Replay(graph.replay, result, has_gradient))
     _forget_gradients(parameters)
     return CapturedStep(step, inputs, model, replays, kept)
+
+
+def _leave_capture(stream: torch.cuda.Stream) -> None:
+    """After one that failed torch stays on its stream, and its generator within it: every draw
+    that follows would raise. A capture that succeeds ends that."""
+    torch.cuda.set_stream(stream)
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.zeros(1, device="cuda")
 
 
 def _keep_gradients(parameters: Sequence[Tensor], kept: list[Tensor | None]) -> None:
