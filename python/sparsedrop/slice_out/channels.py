@@ -57,7 +57,7 @@ def conv2d(x: Tensor, conv: nn.Conv2d, read: Channels | None, made: Channels | N
         groups = conv.groups * read.width // read.units
         read = None
     cut, (rows, cols) = _cut(_live(read), _live(made), x.device)
-    how = Convolution(conv.stride, _padding(conv), conv.dilation, groups, cut, alpha)  # type: ignore[arg-type]
+    how = Convolution(conv.stride, _padding(conv), conv.dilation, groups, cut, alpha)
     if rows is None and cols is None:
         return run_conv2d(x, conv.weight, conv.bias, how)
     x = operands.cast(x, dtype_of(x, conv.weight, conv.bias))

@@ -15,7 +15,7 @@ from sparsedrop.masks import Slice
 from sparsedrop.ops.slices.batch_norm import BatchNorm, Vectors, by_views
 from sparsedrop.ops.slices.batch_norm import batch_norm as node
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 def batch_norm(
@@ -95,7 +95,7 @@ def recalibrate_bn(model: nn.Module, loader: Iterable[object], batches: int | No
             at least 1, or there is no batch.
         TypeError: for a loader that is not iterable.
     """
-    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, Norm) and m.track_running_stats]
     if not norms:
         raise ValueError(f"{type(model).__name__} has no batch norm with running statistics")
     if batches is not None and (not isinstance(batches, Integral) or batches < 1):
@@ -120,7 +120,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @contextmanager
-def _collecting(model: nn.Module, norms: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
+def _collecting(model: nn.Module, norms: Sequence[Norm]) -> Iterator[list[nn.Module]]:
     """Everything but the norms is in evaluation; what is not in the list in the end is as it was.
 
     The count of batches, which stands for all of a training, is as it was in any case.
@@ -133,8 +133,8 @@ def _collecting(model: nn.Module, norms: Sequence[nn.Module]) -> Iterator[list[n
     try:
         for norm in norms:
             norm.train()
-            norm.momentum = None  # type: ignore[assignment]
-            norm.reset_running_stats()  # type: ignore[operator]
+            norm.momentum = None
+            norm.reset_running_stats()
         yield called
     finally:
         for module, mode in modes.items():

@@ -71,6 +71,7 @@ class LazyOptimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         return f"lazy({self.inner!r})"
 
+    # A list that the base class stores; here it is made anew, since slices are.
     @property
     def param_groups(self) -> list[Any]:  # type: ignore[override]
         """Those of the stock optimiser, with the live slices in the place of sliced parameters:

@@ -133,8 +133,8 @@ class _Eager(torch.autograd.Function):
                 return _Eager.backward(ctx, grad)
         if torch.is_grad_enabled() or is_watched_gradient(grad):
 
-            def run(x: Tensor, *full: Tensor | None) -> Tensor:
-                return feed_forward_plain(x, Parameters(*full), rows, *ctx.how)  # type: ignore[arg-type]
+            def run(x: Tensor, *full: Any) -> Tensor:
+                return feed_forward_plain(x, Parameters(*full), rows, *ctx.how)
 
             return None, None, *gradients_again(run, [x, *full], grad, needs)
         of = Parameters(*copies) if copies else arithmetic.cut_weights(full, rows, x.dtype)

@@ -14,7 +14,8 @@ from sparsedrop.ops.slices import parts, products
 from sparsedrop.ops.slices.products import Cut, Pieces
 from sparsedrop.ops.slices.views import live
 
-Pair = tuple[int, int]
+Pair = tuple[int, ...]
+"""Of height and width, as torch types it."""
 
 
 class Convolution(NamedTuple):
