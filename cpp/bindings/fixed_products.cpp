@@ -8,6 +8,9 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
+
+#include "bindings/call.hpp"
 
 namespace sparsedrop {
 namespace {
@@ -49,7 +52,8 @@ constexpr int kCompute32f = 68, kComputeTf32 = 77;
 constexpr size_t kWorkspaceLimit = size_t(32) << 20;  // as torch's on a Hopper GPU
 constexpr uint32_t kTorchAlignment = 256, kLeastAlignment = 16;
 constexpr size_t kMostPlans = 16;
-constexpr int kNoWay = -1;
+constexpr int kNoWay = -1, kNotSupported = 15;
+constexpr int kExecutionFailed = 13, kInternalError = 14;
 
 struct BlasLt {
   Create create_product = nullptr;
@@ -110,7 +114,8 @@ Owned preference(size_t workspace_limit, uint32_t alignment, DataType out_dtype)
   return is_good ? std::move(made) : owned(nullptr, 0, lt().destroy_preference);
 }
 
-Owned description(DenseProduct const& of) {
+// For a bias that is a multiple of `alignment`.
+Owned description(DenseProduct const& of, uint32_t alignment) {
   void* object = nullptr;
   bool const is_tf32 = of.tf32 && of.dtype == DataType::fp32;
   int const status = lt().create_product(&object, is_tf32 ? kComputeTf32 : kCompute32f, CUDA_R_32F);
@@ -121,7 +126,7 @@ Owned description(DenseProduct const& of) {
                  set(lt().set_product, made, kTransposeB, right);
   if (of.bias != nullptr) {
     is_good = is_good && set(lt().set_product, made, kEpilogue, int32_t(kAddBias)) &&
-              set(lt().set_product, made, kBiasPointer, of.bias);
+              set(lt().set_product, made, kBiasPointer, at<void const>(alignment));
   }
   return is_good ? std::move(made) : owned(nullptr, 0, lt().destroy_product);
 }
@@ -169,20 +174,22 @@ struct FixedProducts::Plan {
   Found found;  // with a status of 0 where there is a way
 };
 
-FixedProducts::FixedProducts(void* handle) : handle_(handle) {}
+FixedProducts::FixedProducts() = default;
 
 FixedProducts::~FixedProducts() = default;
 
-bool FixedProducts::prepare(DenseProduct const& of) {
+bool FixedProducts::prepare(DenseProduct const& of, void* handle) {
   if (!lt().is_whole() || of.dtype == DataType::fp64) {
     return false;
   }
-  Plan const* const plan = add(of, kWorkspaceLimit);
-  workspace_bytes_ = plan->found.status == 0 ? plan->found.workspace_bytes : 0;
-  return plan->found.status == 0;
+  Plan const* const plan = add(of, handle, kWorkspaceLimit);
+  bool const has_way = plan != nullptr && plan->found.status == 0;
+  workspace_bytes_ = has_way ? plan->found.workspace_bytes : 0;
+  return has_way;
 }
 
-FixedProducts::Plan const* FixedProducts::add(DenseProduct const& of, size_t workspace_limit) {
+FixedProducts::Plan* FixedProducts::add(DenseProduct const& of, void* handle,
+                                        size_t workspace_limit) {
   uint32_t const alignment = alignment_of(of);
   bool const is_awkward = of.bias != nullptr && !rows_are_aligned(of);
   if (is_awkward) {
@@ -193,39 +200,44 @@ FixedProducts::Plan const* FixedProducts::add(DenseProduct const& of, size_t wor
     return f.is_transposed ? layout(of.dtype, rows, cols, f.ld)
                            : layout(of.dtype, cols, rows, f.ld);
   };
-  plans_.push_back(std::unique_ptr<Plan>(
-      new Plan{of, alignment, description(of), factor(of.b, of.k, of.n), factor(of.a, of.m, of.k),
-               layout(of.out_dtype, of.n, of.m, of.out_ld), Found{}}));
-  Plan& plan = *plans_.back();
+  auto made = std::unique_ptr<Plan>(new Plan{of, alignment, description(of, alignment),
+                                             factor(of.b, of.k, of.n), factor(of.a, of.m, of.k),
+                                             layout(of.out_dtype, of.n, of.m, of.out_ld), Found{}});
+  Plan& plan = *made;
   Owned const how = preference(workspace_limit, alignment, of.out_dtype);
   int count = 0, status = kNoWay;
   if (plan.product != nullptr && plan.left != nullptr && plan.right != nullptr &&
       plan.out != nullptr && how != nullptr) {
-    status = lt().find(handle_, plan.product.get(), plan.left.get(), plan.right.get(),
+    status = lt().find(handle, plan.product.get(), plan.left.get(), plan.right.get(),
                        plan.out.get(), plan.out.get(), how.get(), 1, &plan.found, &count);
+  }
+  if (status != 0 && status != kNotSupported) {
+    return nullptr;  // it may say more another time: in some releases, outside of a capture
   }
   // Without room it adds up a long sum of fp32 in one go, and loses more than cuBLAS.
   if (status != 0 || count == 0 || (is_awkward && of.out_dtype == DataType::fp32)) {
     plan.found.status = kNoWay;
   }
-  return &plan;
+  plans_.push_back(std::move(made));
+  return plans_.back().get();
 }
 
-FixedProducts::Plan const* FixedProducts::find(DenseProduct const& of) {
+FixedProducts::Plan* FixedProducts::find(DenseProduct const& of, void* handle) {
   uint32_t const alignment = alignment_of(of);
   for (auto const& plan : plans_) {
     if (plan->alignment == alignment && is_alike(plan->of, of)) {
       return plan.get();
     }
   }
-  return plans_.size() < kMostPlans ? add(of, workspace_bytes_) : nullptr;
+  return plans_.size() < kMostPlans ? add(of, handle, workspace_bytes_) : nullptr;
 }
 
-bool FixedProducts::run(DenseProduct const& of, void* workspace, cudaStream_t stream) {
+bool FixedProducts::run(DenseProduct const& of, void* handle, void* workspace,
+                        cudaStream_t stream) {
   if (!lt().is_whole() || of.dtype == DataType::fp64 || alignment_of(of) == 0) {
     return false;
   }
-  Plan const* const plan = find(of);
+  Plan* const plan = find(of, handle);
   if (plan == nullptr || plan->found.status != 0) {
     return false;
   }
@@ -237,15 +249,20 @@ bool FixedProducts::run(DenseProduct const& of, void* workspace, cudaStream_t st
   }
   if (status == 0) {
     status =
-        lt().multiply(handle_, plan->product.get(), &alpha, of.b.data, plan->left.get(), of.a.data,
+        lt().multiply(handle, plan->product.get(), &alpha, of.b.data, plan->left.get(), of.a.data,
                       plan->right.get(), &beta, of.out, plan->out.get(), of.out, plan->out.get(),
                       &plan->found.algorithm, workspace, plan->found.workspace_bytes, stream);
   }
-  if (status != 0) {
+  if (status == 0) {
+    return true;
+  }
+  plan->found.status = kNoWay;
+  cudaGetLastError();  // what failed is known: a launch that comes next has not
+  if (of.beta != 0.0 && (status == kExecutionFailed || status == kInternalError)) {
     throw std::runtime_error("cublasLtMatmul for " + describe(of) + ": status " +
                              std::to_string(status));
   }
-  return true;
+  return false;
 }
 
 void load_blas_lt(int release) {

@@ -18,29 +18,29 @@ void load_blas_lt(int release);
 // The products of one step of a program. One call at a time, which Python's lock sees to.
 class FixedProducts {
  public:
-  // `handle` is torch's of cuBLAS, which stands for one of cuBLASLt. Parts of sums are added up in
-  // fp32.
-  explicit FixedProducts(void* handle);
+  FixedProducts();
   ~FixedProducts();
 
   // Looks up how to multiply so; false where cuBLASLt is not loaded or has no way. What the
   // product's addresses point to is not looked at; it is for such that are multiples of as much.
-  bool prepare(DenseProduct const& of);
+  // `handle` is torch's of cuBLAS, which stands for one of cuBLASLt.
+  bool prepare(DenseProduct const& of, void* handle);
 
   // What `prepare` found to be needed; other products make do with it.
   size_t workspace_bytes() const { return workspace_bytes_; }
 
-  // False, and nothing done, where there is no way; std::runtime_error with cuBLASLt's number for
-  // it where the product fails.
-  bool run(DenseProduct const& of, void* workspace, cudaStream_t stream);
+  // Parts of sums are added up in fp32. False where there is no way, or the one that was found
+  // fails: the result is then to be made by another. std::runtime_error with cuBLASLt's number for
+  // it where something may have been added to the result.
+  bool run(DenseProduct const& of, void* handle, void* workspace, cudaStream_t stream);
 
  private:
   struct Plan;
 
-  Plan const* find(DenseProduct const& of);
-  Plan const* add(DenseProduct const& of, size_t workspace_limit);
+  // Null where cuBLASLt cannot say at the moment.
+  Plan* find(DenseProduct const& of, void* handle);
+  Plan* add(DenseProduct const& of, void* handle, size_t workspace_limit);
 
-  void* handle_;
   size_t workspace_bytes_ = 0;
   std::vector<std::unique_ptr<Plan>> plans_;
 };

@@ -166,9 +166,9 @@ size_t Program::dense_product(Dense const& of) {
   usual.bias = of.bias ? at<void const>(kAligned) : nullptr;
   bool const is_fp32 = of.dtype == DataType::fp32;
   usual.tf32 = is_fp32 && multiplies_as_tf32(of.handle_now);
-  auto const fixed = std::make_shared<FixedProducts>(of.handle_now);
+  auto const fixed = std::make_shared<FixedProducts>();
   OnDevice const guard(device_);
-  fixed->prepare(parts_of(shape, {live, 1, 0, live, 0}, usual).front());
+  fixed->prepare(parts_of(shape, {live, 1, 0, live, 0}, usual).front(), of.handle_now);
   steps_.emplace_back([=](Call const& call) {
     DenseProduct whole = usual;
     whole.out = call.address<void>(of.out);
@@ -185,7 +185,7 @@ size_t Program::dense_product(Dense const& of) {
     whole.tf32 = is_fp32 && multiplies_as_tf32(settings.handle);
     LiveUnits const units = of.units ? call.units({*of.units, live}) : LiveUnits{};
     auto const parts = parts_of(shape, units, whole);
-    if (parts.size() == 1 && fixed->run(parts.front(), workspace, call.stream)) {
+    if (parts.size() == 1 && fixed->run(parts.front(), settings.handle, workspace, call.stream)) {
       return;
     }
     for (DenseProduct const& part : parts) {

@@ -94,7 +94,7 @@ class Program {
     Place workspace;
     int handle;  // and in the place behind it, whether parts of sums may be added in 16 bits
     std::optional<int> units;  // of one extent, where the shape says of which
-    void* handle_now;          // torch's at the moment, which cuBLASLt may keep
+    void* handle_now;          // torch's at the moment
   };
   // cuBLASLt's, or cuBLAS's where that has no way, and in two parts of the units, whose extents
   // differ from call to call. Returns bytes of workspace. std::invalid_argument for a bias of what

@@ -25,21 +25,31 @@ def _lying(tensor, offset):
     return room[offset:].view(tensor.shape)
 
 
-def _multiply(a, b, bias, out, *, accumulates=False):
+class _Multiplying:
     """alpha * a bᵀ + bias by a program of one step; alpha is 0.5."""
-    assert _native.has_blas()
-    handle = torch.cuda.current_blas_handle()
-    program = _native.C.Program(0)
-    scratch = program.dense_product(
-        m=a.shape[0], n=b.shape[0], k=a.shape[1], a=0, b=1, b_turned=True, out=3,
-        dtype=_native.dtype_code(a.dtype), out_dtype=_native.dtype_code(out.dtype), alpha=0,
-        accumulates=accumulates, bias=None if bias is None else 2, workspace=4, handle=5,
-        handle_now=handle,
-    )  # fmt: skip
-    room = torch.empty(max(scratch, 1), dtype=torch.uint8, device="cuda")
-    places = [t.data_ptr() for t in (a, b, a if bias is None else bias, out, room)]
-    narrow = _native.allows_narrow_sums(a.dtype)
-    program.run((*places, handle, narrow), (0.5,), _native.current_stream(0))
+
+    def __init__(self, a, b, bias, out, *, accumulates=False):
+        assert _native.has_blas()
+        self.program = _native.C.Program(0)
+        scratch = self.program.dense_product(
+            m=a.shape[0], n=b.shape[0], k=a.shape[1], a=0, b=1, b_turned=True, out=3,
+            dtype=_native.dtype_code(a.dtype), out_dtype=_native.dtype_code(out.dtype), alpha=0,
+            accumulates=accumulates, bias=None if bias is None else 2, workspace=4, handle=5,
+            handle_now=torch.cuda.current_blas_handle(),
+        )  # fmt: skip
+        self.room = torch.empty(max(scratch, 1), dtype=torch.uint8, device="cuda")
+
+    def __call__(self, a, b, bias, out):
+        """Of such operands as the program was made for, which may lie elsewhere."""
+        tensors = (a, b, a if bias is None else bias, out, self.room)
+        narrow = _native.allows_narrow_sums(a.dtype)
+        handle = torch.cuda.current_blas_handle()
+        places = (*(t.data_ptr() for t in tensors), handle, narrow)
+        self.program.run(places, (0.5,), _native.current_stream(0))
+
+
+def _multiply(a, b, bias, out, **options):
+    _Multiplying(a, b, bias, out, **options)(a, b, bias, out)
 
 
 def _operands(m, n, k, dtype, offset):
@@ -78,23 +88,41 @@ def test_what_is_accumulated_has_no_bias():
         _multiply(a, b, bias, out, accumulates=True)
 
 
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+def test_one_program_multiplies_wherever_its_operands_lie(dtype):
+    multiply = None
+    for offset in (0, 8, 1, 0):
+        a, b, bias, out = _operands(300, 136, 96, dtype, offset)
+        multiply = multiply or _Multiplying(a, b, bias, out)
+        for added in (bias, torch.randn_like(bias)):
+            out.fill_(float("nan"))
+            multiply(a, b, added, out)
+            truth = 0.5 * a.double() @ b.double().t() + added.double()
+            assert (out.double() - truth).norm() <= 4 * torch.finfo(dtype).eps * truth.norm()
+
+
 def test_float32_is_multiplied_as_torch_is_told_at_the_time():
     a, b, bias, out = _operands(256, 256, 512, F32, 0)
     truth = 0.5 * a.double() @ b.double().t() + bias.double()
-    before, errors = torch.backends.cuda.matmul.allow_tf32, {}
-    for tf32 in (False, True, False):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        _multiply(a, b, bias, out)
-        errors[tf32] = (out.double() - truth).norm() / truth.norm()
-    torch.backends.cuda.matmul.allow_tf32 = before
-    assert errors[False] < 1e-6 < 1e-5 < errors[True] < 1e-3
+    multiply, before = _Multiplying(a, b, bias, out), torch.backends.cuda.matmul.allow_tf32
+    errors = []
+    try:
+        for tf32 in (False, True, False):
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+            out.fill_(float("nan"))
+            multiply(a, b, bias, out)
+            errors.append((out.double() - truth).norm() / truth.norm())
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert errors[0] < 1e-6 < 1e-5 < errors[1] < 1e-3
+    assert errors[2] < 1e-6
 
 
 def test_a_backward_pass_in_a_thread_of_its_own_warns_of_nothing():
     code = (
         "import torch; from sparsedrop.nn import SliceOutMLP\n"
-        "block = SliceOutMLP(256, 512, p=0.5, device='cuda')\n"
-        "x = torch.randn(64, 256, device='cuda', requires_grad=True)\n"
+        "block = SliceOutMLP(256, 512, p=0.5, device='cuda', dtype=torch.bfloat16)\n"
+        "x = torch.randn(64, 256, device='cuda', dtype=torch.bfloat16, requires_grad=True)\n"
         "block(x).sum().backward()\n"
         "torch.cuda.synchronize()\n"
     )

@@ -55,6 +55,11 @@ def test_the_way_of_a_layer(facts, path, side, decide):
     assert decide(*facts, side=side).path == path
 
 
+@pytest.mark.parametrize("extents", [(0, 1024, 1024), (512, 0, 1024)], ids=str)
+def test_a_layer_without_work_has_a_way(extents, decide):
+    assert decide(*extents).path == "dense"
+
+
 def test_the_kernels_are_those_that_each_product_would_take_first(decide):
     choice = decide(4096, 4096, 4096)
     requests = map(request_of, keys_of(_facts(4096, 4096, 4096)))

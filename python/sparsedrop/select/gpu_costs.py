@@ -198,6 +198,8 @@ def _soft_maximum(one: float, other: float) -> float:
 
 def dense_us(m: int, n: int, k: int, cost: Cost, sms: int) -> float:
     """Expected time of the dense product by cuBLAS, in microseconds; cost: of its tile."""
+    if 0 in (m, n, k):
+        return 0.0
 
     def time(columns: int) -> float:
         tiles, k_tiles = -(-m // CUBLAS_TILE.m) * -(-n // columns), -(-k // CUBLAS_TILE.k)

@@ -8,28 +8,10 @@
 #include <stdexcept>
 #include <vector>
 
+#include "bindings/host_product.hpp"
+
 namespace sparsedrop {
 namespace {
-
-// What cuBLAS would do, in fp64.
-void multiply_on_host(DenseProduct const& p) {
-  auto const at = [](Factor const& of, int64_t row, int64_t col) {
-    auto const* const data = static_cast<double const*>(of.data);
-    return of.is_transposed ? data[col * of.ld + row] : data[row * of.ld + col];
-  };
-  auto* const out = static_cast<double*>(p.out);
-  for (int64_t i = 0; i < p.m; ++i) {
-    for (int64_t j = 0; j < p.n; ++j) {
-      double sum = 0.0;
-      for (int64_t k = 0; k < p.k; ++k) {
-        sum += at(p.a, i, k) * at(p.b, k, j);
-      }
-      double& to = out[i * p.out_ld + j];
-      to = p.alpha * sum + (p.beta == 0.0 ? 0.0 : p.beta * to);
-      to += p.bias == nullptr ? 0.0 : static_cast<double const*>(p.bias)[j];
-    }
-  }
-}
 
 constexpr int64_t kUnits = 12, kOther = 5, kRows = 4, kLd = 16;
 
@@ -46,14 +28,6 @@ LiveUnits const kSlice{6, 1, 2, 6, 0};
 LiveUnits const kWrapped{6, 1, 9, 3, 0};
 LiveUnits const kRowsOfThree{4, 3, 1, 4, 0};
 
-std::vector<double> numbers(int64_t count, int seed) {
-  std::vector<double> found;
-  for (int64_t i = 0; i < count; ++i) {
-    found.push_back(double((seed + 7 * i) % 11) - 5.0);
-  }
-  return found;
-}
-
 DenseProduct product(double const* a, double const* b, double* out, double beta = 0.0) {
   DenseProduct made{};
   made.a.data = a;
@@ -68,18 +42,18 @@ DenseProduct product(double const* a, double const* b, double* out, double beta 
 int run(Shape const& shape, LiveUnits const& units, DenseProduct const& whole) {
   auto const parts = parts_of(shape, units, whole);
   for (DenseProduct const& part : parts) {
-    multiply_on_host(part);
+    multiply_on_host<double>(part);
   }
   return int(parts.size());
 }
 
 // x [rows, other] times the live rows of a weight [units, other], into a compact matrix.
 TEST(LiveProduct, ReadsLiveRowsOfAWeight) {
-  auto const x = numbers(kRows * kOther, 1), weight = numbers(kUnits * kOther, 2);
+  auto const x = numbers<double>(kRows * kOther, 1), weight = numbers<double>(kUnits * kOther, 2);
   for (LiveUnits const& units : {kSlice, kWrapped, kRowsOfThree}) {
     std::vector<double> out(kRows * kLd, -77.0);
     Shape const shape{kRows, units.count, kOther, {kOther}, {kOther, true, true}, {kLd}, Extent::n};
-    auto const bias = numbers(units.count, 8);
+    auto const bias = numbers<double>(units.count, 8);
     DenseProduct whole = product(x.data(), weight.data(), out.data());
     whole.bias = bias.data();
     int const parts = run(shape, units, whole);
@@ -100,13 +74,13 @@ TEST(LiveProduct, ReadsLiveRowsOfAWeight) {
 // A compact matrix times the live columns of a weight [other, units]: parts are added up, also to
 // what is there.
 TEST(LiveProduct, AddsUpThePartsOfASum) {
-  auto const hidden = numbers(kRows * kLd, 3), weight = numbers(kOther * kUnits, 4);
+  auto const hidden = numbers<double>(kRows * kLd, 3), weight = numbers<double>(kOther * kUnits, 4);
   for (double beta : {0.0, 1.0}) {
     for (LiveUnits const& units : {kSlice, kWrapped}) {
       std::vector<double> out(kRows * kOther, 3.0);
       Shape const shape{kRows,    kOther,   units.count, {kLd}, {kUnits, true, true},
                         {kOther}, Extent::k};
-      auto const bias = numbers(kOther, 9);
+      auto const bias = numbers<double>(kOther, 9);
       DenseProduct whole = product(hidden.data(), weight.data(), out.data(), beta);
       whole.bias = bias.data();
       run(shape, units, whole);
@@ -128,7 +102,7 @@ TEST(LiveProduct, AddsUpThePartsOfASum) {
 // The transpose of a compact matrix times another, into the live rows of a gradient [units, other],
 // and the other way round into the live columns of one [other, units].
 TEST(LiveProduct, WritesIntoThePlacesOfLiveUnits) {
-  auto const hidden = numbers(kRows * kLd, 5), x = numbers(kRows * kOther, 6);
+  auto const hidden = numbers<double>(kRows * kLd, 5), x = numbers<double>(kRows * kOther, 6);
   for (bool by_rows : {true, false}) {
     for (LiveUnits const& units : {kSlice, kWrapped, kRowsOfThree}) {
       if (!by_rows && units.step > 1) {
