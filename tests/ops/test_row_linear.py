@@ -3,7 +3,7 @@
 import pytest
 
 from row_linear_cases import CASES, Case, random_case, run_and_compare
-from sparsedrop.ops.rows.linear import _Linear
+from sparsedrop.ops.units.chain import _Chain
 from stack_cases import PRECISIONS
 
 pytestmark = pytest.mark.gpu
@@ -19,7 +19,7 @@ LARGE = {
 @pytest.mark.parametrize("case", [*CASES.values(), *LARGE.values()], ids=[*CASES, *LARGE])
 def test_a_layer_is_the_reference(case, precision):
     out = run_and_compare(case, precision, "cuda")
-    assert isinstance(out.grad_fn, _Linear._backward_cls)
+    assert isinstance(out.grad_fn, _Chain._backward_cls)
 
 
 @pytest.mark.parametrize("seed", range(100, 140))

@@ -1,25 +1,27 @@
-"""Converted layers that follow one another in an nn.Sequential: together they run as a stack."""
+"""Converted layers that follow one another in an nn.Sequential: they run together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from sparsedrop import functional, operands, sharded
 from sparsedrop._torch import is_watched
-from sparsedrop.conversion.layers import ConvertedLinear, StandIn
+from sparsedrop.conversion.layers import Converted, ConvertedLinear, StandIn
 from sparsedrop.conversion.swapping import Swap
+from sparsedrop.conversion.unit_chains import UnitChain
+from sparsedrop.conversion.units import UnitLinear
 from sparsedrop.nn.stack import layers_of
 from sparsedrop.ops import stack as stacks
 from sparsedrop.ops.stack import Dropped
 
 
 class ConvertedSequential(nn.Sequential):
-    """An nn.Sequential that runs converted layers around hidden values as a `SparseDropStack` does:
-    in one call each way.
+    """An nn.Sequential that runs converted layers around hidden values together: of blocks as a
+    `SparseDropStack` does, in one call each way, and of units by one autograd node.
 
     They are called one by one where a hook is on one of them or on what is between them, and where
     another module has been put in the place of one.
@@ -38,8 +40,9 @@ class ConvertedSequential(nn.Sequential):
         return input
 
 
-class Chain(NamedTuple):
-    """Layers with a hidden value between each and the next, and the position behind them."""
+class BlockChain(NamedTuple):
+    """Layers with a hidden value between each and the next, the activations behind them, and the
+    position behind the last."""
 
     layers: tuple[ConvertedLinear, ...]
     activations: tuple[str | None, ...]
@@ -74,16 +77,20 @@ class Chain(NamedTuple):
         return Dropped(rates, *ways.pop()) if len(ways) == 1 else None
 
 
+Chain = BlockChain | UnitChain
+
+
 def chain_from(modules: Sequence[nn.Module], start: int) -> Chain | None:
     """The chain that begins there; None: there is none."""
     first = modules[start]
     if not _is_link(first) or not _hands_over(first) or _takes_over(first):
         return None
+    kind: Any = _kind_of(first)
     layers, activations = [first], [""]
     at, is_dropped = start + 1, False
     while at < len(modules):
         module, last = modules[at], layers[-1]
-        if isinstance(module, ConvertedLinear):
+        if isinstance(module, Converted):
             if not _hands_over(last) or not _is_link(module) or not _follows(module, last):
                 break
             layers.append(module)
@@ -102,16 +109,23 @@ def chain_from(modules: Sequence[nn.Module], start: int) -> Chain | None:
         at += 1
     if len(layers) < 2 or _hands_over(layers[-1]):
         return None
-    return Chain(tuple(layers), tuple(name or None for name in activations), at)
+    chain: Chain = kind(tuple(layers), tuple(name or None for name in activations), at)
+    return chain
 
 
-def _is_link(module: nn.Module) -> TypeGuard[ConvertedLinear]:
+def _kind_of(module: nn.Module) -> type[Chain] | None:
+    """The kind of chain that it is a link of; None where it runs another forward."""
+    code = getattr(module.forward, "__code__", None)
+    if isinstance(module, ConvertedLinear) and code is ConvertedLinear.forward.__code__:
+        return BlockChain
+    if isinstance(module, UnitLinear) and code is UnitLinear.forward.__code__:
+        return UnitChain
+    return None
+
+
+def _is_link(module: nn.Module) -> TypeGuard[Converted]:
     """Whether a call of it runs our forward, and nobody sees it."""
-    return (
-        isinstance(module, ConvertedLinear)
-        and not _has_hooks(module)
-        and getattr(module.forward, "__code__", None) is ConvertedLinear.forward.__code__
-    )
+    return isinstance(module, Converted) and not _has_hooks(module) and _kind_of(module) is not None
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -123,17 +137,17 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
-def _hands_over(layer: ConvertedLinear) -> bool:
+def _hands_over(layer: Converted) -> bool:
     """Whether the result is a hidden value that another layer reads."""
     return layer.outgoing is not None and layer.outgoing.handover is not None
 
 
-def _takes_over(layer: ConvertedLinear) -> bool:
+def _takes_over(layer: Converted) -> bool:
     """Whether it reads the hidden value of another layer."""
     return layer.incoming is not None and layer.incoming.handover is not None
 
 
-def _follows(layer: ConvertedLinear, before: ConvertedLinear) -> bool:
+def _follows(layer: Converted, before: Converted) -> bool:
     """Whether it reads the hidden value that the other makes."""
     incoming, outgoing = layer.incoming, before.outgoing
     if incoming is None or outgoing is None:

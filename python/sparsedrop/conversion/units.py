@@ -20,8 +20,12 @@ from sparsedrop.masks import scale as scale_of
 from sparsedrop.ops.rows import Rows
 from sparsedrop.ops.rows import drop_units as drop_rows
 from sparsedrop.ops.rows import linear as linear_of_rows
+from sparsedrop.ops.rows.linear import link_of as link_of_rows
 from sparsedrop.ops.slices import Choice
+from sparsedrop.ops.slices.linear import link_of as link_of_slices
 from sparsedrop.ops.slices.numbers import draw_numbers
+from sparsedrop.ops.slices.products import Cut
+from sparsedrop.ops.units.chain import Link
 from sparsedrop.slice_out.channels import linear_of
 from sparsedrop.slice_out.feed_forward import drop_units as drop_outside
 from sparsedrop.slice_out.layers import dtype_of
@@ -51,11 +55,23 @@ class Method(Protocol):
         """Those that live in a step, from torch's default CPU generator. In a compiled program,
         which draws when it runs, their numbers on the device, int64 [kept]."""
 
+    def scale(self, read: Any, p: float, width: int) -> float:
+        """What the product of a layer that reads these units, of so many, is multiplied by."""
+
     def linear(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, read: Any, make: Any, p: float
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, read: Any, make: Any, alpha: float
     ) -> Tensor:
-        """A layer that reads these units alone, which are scaled for a rate of p, and makes those
-        alone; None: all."""
+        """A layer that reads these units alone, times alpha, and makes those alone; None: all."""
+
+    def link(
+        self,
+        parameters: tuple[Tensor, Tensor | None],
+        read: Any,
+        make: Any,
+        alpha: float,
+        activation: str | None,
+    ) -> Link | None:
+        """The same as a link of a chain, with what is behind it; None where it is none."""
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
         """All units [..., width], those of a new draw scaled and the others 0."""
@@ -76,6 +92,9 @@ class _Slices:
         choice = _choice(width, p)
         return draw_numbers(choice, device) if torch.compiler.is_compiling() else choice.draw()
 
+    def scale(self, read: Slice | Tensor | None, p: float, width: int) -> float:
+        return 1.0 if read is None else width / _choice(width, p).width
+
     def linear(
         self,
         x: Tensor,
@@ -83,11 +102,20 @@ class _Slices:
         bias: Tensor | None,
         read: Slice | Tensor | None,
         make: Slice | Tensor | None,
-        p: float,
+        alpha: float,
     ) -> Tensor:
-        features = weight.shape[1]
-        alpha = 1.0 if read is None else features / _choice(features, p).width
         return linear_of(x, weight, bias, read, make, alpha)
+
+    def link(
+        self,
+        parameters: tuple[Tensor, Tensor | None],
+        read: Slice | None,
+        make: Slice | None,
+        alpha: float,
+        activation: str | None,
+    ) -> Link | None:
+        pieces = (None if own is None else own.pieces for own in (make, read))
+        return link_of_slices(*parameters, Cut(*pieces), alpha, activation)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
         return drop_outside(hidden, _choice(hidden.shape[-1], p))
@@ -106,9 +134,9 @@ def check_pattern(p: float) -> float:
 
 @dataclass(frozen=True)
 class _Patterns:
-    """See `nn.RowPatternMLP`."""
+    """See `nn.RowPatternMLP`; scaled by the rate, "global", or by the "pattern"."""
 
-    scale: str = "global"
+    by: str = "global"
     word, is_steady = "row-pattern", False
 
     def check(self, p: float) -> float:
@@ -120,6 +148,11 @@ class _Patterns:
     def draw(self, width: int, p: float, device: torch.device) -> RowPattern:
         return RowPattern.draw(width, probabilities(p, PATTERNS))
 
+    def scale(self, read: RowPattern | None, p: float, width: int) -> float:
+        if read is None:
+            return 1.0
+        return float(read.period) if self.by == "pattern" else scale_of(p)
+
     def linear(
         self,
         x: Tensor,
@@ -127,18 +160,23 @@ class _Patterns:
         bias: Tensor | None,
         read: RowPattern | None,
         make: RowPattern | None,
-        p: float,
+        alpha: float,
     ) -> Tensor:
-        alpha = 1.0
-        if read is not None:
-            alpha = float(read.period) if self.scale == "pattern" else scale_of(p)
         x = operands.cast(x, dtype_of(x, weight, bias))
         return linear_of_rows(x, weight, bias, read, make, alpha)
 
+    def link(
+        self,
+        parameters: tuple[Tensor, Tensor | None],
+        read: RowPattern | None,
+        make: RowPattern | None,
+        alpha: float,
+        activation: str | None,
+    ) -> Link | None:
+        return link_of_rows(*parameters, (read, make), alpha, activation)
+
     def drop(self, hidden: Tensor, p: float) -> Tensor:
-        return drop_rows(
-            hidden, Rows(p, PATTERNS, None if self.scale == "pattern" else scale_of(p))
-        )
+        return drop_rows(hidden, Rows(p, PATTERNS, None if self.by == "pattern" else scale_of(p)))
 
 
 METHODS: dict[str, Method] = {method.word: method for method in (_Slices(), _Patterns())}
@@ -174,31 +212,43 @@ class UnitLinear(Converted, nn.Linear):
     outgoing: UnitSide | None
 
     @property
-    def _method(self) -> Method:
+    def method(self) -> Method:
+        """How units are drawn, of its input or its output."""
         side = self.incoming or self.outgoing
         assert side is not None
         return side.method
 
     def check_rate(self, p: float) -> float:
         """p as a float; ValueError where units cannot be dropped so often."""
-        return self._method.check(p)
+        return self.method.check(p)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features], or its live units alone -> [..., out_features], or likewise."""
         p, out_p = self._applied()
         read = self._read(x) if self.incoming is not None and p > 0.0 else None
         if self.incoming is not None and p > 0.0 and read is None:
-            x = self._method.drop(x, p)
+            x = self.method.drop(x, p)
         make = self._make(x, out_p) if self.outgoing is not None and out_p > 0.0 else None
         if read is None and make is None:
             return nn.functional.linear(x, self.weight, self.bias)
-        return self._method.linear(x, self.weight, self.bias, read, make, p)
+        if not self.fits():
+            raise ValueError(
+                f"weight is {list(self.weight.shape)}, but units are dropped of a layer with "
+                f"{self.in_features} inputs and {self.out_features} outputs: convert a model when "
+                "its weights have their shapes"
+            )
+        alpha = self.method.scale(read, p, self.in_features)
+        return self.method.linear(x, self.weight, self.bias, read, make, alpha)
+
+    def fits(self) -> bool:
+        """Whether the weight is as large as the layer says."""
+        return self.weight.shape == (self.out_features, self.in_features)
 
     def _read(self, x: Tensor) -> Any:
         """The units that x has; None: it has all."""
         assert self.incoming is not None
         assert self.incoming.handover is not None
-        if torch.compiler.is_compiling() and not self._method.is_steady:
+        if torch.compiler.is_compiling() and not self.method.is_steady:
             return None
         units = self.incoming.handover.masks.pop(x.device, None)
         if units is None and x.shape[-1] != self.in_features:
@@ -209,11 +259,11 @@ class UnitLinear(Converted, nn.Linear):
         """The units that the result is to have; None: all."""
         assert self.outgoing is not None
         assert self.outgoing.handover is not None
-        if torch.compiler.is_compiling() and not self._method.is_steady:
+        if torch.compiler.is_compiling() and not self.method.is_steady:
             return None
         masks = self.outgoing.handover.masks
         if self.outgoing.draws:
-            drawn = self._method.draw(self.out_features, p, x.device)
+            drawn = self.method.draw(self.out_features, p, x.device)
             self.outgoing.handover.give(x.device, drawn)
         if x.device not in masks:
             raise RuntimeError(

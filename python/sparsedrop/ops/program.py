@@ -19,6 +19,10 @@ At = tuple[int, int]
 """The number of an address among a call's, and bytes from there."""
 
 
+ONE_BLOCK = (2**30, 2**30)
+"""Of matrices without a mask."""
+
+
 class MaskPlace(NamedTuple):
     """A mask in a buffer of a call, from that byte on."""
 

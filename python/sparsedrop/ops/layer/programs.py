@@ -9,7 +9,7 @@ import torch
 
 from sparsedrop import _native
 from sparsedrop.ops.layer.facts import Facts
-from sparsedrop.ops.program import MaskPlace, Pass
+from sparsedrop.ops.program import ONE_BLOCK, MaskPlace, Pass
 
 if TYPE_CHECKING:
     from sparsedrop import _C
@@ -37,9 +37,6 @@ ALPHA, KEEP = range(2)
 
 Into = tuple[bool, bool]
 """Whether the gradients of weight and bias are added to what is there."""
-
-ONE_BLOCK = (2**30, 2**30)
-"""Of copies without a mask."""
 
 
 def mask_place(facts: Facts, number: int) -> MaskPlace:

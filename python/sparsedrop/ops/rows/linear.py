@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from sparsedrop._torch import apply_eagerly, is_transformed, is_watched, is_watched_gradient
+from sparsedrop._torch import is_transformed, is_watched
 from sparsedrop.masks import RowPattern
-from sparsedrop.ops.again import gradients_again
-from sparsedrop.ops.layer.facts import lie_well
+from sparsedrop.ops.units.chain import Link, run_chain, ways_of
 from sparsedrop.ops.units.facts import Units
-from sparsedrop.ops.units.linear import LinearCall, linear_call
 from sparsedrop.ops.units.linear_facts import DrawnSides, Live
 
 
@@ -31,16 +27,17 @@ def linear(
     """
     given = [t for t in (x, weight, bias) if t is not None]
     is_plain = not (torch.compiler.is_compiling() or is_transformed() or is_watched(*given))
-    call = None
-    if is_plain and x.is_cuda:
-        x = x.contiguous()
-        call = linear_call(x, weight, bias, _live(make), _live(read))
-    if call is None:
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return linear_plain(x, weight, bias, (read, make), alpha)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
-        found: Tensor = _apply(call, (read, make), alpha, x, weight, bias)
-        return found
-    return call.forward(x, weight, bias, _drawn((read, make), alpha))
+
+    if is_plain and x.is_cuda:
+        link = link_of(weight, bias, (read, make), alpha)
+        x = x.contiguous()
+        ways = None if link is None else ways_of(x, [link])
+        if link is not None and ways is not None:
+            return run_chain(x, [link], ways, plain)
+    return plain(x, weight, bias)
 
 
 Sides = tuple[RowPattern | None, RowPattern | None]
@@ -60,48 +57,21 @@ def linear_plain(
     return nn.functional.linear(x if alpha == 1.0 else x * alpha, weight.to(x.dtype), own_bias)
 
 
+def link_of(
+    weight: Tensor, bias: Tensor | None, sides: Sides, alpha: float, activation: str | None = None
+) -> Link | None:
+    """The layer, as a link of a chain; None where the patterns are of other extents."""
+    read, make = sides
+    for own, units in zip((make, read), weight.shape, strict=False):
+        if own is not None and own.width != units:
+            return None
+    drawn = DrawnSides(_units(make), _units(read), alpha)
+    return Link(weight, bias, _live(make), _live(read), drawn, activation)
+
+
 def _live(rows: RowPattern | None) -> Live | None:
     return None if rows is None else Live(rows.count, strides=rows.period > 1)
 
 
-def _drawn(sides: Sides, alpha: float) -> DrawnSides:
-    read, make = sides
-    return DrawnSides(_units(make), _units(read), alpha)
-
-
 def _units(rows: RowPattern | None) -> Units | None:
     return None if rows is None else (rows.period, rows.offset, rows.count, 0)
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        call: LinearCall,
-        sides: Sides,
-        alpha: float,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.call, ctx.how = call, (sides, alpha)
-        return call.forward(x, weight, bias, _drawn(sides, alpha))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        needs, (sides, alpha) = ctx.needs_input_grad[3:], ctx.how
-        if torch.is_grad_enabled() or is_watched_gradient(grad):
-            made = gradients_again(
-                lambda x, weight, bias: linear_plain(x, weight, bias, sides, alpha),
-                [x, weight, bias], grad, needs,
-            )  # fmt: skip
-            return None, None, None, *made
-        if not lie_well(grad):
-            grad = grad.clone(memory_format=torch.contiguous_format)
-        grads = ctx.call.backward(grad, (x, weight), _drawn(sides, alpha), needs)
-        return None, None, None, *grads
-
-
-_apply = apply_eagerly(_Linear)

@@ -15,6 +15,7 @@ from sparsedrop.ops.slices import products
 from sparsedrop.ops.slices.gradients import keep_compact
 from sparsedrop.ops.slices.products import Cut, Pieces, flat, unflat, units_of
 from sparsedrop.ops.slices.views import linear_by_views
+from sparsedrop.ops.units.chain import Link
 from sparsedrop.ops.units.facts import NO_SECOND
 from sparsedrop.ops.units.linear import LinearCall, linear_call
 from sparsedrop.ops.units.linear_facts import DrawnSides, Live
@@ -40,11 +41,30 @@ def linear(
 
 def call_of(x: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut) -> LinearCall | None:
     """What runs it in one call, where something is cut."""
-    if not x.is_cuda or (cut.rows is None and cut.cols is None):
+    if not x.is_cuda or not _is_one_call(cut, weight) or not x.is_contiguous():
         return None
-    if any(pieces is not None and len(pieces) > 2 for pieces in cut):
+    sides = _live(cut.rows), _live(cut.cols)
+    return linear_call((x.shape, x.dtype), x.get_device(), (weight, bias), sides)
+
+
+def _is_one_call(cut: Cut, weight: Tensor) -> bool:
+    """Whether something is cut, of what is there, into no more parts than a call has."""
+    if cut.rows is None and cut.cols is None:
+        return False
+    for pieces, units in zip(cut, weight.shape, strict=False):
+        if pieces is not None and (len(pieces) > 2 or any(stop > units for _, stop in pieces)):
+            return False
+    return True
+
+
+def link_of(
+    weight: Tensor, bias: Tensor | None, cut: Cut, alpha: float, activation: str | None
+) -> Link | None:
+    """The layer, as a link of a chain; None where it is no call."""
+    if not _is_one_call(cut, weight):
         return None
-    return linear_call(x, weight, bias, _live(cut.rows), _live(cut.cols))
+    sides = _live(cut.rows), _live(cut.cols)
+    return Link(weight, bias, *sides, _drawn(cut, alpha), activation)
 
 
 def _live(pieces: Pieces | None) -> Live | None:
@@ -66,7 +86,7 @@ def product(
 ) -> Tensor:
     """alpha * x Wᵀ + bias of the live units, by what `call_of` has found."""
     if call is not None:
-        return call.forward(x, weight, bias, _drawn(cut, alpha))
+        return call.forward(x, weight, bias, _drawn(cut, alpha))[0]
     out = products.product(flat(x), weight, bias, cut, alpha)
     return unflat(out, x)
 

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sparsedrop import _native
-from sparsedrop.ops.program import MaskPlace, Pass
+from sparsedrop.ops.program import ONE_BLOCK, MaskPlace, Pass
 from sparsedrop.ops.stack.facts import Branch, Facts, branches
 from sparsedrop.ops.stack.places import Backward, Forward, Pack
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 Launches = dict[Branch, "tuple[_C.Launch, _C.Launch, _C.Launch]"]
 """Of each branch: forward, input gradient and weight gradient; a branch without runs densely."""
-
-ONE_BLOCK = (2**30, 2**30)
-"""Of matrices without a mask."""
 
 
 def alpha(layer: int) -> int:

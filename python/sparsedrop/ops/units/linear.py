@@ -13,7 +13,8 @@ from torch import Tensor
 from sparsedrop import _native
 from sparsedrop.ops.program import Pass, Space, address
 from sparsedrop.ops.units import linear_programs
-from sparsedrop.ops.units.linear_facts import DrawnSides, Facts, Live
+from sparsedrop.ops.units.facts import Operand
+from sparsedrop.ops.units.linear_facts import DrawnSides, Facts, Hidden, Live
 
 
 class LinearCall:
@@ -22,11 +23,11 @@ class LinearCall:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         (n, k), (used_n, used_k) = facts.live_shape, facts.used_shape
-        pads_y, pads_x = facts.pads
+        copies_y, copies_x = facts.copies
         lead, param_dtype = facts.x_shape[:-1], facts.weight[1]
         self._allocate = _native.allocator(facts.device)
         # Features of the result, of x and of compact gradients, where these have padding.
-        self._n, self._k = n if pads_y else None, k if pads_x else None
+        self._n, self._k = n if copies_y else None, k if copies_x else None
         self._out = Space.of((*lead, used_n), facts.dtype)
         self._x = Space.of((*lead, used_k), facts.dtype)
         self._used = Space.of((used_n, used_k), facts.dtype)
@@ -37,6 +38,8 @@ class LinearCall:
             lazy: (Space.of(shape, param_dtype), Space.of(shape[:1], param_dtype))
             for lazy, shape in ((False, tuple(facts.weight[0])), (True, (used_n, used_k)))
         }
+        self._keeps_input = facts.makes is not None and facts.makes.keeps_input
+        self._remakes_x = facts.reads is not None and facts.reads.keeps_input
         self._handle = _native.blas_handle(facts.device)
         self._forward = linear_programs.forward(facts, self._handle)
         self._backward = linear_programs.backward(facts, self._handle, lazy=False)
@@ -59,25 +62,31 @@ class LinearCall:
         """Room for a copy with padding, or the tensor."""
         return self._allocate(*space) if is_padded else tensor
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: DrawnSides) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: DrawnSides
+    ) -> tuple[Tensor, Tensor]:
         """alpha * x Wᵀ + bias of the live units. Of as many features as are no whole vectors there
-        are gaps between the rows."""
+        are gaps between the rows. With a hidden value: what is kept of that, and the value."""
         facts, allocate = self.facts, self._allocate
         out, used = allocate(*self._out), self._used_weight(weight)
+        hidden = allocate(*self._out) if self._keeps_input else out
         used_x = self._padded(x, self._x, self._k is not None)
         used_bias = allocate(*self._bias) if facts.gathers_bias else None
         scratch = self._forward.room(self._allocate)
         self._forward.program.run(
             (
                 out.data_ptr(), x.data_ptr(), 0, weight.data_ptr(), used.data_ptr(), address(bias),
-                0, 0, 0, 0, 0, used_x.data_ptr(), address(used_bias), address(scratch),
-                *self._rest(drawn),
+                0, 0, 0, 0, 0, used_x.data_ptr(), address(used_bias), hidden.data_ptr(), 0, 0,
+                address(scratch), *self._rest(drawn),
             ),
             (drawn.alpha,),
             _native.current_stream(facts.device),
         )  # fmt: skip
-        # Detached it counts for no view, which what stands behind a node may not change in place.
-        return out if self._n is None else out[..., : self._n].detach()
+        if self._n is not None:
+            # Detached it counts for no view, which what stands behind a node may not change in
+            # place.
+            out = hidden = out[..., : self._n].detach()
+        return out, hidden
 
     def _used_weight(self, weight: Tensor) -> Tensor:
         return self._allocate(*self._used) if self.facts.gathers else weight
@@ -89,12 +98,20 @@ class LinearCall:
         drawn: DrawnSides,
         needs: Sequence[bool],
         lazy: bool = False,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients that are needed of x, weight and bias; `grad` is contiguous and aligned.
-        Of live units alone with `lazy`."""
+        Of live units alone with `lazy`.
+
+        Of a hidden value `kept` is what `forward` says is kept of it, and so is x; `grad`, that of
+        the value, is overwritten.
+        """
         # Whatever keeps saved tensors may have turned them.
         x, weight = (tensor.contiguous() for tensor in operands)
-        allocate = self._allocate
+        kept = None if kept is None else kept.contiguous()
+        allocate, kept_x = self._allocate, x
+        if self._remakes_x and needs[1]:
+            x = allocate(*self._x)
         of_weight, of_bias = self._grads[lazy]
         grad_x = allocate(*self._x) if needs[0] else None
         grad_weight = allocate(*of_weight) if needs[1] else None
@@ -111,9 +128,10 @@ class LinearCall:
         scratch = backward.room(self._allocate)
         backward.program.run(
             (
-                grad.data_ptr(), x.data_ptr(), address(grad_x), weight.data_ptr(), address(used), 0,
-                address(grad_weight), address(grad_bias), address(made), address(sums),
-                used_grad.data_ptr(), used_x.data_ptr() if needs[1] else 0, 0,
+                grad.data_ptr(), x.data_ptr() if needs[1] else 0, address(grad_x),
+                weight.data_ptr(), address(used), 0, address(grad_weight), address(grad_bias),
+                address(made), address(sums), used_grad.data_ptr(),
+                used_x.data_ptr() if needs[1] else 0, 0, 0, address(kept), kept_x.data_ptr(),
                 address(scratch), *self._rest(drawn),
             ),
             (drawn.alpha,),
@@ -140,16 +158,29 @@ call_for = functools.lru_cache(maxsize=4096)(make_call)
 
 
 def linear_call(
-    x: Tensor, weight: Tensor, bias: Tensor | None, rows: Live | None, cols: Live | None
+    x: Operand,
+    index: int,
+    parameters: tuple[Tensor, Tensor | None],
+    sides: tuple[Live | None, Live | None],
+    hidden: tuple[Hidden | None, Hidden | None] = (None, None),
 ) -> LinearCall | None:
-    """How a GPU runs a layer of checked tensors in one call; None where it goes the long way. Live
-    units that wrap around the end are two parts."""
-    if not (x.is_cuda and x.is_contiguous() and weight.is_contiguous()):
+    """How GPU `index` runs a layer of checked parameters in one call; None where it goes the long
+    way.
+
+    Args:
+        x: without its data, which is contiguous.
+        index: of the GPU.
+        parameters: weight and bias.
+        sides: what lives of the outputs, and of the inputs. Live units that wrap around the end are
+            two parts.
+        hidden: what the layer reads and what it makes, where that is between layers of a chain.
+    """
+    weight, bias = parameters
+    if not weight.is_contiguous():
         return None
     of_bias = None
     if bias is not None:
         if not bias.is_contiguous():
             return None
         of_bias = bias.shape, bias.dtype
-    of_weight = weight.shape, weight.dtype
-    return call_for((x.get_device(), x.shape, x.dtype, of_weight, of_bias, rows, cols))
+    return call_for((index, *x, (weight.shape, weight.dtype), of_bias, *sides, *hidden))

@@ -21,6 +21,18 @@ class Live(NamedTuple):
     strides: bool = False
 
 
+class Hidden(NamedTuple):
+    """What lies between two layers of a chain: compact, with padding as products have it."""
+
+    activation: str | None
+
+    @property
+    def keeps_input(self) -> bool:
+        """Whether what went into the activation is kept, and not what came out: its gradient needs
+        that, and the value is made again from it."""
+        return self.activation not in (None, "relu")
+
+
 class DrawnSides(NamedTuple):
     """A draw: which outputs, which inputs; None: all of them."""
 
@@ -45,6 +57,9 @@ class Facts(NamedTuple):
     # Of the outputs, the weight's rows, and of the inputs, its columns.
     rows: Live | None
     cols: Live | None
+    # What it reads and what it makes, where that is between layers of a chain.
+    reads: Hidden | None = None
+    makes: Hidden | None = None
 
     @property
     def m(self) -> int:
@@ -71,6 +86,12 @@ class Facts(NamedTuple):
         """Whether there is padding in the features of the result, and in those of x."""
         (n, k), (used_n, used_k) = self.live_shape, self.used_shape
         return used_n > n, used_k > k
+
+    @property
+    def copies(self) -> tuple[bool, bool]:
+        """Whether the result's gradient, and x, are copied to have that padding."""
+        pads_y, pads_x = self.pads
+        return pads_y and self.makes is None, pads_x and self.reads is None
 
     @property
     def gathers(self) -> bool:

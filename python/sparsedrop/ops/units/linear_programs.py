@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sparsedrop import _native
-from sparsedrop.ops.program import Filled, Gathered, Pass
-from sparsedrop.ops.units.linear_facts import Facts
+from sparsedrop.ops.program import ONE_BLOCK, Filled, Gathered, Pass
+from sparsedrop.ops.units.linear_facts import Facts, Hidden
 from sparsedrop.ops.units.places import UNITS_SIZE
 
 
@@ -16,12 +16,13 @@ class Places:
     """Those of either direction: of Y or its gradient, of X and its own, of the weight as given and
     as used, of the bias, of the gradients of both, and of what these are of live units alone,
     before it is placed: the weight's, and sums in float32; of Y and X as products have them, padded
-    or not; of the live part of the bias, rounded; and of scratch. Behind them units: those that
+    or not; of the live part of the bias, rounded; of what an activation makes of Y; of what is kept
+    of that and of X, where these are hidden values; and of scratch. Behind them units: those that
     live, inputs last where both extents have some, and what is no padding of Y and X."""
 
     Y, X, GRAD_X, WEIGHT, USED, BIAS, GRAD_WEIGHT, GRAD_BIAS, MADE, SUMS = range(10)
-    USED_Y, USED_X, USED_BIAS, SCRATCH = range(10, 14)
-    UNITS = 14
+    USED_Y, USED_X, USED_BIAS, HIDDEN, KEPT, KEPT_X, SCRATCH = range(10, 17)
+    UNITS = 17
     ACROSS = UNITS + UNITS_SIZE
     FULL_Y = ACROSS + UNITS_SIZE
     FULL_X = FULL_Y + UNITS_SIZE
@@ -33,7 +34,8 @@ ALPHA = 0
 
 
 def forward(facts: Facts, handle: int) -> Pass:
-    """The result; its padding has no meaning. handle: cuBLAS's, of now."""
+    """The result; its padding has no meaning, but in a hidden value, where it is 0. handle:
+    cuBLAS's, of now."""
     return _Programs(facts, handle).forward()
 
 
@@ -55,7 +57,7 @@ class _Programs:
     def forward(self) -> Pass:
         facts = self.facts
         self._gather(bias=facts.gathers_bias)
-        if facts.pads[1]:
+        if facts.copies[1]:
             self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
         bias = None
         if facts.bias is not None:
@@ -64,18 +66,25 @@ class _Programs:
             ("n", "k"), m=self.m, n=self.n, k=self.k, a=Places.USED_X, b=Places.USED, b_ld=self.ld,
             b_turned=True, out=Places.Y, bias=bias,
         )  # fmt: skip
+        if facts.makes is not None:
+            self._pointwise("activate", facts.makes, self.n, a=Places.Y, out=Places.HIDDEN)
         return Pass(self.program, self._scratch)
 
     def backward(self, lazy: bool) -> Pass:
         facts, program = self.facts, self.program
         self._gather(bias=False)
-        if facts.pads[0]:
+        if facts.makes is not None:
+            places = {"a": Places.KEPT, "grad": Places.Y, "out": Places.Y}
+            self._pointwise("activation_grad", facts.makes, self.n, **places)
+        if facts.reads is not None and facts.reads.keeps_input:
+            self._pointwise("activate", facts.reads, self.k, a=Places.KEPT_X, out=Places.X)
+        if facts.copies[0]:
             self._pad(Places.Y, Places.USED_Y, Places.FULL_Y, 0)
         self._multiply(
             ("k", "n"), m=self.m, n=self.k, k=self.n, a=Places.USED_Y, b=Places.USED, b_ld=self.ld,
             out=Places.GRAD_X,
         )  # fmt: skip
-        if facts.pads[1]:
+        if facts.copies[1]:
             self._pad(Places.X, Places.USED_X, Places.FULL_X, 1)
         is_compact = lazy or facts.compacts
         self._multiply(
@@ -132,6 +141,15 @@ class _Programs:
             arrays.append(Gathered(Places.BIAS, code, n, Places.USED_BIAS, self.n, 1, self.n, by))
         if arrays:
             self.program.gather(dtype=self.code, arrays=arrays, **self._counts)
+
+    def _pointwise(self, kind: str, hidden: Hidden, cols: int, **places: int) -> None:
+        """What an activation does to a hidden value; it leaves padding 0."""
+        if hidden.activation is not None:
+            self.program.pointwise(
+                kind=_native.C.POINTWISE[kind],
+                activation=_native.C.ACTIVATIONS[hidden.activation],
+                dtype=self.code, rows=self.m, cols=cols, block=ONE_BLOCK, **places,
+            )  # fmt: skip
 
     def _pad(self, given: int, to: int, full: int, side: int) -> None:
         """A copy of Y or X with its padding, which is 0."""

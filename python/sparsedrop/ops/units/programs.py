@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsedrop import _native
-from sparsedrop.ops.program import Filled, Gathered, Pass
+from sparsedrop.ops.program import ONE_BLOCK, Filled, Gathered, Pass
 from sparsedrop.ops.units.facts import Facts
 from sparsedrop.ops.units.places import ALPHA, Backward, Forward
 
 if TYPE_CHECKING:
     from sparsedrop import _C
-
-ONE_BLOCK = (2**30, 2**30)
-"""Of matrices without a mask."""
 
 
 def forward(facts: Facts, handle: int) -> Pass:
