@@ -155,5 +155,6 @@ def require_build_for(device: torch.device) -> None:
         raise RuntimeError(
             "this build of sparsedrop has no CUDA kernels, so it cannot run a masked product on "
             f"{device}: install it again where nvcc is on the PATH, with `pip install "
-            "--no-cache-dir -C cmake.define.SPARSEDROP_CUDA=ON`, or move the tensors to the CPU"
+            "--no-cache-dir --config-settings=cmake.define.SPARSEDROP_CUDA=ON`, or move the "
+            "tensors to the CPU"
         )

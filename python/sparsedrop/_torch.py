@@ -71,6 +71,17 @@ foreach_copy: Callable[..., Any] = _private(torch, "_foreach_copy_")
 DispatchMode: Any = _private(_python_dispatch, "TorchDispatchMode")
 """A mode that sees every operation, whoever calls it."""
 
+_module: Any = nn.modules.module
+_global_hooks: tuple[dict[int, Any], ...] = tuple(
+    _private(_module, f"_global_{kind}_hooks")
+    for kind in ("forward", "forward_pre", "backward", "backward_pre")
+)
+"""Of every call of a module. torch changes these dictionaries, and makes no others."""
+
+without_base: Callable[[Tensor, list[int]], Tensor] = _private(torch.ops.aten, "_unsafe_view")
+"""Tensor.view, whose result counts for no view: an autograd node may return it, and whoever gets it
+may write it in place."""
+
 _PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 
 
@@ -92,6 +103,11 @@ def empty_on_current_gpu(
     """
     assert _empty_strided is not None, "a torch without CUDA has no GPU"
     return _empty_strided(shape, strides, dtype)
+
+
+def has_global_hooks() -> bool:
+    """Whether somebody sees the call of every module."""
+    return any(_global_hooks)
 
 
 def is_watched(*tensors: Tensor) -> bool:

@@ -256,3 +256,19 @@ def test_layers_of_our_own_are_left_alone():
     _converted(model)
     assert type(model) is ConvertedSequential
     assert model(torch.randn(ROWS, 24)).shape == (ROWS, 10)
+
+
+def test_a_hook_of_all_modules_sees_each(stacks):
+    model, called = _converted(_mlp()), []
+    x = normal(ROWS, 24)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, out: called.append(module)
+    )
+    try:
+        model(x)
+    finally:
+        handle.remove()
+    assert called == [*model, model]
+    assert not stacks
+    model(x)
+    assert len(stacks) == 1

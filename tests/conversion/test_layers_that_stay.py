@@ -93,3 +93,11 @@ def test_other_dropouts_stay(cousin):
     (entry,) = report.skipped
     assert entry[:2] == ("1", "input")
     assert f"{cousin.__name__} drops in a way of its own" in entry.reason
+
+
+def test_dropouts_are_found_by_the_name_of_their_class():
+    """As recipes look for those that are to stay on in evaluation."""
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Dropout(0.5), SparseDropLinear(32, 8))
+    sparsedrop.convert(model, torch.randn(48, 32), method="sparsedrop", min_speedup=0)
+    names = [n for n, m in model.named_modules() if type(m).__name__.startswith("Dropout")]
+    assert names == ["2", "3.dropout"]

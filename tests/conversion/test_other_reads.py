@@ -1,5 +1,7 @@
 """What reads or writes a tensor in ways that no function of torch is called for."""
 
+import functools
+
 import pytest
 import torch
 from networks import Net, X, convert, found
@@ -115,3 +117,93 @@ def test_the_gradient_of_a_number_is_finite():
     model(X).sum().backward()
     assert model.three.bias.grad[0].isfinite()
     assert model.three.bias.grad[0] != 0
+
+
+def _of_a_shape(m, x):
+    hidden = m.one(x)
+    return m.two(m.drop(hidden * hidden.shape[-1] ** -0.5))
+
+
+def _of_a_size(m, x):
+    dropped = m.drop(m.one(x).relu())
+    return m.two(dropped) / dropped.size(-1)
+
+
+@pytest.mark.parametrize("forward", [_of_a_shape, _of_a_size])
+def test_how_many_units_there_are_is_known_to_blocks_alone(forward):
+    assert found(convert(Net(forward))) == [("", "mlp")]
+    for method in ("sliceout", "row-pattern"):
+        report = convert(Net(forward), method=method)
+        assert report.converted == ()
+        assert report.skipped[0].reason == (
+            f"{method} makes fewer units, and the model asks how many the hidden value has"
+        )
+
+
+def test_how_many_channels_there_are_is_no_number_to_multiply_by():
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(8, 128, 3, padding=1), nn.Conv2d(128, 8, 1)
+            self.drop, self.scale = nn.Dropout(0.5), scale
+
+        def forward(self, x):
+            hidden = self.one(x).relu()
+            return self.two(self.drop(hidden * self.scale(hidden)))
+
+    x = torch.randn(4, 8, 6, 6)
+    report = convert(Scaled(lambda h: h.shape[1] ** -0.5), x, method="sliceout")
+    assert report.converted == ()
+    assert "the model asks for its extents" in report.skipped[0].reason
+    assert found(convert(Scaled(lambda h: 0.5), x, method="sliceout")) == [("", "conv")]
+    assert found(convert(Scaled(torch.sigmoid), x, method="sliceout")) == [("", "conv")]
+
+
+class _Keeper:
+    def __init__(self):
+        self.kept = []
+
+    def hook(self, module, args, out):
+        self.kept.append(out)
+
+
+def _keep(kept, module, args, out):
+    kept.append(out)
+
+
+@pytest.mark.parametrize("kind", ["closure", "method", "partial", "default"])
+def test_what_a_hook_keeps_is_read_elsewhere(kind):
+    kept = []
+    hook = {
+        "closure": lambda module, args, out: kept.append(out),
+        "method": _Keeper().hook,
+        "partial": functools.partial(_keep, kept),
+        "default": lambda module, args, out, kept=kept: kept.append(out),
+    }[kind]
+    model = Net(lambda m, x: m.two(m.drop(m.one(x).relu())))
+    model.one.register_forward_hook(hook)
+    assert found(convert(model)) == [("two", "input")]
+
+
+def test_a_dropout_whose_input_is_written_later_stays():
+    """What it leaves is of its own memory; a stand-in's result would be its input."""
+
+    def forward(m, x):
+        x = m.three(x).relu()
+        dropped = m.drop(x)
+        x += 1.0
+        return m.one(dropped) + x
+
+    report = convert(Net(forward))
+    assert report.converted == ()
+    (entry,) = report.skipped
+    assert entry.reason.startswith("what it drops is written in place later, by add_")
+
+
+def test_what_a_dropout_leaves_may_be_written():
+    def forward(m, x):
+        out = m.drop(m.one(x))
+        out += x
+        return out
+
+    assert found(convert(Net(forward))) == [("one", "output")]

@@ -83,3 +83,25 @@ def test_readers_are_listed(read, says):
     assert entry.reason == (
         f"no linear layer before it or behind it: it drops what exp makes, {says}"
     )
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("is_packed", [False, True], ids=["", "packed"])
+def test_the_dropout_of_a_recurrent_layer_is_a_place(layer, is_packed):
+    class Tagger(nn.Module):
+        def __init__(self, p):
+            super().__init__()
+            self.rnn = layer(32, 32, 2, dropout=p)
+            self.drop, self.head = nn.Dropout(0.5), nn.Linear(32, 8)
+
+        def forward(self, x):
+            given = nn.utils.rnn.pack_padded_sequence(x, [5] * x.shape[1]) if is_packed else x
+            out = self.rnn(given)[0]
+            return self.head(self.drop(out.data))
+
+    x = torch.randn(5, 3, 32)
+    report = sparsedrop.convert(Tagger(0.5), x, min_speedup=0)
+    assert len(report.converted) == 1
+    reason = f"it drops between the layers of an {layer.__name__}"
+    assert report.skipped == (("rnn", "recurrent", None, reason),)
+    assert sparsedrop.convert(Tagger(0.0), x, min_speedup=0).skipped == ()

@@ -145,3 +145,32 @@ def test_a_second_convert_without_an_example():
     report = sparsedrop.convert(model)
     assert report.converted == ()
     assert report.skipped == (("1", "input", None, "already converted"),)
+
+
+class Shared(nn.Module):
+    """Calls a layer of a sequence by itself, too."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.seq = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 32))
+        self.other = self.seq.get_submodule(name)
+
+    def forward(self, x):
+        return self.seq(x), self.other
+
+
+@pytest.mark.parametrize("method", ["sparsedrop", "sliceout", "row-pattern"])
+@pytest.mark.parametrize("name", ["0", "2", "3"])
+def test_what_belongs_to_another_module_needs_an_example(name, method):
+    model = Shared(name)
+    report = sparsedrop.convert(model, min_speedup=0, method=method)
+    if name == "0":  # the dropout and the layer behind it are not the other's
+        assert found(report) == ([("seq.3", "input")] if method == "sparsedrop" else [])
+    else:
+        assert report.converted == ()
+        assert report.skipped[0].reason == (
+            f"seq.{name} belongs to Shared, too, which may call it: give example_inputs"
+        )
+    example = (torch.randn(48, 32),)
+    report = sparsedrop.convert(Shared(name), example, min_speedup=0, method=method)
+    assert found(report) == [("seq", "mlp")]

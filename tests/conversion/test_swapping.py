@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 import sparsedrop
 from sparsedrop.conversion import converting
-from sparsedrop.conversion.layers import Converted, ConvertedLinear, StandIn
+from sparsedrop.conversion.layers import Converted, ConvertedLinear, DropoutStandIn
 from sparsedrop.nn import SparseDropLinear
 
 WITH_CASES = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -80,7 +80,7 @@ def test_classes():
     assert type(model[0].mlp.up) is ConvertedLinear
     assert type(model[0].mlp.down) is ConvertedLinear
     assert type(model[2]) is SparseDropLinear
-    assert type(model[1]) is StandIn
+    assert type(model[1]) is DropoutStandIn
     assert isinstance(model[1], nn.Dropout)
     assert model[1](X) is X
     assert model[2].dropout is model[1]
@@ -131,7 +131,7 @@ def test_layers_say_what_they_drop():
         "ConvertedLinear(\n"
         "  in_features=32, out_features=64, bias=True, output: block_shape=(8, 16), "
         "sampler='bernoulli'\n"
-        "  (out_dropout): StandIn(p=0.5, inplace=False)\n"
+        "  (out_dropout): DropoutStandIn(p=0.5, inplace=False)\n"
         ")"
     )
     conv = Conv1DBlock(32, 64)
@@ -215,7 +215,7 @@ def test_hooks_stay():
     convert(model)
     calls.clear()
     model(X).sum().backward()
-    assert calls == ["pre", ConvertedLinear, StandIn, ConvertedLinear, "back"]
+    assert calls == ["pre", ConvertedLinear, DropoutStandIn, ConvertedLinear, "back"]
     sparsedrop.revert(model)
     calls.clear()
     model(X).sum().backward()

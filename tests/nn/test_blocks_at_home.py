@@ -10,7 +10,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from layer_cases import ops_of_compiled
-from sparsedrop.nn import SparseDropLinear, SparseDropMLP, SparseDropStack
+from sparsedrop import Slice, slice_out
+from sparsedrop.nn import (
+    RowPatternMLP,
+    SliceOutAttention,
+    SliceOutMLP,
+    SparseDropLinear,
+    SparseDropMLP,
+    SparseDropStack,
+    TilePatternLinear,
+)
 
 BLOCK = (16, 32)
 
@@ -201,3 +210,39 @@ def test_batches_of_any_shape(lead):
         out = make()(x)
         assert out.shape == (*lead, 32)
         out.sum().backward()
+
+
+def _sliced(x):
+    return slice_out.linear(x, torch.ones(64, 32), in_slice=Slice.at(8, 16, 32))
+
+
+RESULTS = {
+    "SparseDropLinear": lambda: SparseDropLinear(16, 32, block_shape=(8, 8)),
+    "SparseDropMLP": lambda: SparseDropMLP(16, 64, block_shape=(8, 8)),
+    "SparseDropStack": lambda: SparseDropStack([16, 64, 32], block_shape=(8, 8)),
+    "SliceOutMLP": lambda: SliceOutMLP(16, 128),
+    "SliceOutMLP, gated": lambda: SliceOutMLP(16, 128, gated=True),
+    "SliceOutAttention": lambda: SliceOutAttention(16, 4),
+    "RowPatternMLP": lambda: RowPatternMLP(16, 64),
+    "TilePatternLinear": lambda: TilePatternLinear(16, 32, tile=8),
+    "slice_out.linear": lambda: _sliced,
+}
+
+
+@pytest.mark.parametrize("shape", [(6, 16), (2, 3, 16), (2, 1, 3, 16)], ids=str)
+@pytest.mark.parametrize("make", RESULTS.values(), ids=RESULTS)
+def test_results_may_be_changed_in_place(make, shape):
+    """As nn.ReLU(inplace=True) and residual sums do."""
+    if make is RESULTS["SliceOutAttention"] and len(shape) != 3:
+        shape = 5, *shape[-2:]
+    layer = make()
+    x = torch.randn(shape, requires_grad=True)
+    torch.manual_seed(0)
+    expected = torch.relu(layer(x) + 0.5)
+    torch.manual_seed(0)
+    out = layer(x)
+    out += 0.5
+    out.relu_()
+    assert torch.equal(out, expected)
+    found, wanted = (torch.autograd.grad(y.sum(), x)[0] for y in (out, expected))
+    assert torch.equal(found, wanted)

@@ -120,7 +120,7 @@ def test_repr_says_what_it_does():
         "SparseDropLinear(\n"
         "  in_features=12, out_features=8, bias=True, side='input', block_shape=(64, 128), "
         "sampler='bernoulli'\n"
-        "  (dropout): Rate(p=0.25, inplace=False)\n"
+        "  (dropout): DropoutRate(p=0.25, inplace=False)\n"
         ")"
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import END, Call, Graph, Value, owner
+from sparsedrop.conversion.neighbours import why_it_stays
 from sparsedrop.conversion.sites import Key, Refused, Site
 from sparsedrop.conversion.spreading import Left, Spread
 
@@ -66,11 +67,11 @@ def find_branches(
     left: dict[Call, str] = {}
     for call in graph.of_kind("dropout"):
         assert call.module is not None
-        if call.module in taken or kinds.why_not_dropout(call.module) is not None:
+        if call.module in taken or why_it_stays(call) is not None:
             continue
         spread = Spread(call)
         try:
-            branch = _branch(graph, spread)
+            branch = _branch(spread)
         except Left as reason:
             if spread.has_conv:
                 left[call] = str(reason)
@@ -79,7 +80,6 @@ def find_branches(
                 found[call] = branch
     while _leave_inconsistent(graph, found, left, blocks):
         pass
-    order = {call: i for i, call in enumerate(graph.calls)}
     modules = {call.module for call in found}
     every: list[Site | Branch] = [
         replace(site, why_no_branch=left.get(site.dropout))
@@ -87,7 +87,7 @@ def find_branches(
         if site.dropout.module not in modules
     ]
     every += {branch.key: branch for branch in reversed(found.values())}.values()
-    every.sort(key=lambda site: order[site.dropout])
+    every.sort(key=lambda site: site.dropout.order)
     return every, [_said(each, left) for each in refused if each.call not in found]
 
 
@@ -98,12 +98,11 @@ def _said(refusal: Refused, left: dict[Call, str]) -> Refused:
     return replace(refusal, reason=left[refusal.call], kind="conv", is_next_to_linear=True)
 
 
-def _branch(graph: Graph, spread: Spread) -> Branch:
+def _branch(spread: Spread) -> Branch:
     """Raises: Left."""
     spread.run()
-    order = {call: i for i, call in enumerate(graph.calls)}
     makers, readers, passers = (
-        tuple(sorted(calls, key=order.__getitem__))
+        tuple(sorted(calls, key=_order))
         for calls in (spread.makers, spread.readers, spread.passers)
     )
     layers = (*makers, *passers, *readers)
@@ -112,17 +111,20 @@ def _branch(graph: Graph, spread: Spread) -> Branch:
         _check_layer(call)
     both = spread.makers & spread.readers
     if both:
-        raise Left(f"{min(both, key=order.__getitem__).what} reads the channels that it makes")
-    if not readers or max(calls, key=order.__getitem__) is not readers[-1]:
+        raise Left(f"{min(both, key=_order).what} reads the channels that it makes")
+    if not readers or max(calls, key=_order) is not readers[-1]:
         raise Left("no convolution or linear layer reads its channels behind all else")
-    if not makers or min(calls, key=order.__getitem__) is not makers[0]:
+    if not makers or min(calls, key=_order) is not makers[0]:
         raise Left("no convolution or linear layer makes its channels before all else")
     _check_sides(spread, makers, readers)
     devices = {value.device for value in spread.values}
     if len(devices) > 1:
         named = " and ".join(sorted(map(str, devices)))
         raise Left(f"its layers are on several devices, {named}")
-    frame = owner(sorted(calls, key=order.__getitem__))
+    has_numbers = any(call.has_numbers for call in spread.inner if call.kind == "elementwise")
+    if has_numbers and any(value.is_measured for value in spread.values):
+        raise Left("the model asks for its extents, and multiplies it by a number")
+    frame = owner(sorted(calls, key=_order))
     name = "" if frame is None else frame.name
     return Branch(name, spread.dropout, makers, readers, passers, spread.channels, spread.size)
 
@@ -226,7 +228,7 @@ def _leave_inconsistent(
                 )
             if call.module in taken:
                 wrong[branch.key] = f"{call.what} is in a block that drops units of its own"
-    wrong.update(_interleaved(graph, found.values()))
+    wrong.update(_interleaved(found.values()))
     gone = [call for call, branch in found.items() if branch.key in wrong]
     for call in gone:
         left[call] = wrong[found.pop(call).key]
@@ -244,13 +246,16 @@ def _roles(branches: Iterable[Branch]) -> dict[Call, list[tuple[str, Key]]]:
     return {call: sorted(own, key=str) for call, own in roles.items()}
 
 
-def _interleaved(graph: Graph, branches: Iterable[Branch]) -> dict[Key, str]:
+def _interleaved(branches: Iterable[Branch]) -> dict[Key, str]:
     """Branches that are begun again before they have ended."""
-    order = {call: i for i, call in enumerate(graph.calls)}
     end: dict[Key, int] = {}
     wrong: dict[Key, str] = {}
-    for branch in sorted(branches, key=lambda each: order[each.makers[0]]):
-        if order[branch.makers[0]] < end.get(branch.key, -1):
+    for branch in sorted(branches, key=lambda each: each.makers[0].order):
+        if branch.makers[0].order < end.get(branch.key, -1):
             wrong[branch.key] = "its layers are called again before they have all run"
-        end[branch.key] = order[branch.readers[-1]]
+        end[branch.key] = branch.readers[-1].order
     return wrong
+
+
+def _order(call: Call) -> int:
+    return call.order

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsedrop import functional, operands, sharded
-from sparsedrop._torch import is_watched
-from sparsedrop.conversion.layers import Converted, ConvertedLinear, StandIn
+from sparsedrop._torch import has_global_hooks, is_watched
+from sparsedrop.conversion.layers import Converted, ConvertedLinear, DropoutStandIn
 from sparsedrop.conversion.swapping import Swap
 from sparsedrop.conversion.unit_chains import UnitChain
 from sparsedrop.conversion.units import UnitLinear
@@ -99,7 +99,7 @@ def chain_from(modules: Sequence[nn.Module], start: int) -> Chain | None:
         elif _has_hooks(module):
             break
         elif _is_identity(module):
-            is_dropped = is_dropped or isinstance(module, StandIn)
+            is_dropped = is_dropped or isinstance(module, DropoutStandIn)
         else:
             name = _activation_of(module)
             drops_result = last.outgoing is not None and not _hands_over(last)
@@ -129,7 +129,7 @@ def _is_link(module: nn.Module) -> TypeGuard[Converted]:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(
+    return has_global_hooks() or bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
@@ -157,7 +157,7 @@ def _follows(layer: Converted, before: Converted) -> bool:
 
 def _is_identity(module: nn.Module) -> bool:
     """Whether a call of it returns its argument: subclasses and instances may do something else."""
-    return type(module) in (StandIn, nn.Identity) and "forward" not in vars(module)
+    return type(module) in (DropoutStandIn, nn.Identity) and "forward" not in vars(module)
 
 
 def _activation_of(module: nn.Module) -> str | None:

@@ -27,6 +27,10 @@ class Value:
     is_nested: bool = False
     # Itself, as a parameter is: under no_grad nothing that is made of one is.
     is_trained: bool = False
+    # Whether the pass has asked how large it is: a number that may go anywhere.
+    is_measured: bool = False
+    # What has written something else in its place.
+    overwritten_by: Call | None = None
     producer: Call | None = None
     consumers: list[Call] = field(default_factory=list)
 
@@ -64,7 +68,8 @@ class Call:
     Attributes:
         kind: "linear", "conv", "norm" (an nn.BatchNorm2d), "dropout" or "block" of a module, a
             block being one of ours around linear layers; of a function "functional dropout",
-            "functional linear", "attention" (with dropout of its probabilities), "elementwise",
+            "functional linear", "attention" (with dropout of its probabilities), "recurrent" (with
+            dropout between its layers), "elementwise",
             "reshape" (the last extent and the order of the rows stay), "rearrangement" (all
             elements stay) or "other"; or END.
         what: how a sentence names it.
@@ -73,6 +78,8 @@ class Call:
             whose own forward calls it, or only the name of the one that holds the weight.
         keeps_channels: of a function, whether it works on [N, C, ...] for each channel by itself,
             however many there are.
+        has_numbers: whether a number is among the arguments of a function.
+        order: its place among the calls of a graph.
     """
 
     kind: str
@@ -83,16 +90,23 @@ class Call:
     module: nn.Module | None = None
     name: str = ""
     keeps_channels: bool = False
+    has_numbers: bool = False
+    order: int = -1
 
 
 @dataclass
 class Graph:
-    """All calls of a pass in their order, of the model whose root is named ""."""
+    """All calls of a pass in their order, of the model whose root is named "".
+
+    `elsewhere` has the modules of which not all calls may be known, and what else has them.
+    """
 
     calls: list[Call] = field(default_factory=list)
+    elsewhere: dict[nn.Module, str] = field(default_factory=dict)
 
     def connect(self, call: Call) -> None:
         """Enters a call behind the others, and into the values that it reads and makes."""
+        call.order = len(self.calls)
         self.calls.append(call)
         for value in call.inputs:
             if call not in value.consumers:

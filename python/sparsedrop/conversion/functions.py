@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 from torch import Tensor
 
 from sparsedrop.conversion import kinds
+
+RECURRENT = {
+    "lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN", "rnn_relu": "RNN",
+}  # fmt: skip
+"""Functions of layers with dropout between them, and what a sentence calls those."""
 
 
 def kind_of_call(
@@ -20,6 +26,8 @@ def kind_of_call(
             return "functional dropout"
     elif name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
         return "attention" if _attention_rate(name, args, kwargs) > 0 else "other"
+    elif name in RECURRENT:
+        return "recurrent" if _recurrent_rate(args) > 0 else "other"
     elif name == "linear":
         return "functional linear"
     elif len(out) == 1 and bare in kinds.RESHAPES and _keeps_rows(read, out[0]):
@@ -43,6 +51,13 @@ def _attention_rate(name: str, args: Any, kwargs: dict[str, Any]) -> float:
         return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
     training = args[13] if len(args) > 13 else kwargs.get("training", True)
     return float(args[10] if len(args) > 10 else kwargs["dropout_p"]) if training else 0.0
+
+
+def _recurrent_rate(args: Any) -> float:
+    """Of (input, hx, weights, has_biases, layers, p, training, ...), or the same of packed
+    sequences, which have the sizes of their batches behind the input."""
+    p, training = args[5:7] if isinstance(args[2], (list, tuple)) else args[6:8]
+    return float(p) if training else 0.0
 
 
 def _keeps_rows(read: list[Tensor], out: Tensor) -> bool:
@@ -107,6 +122,13 @@ def _leaves_channels(bare: str, args: Any, kwargs: dict[str, Any], rank: int) ->
         sizes = others[0] if others and isinstance(others[0], (tuple, list)) else others
         return len(sizes) > 1 and sizes[1] == -1
     return bare in kinds.SAME_ORDER
+
+
+def has_numbers(args: Any, kwargs: dict[str, Any], read: list[Tensor]) -> bool:
+    """Whether a number is among the arguments, as Python's or in a tensor."""
+    given = (*args, *kwargs.values())
+    is_one = any(isinstance(e, numbers.Number) and not isinstance(e, bool) for e in given)
+    return is_one or any(tensor.dim() == 0 for tensor in read)
 
 
 def _is_any_nested(read: list[Tensor], out: Tensor) -> bool:

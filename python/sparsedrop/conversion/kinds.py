@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, StandIn
+from sparsedrop.conversion.layers import ConvertedConv1D, ConvertedLinear, DropoutStandIn
 from sparsedrop.nn import SparseDropLinear
 from sparsedrop.nn.rated import Rated
 from sparsedrop.nn.stack import runs_as_linear
@@ -59,6 +59,9 @@ LOOKS = frozenset((
     "full_like", "new_zeros", "new_ones", "new_empty", "new_full", "has_names",
 ))  # fmt: skip
 """Functions that look at a tensor's description only."""
+
+MEASURES = frozenset(("shape", "size", "numel", "nelement", "nbytes"))
+"""Those that say how many features it has."""
 
 PROPERTIES = frozenset((
     "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "grad_fn", "grad",
@@ -150,7 +153,7 @@ def kind_of(module: nn.Module) -> str | None:
 
 def why_not_dropout(module: nn.Module) -> str | None:
     """Why a dropout cannot hand its work over to a linear layer; None where it can."""
-    if isinstance(module, StandIn):
+    if isinstance(module, DropoutStandIn):
         return CONVERTED
     if type(module) is nn.Dropout and "forward" not in vars(module):
         return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsedrop import functional
 from sparsedrop._torch import is_in_backward
 from sparsedrop.masks import BlockMask, check_p, draw, scale
-from sparsedrop.nn.rated import Rate, Rated, applied_rate_of
+from sparsedrop.nn.rated import DropoutRate, Rated, applied_rate_of
 from sparsedrop.operands import rows_of
 from sparsedrop.ops.layer import Options
 from sparsedrop.ops.stack import Dropped
@@ -34,7 +34,7 @@ class Served:
         return Served, (list(self),)
 
 
-class StandIn(Rate):
+class DropoutStandIn(DropoutRate):
     """At the place of a dropout whose work layers do: it holds the rate.
 
     Called, it returns its argument. The layers have it as a child, too, so that the rate and the

@@ -10,6 +10,18 @@ ATTENTION = "it drops attention probabilities, which no linear layer makes or re
 FUNCTIONAL_LINEAR = "a call of F.linear cannot be swapped on an instance: make it an nn.Linear"
 
 
+def why_it_stays(call: Call) -> str | None:
+    """Why a dropout cannot hand its work over, whatever is around it; None where it can."""
+    assert call.module is not None
+    value = call.inputs[0] if call.inputs else None
+    if value is not None and value.overwritten_by is not None:
+        return (
+            f"what it drops is written in place later, by {value.overwritten_by.what}, and what it "
+            "leaves would be the same memory"
+        )
+    return kinds.why_not_dropout(call.module)
+
+
 def behind(call: Call) -> list[Call]:
     """What reads a result, also in another shape."""
     found: list[Call] = []

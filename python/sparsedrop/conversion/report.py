@@ -12,8 +12,8 @@ class Entry(NamedTuple):
         name: of the linear layer in the original model, "" being the model itself; of a block the
             innermost module that owns it; of a dropout that is a function the module that calls it;
             of a dropout without a linear layer its own.
-        kind: "input", "output", "mlp", "gated", "conv"; of what stays also "dropout", "functional"
-            and "attention".
+        kind: "input", "output", "mlp", "gated", "conv"; of what stays also "dropout", "functional",
+            "attention" and "recurrent".
         expected_speedup: of the layers of the site over them with nn.Dropout, forward and backward,
             by the model of `sparsedrop.select`; None where nothing could be converted.
         reason: why it stays; None where it was converted.

@@ -9,13 +9,16 @@ from torch import nn
 
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import Call, Graph, owner
+from sparsedrop.conversion.functions import RECURRENT
 from sparsedrop.conversion.neighbours import (
     ATTENTION,
     behind,
     drops_attention,
     linears_beside,
+    why_it_stays,
     why_no_way,
 )
+from sparsedrop.conversion.regions import reader_of, region_of
 
 FUNCTIONAL = "a functional dropout cannot be switched off on an instance: make it an nn.Dropout"
 
@@ -35,6 +38,7 @@ class Site:
         producers: the calls of the layers whose output is dropped, in their order.
         consumer: the call of the layer whose input is dropped.
         has_views: whether a hidden value is reshaped on its way.
+        is_measured: whether the pass has asked how large it is.
         why_no_branch: why it is none of convolutions, where one is near.
     """
 
@@ -44,6 +48,7 @@ class Site:
     producers: tuple[Call, ...]
     consumer: Call | None
     has_views: bool = False
+    is_measured: bool = False
     why_no_branch: str | None = None
 
     @property
@@ -100,7 +105,7 @@ def find_sites(graph: Graph) -> tuple[list[Site], list[Refused]]:
     wanted = {c.call: c.current for c in candidates}
     read_elsewhere = {call.name for call in graph.of_kind("functional linear") if call.name}
     for candidate in candidates:
-        _drop_unfit(candidate, read_elsewhere)
+        _drop_unfit(candidate, read_elsewhere, graph.elsewhere)
     while _drop_inconsistent(graph, candidates):
         pass
     sites: dict[Key, Site] = {}
@@ -111,9 +116,11 @@ def find_sites(graph: Graph) -> tuple[list[Site], list[Refused]]:
             sites.setdefault(site.key, site)
         else:
             refused.append(_refuse(candidate, wanted[candidate.call]))
-    for call in graph.of_kind("functional dropout", "attention"):
+    for call in graph.of_kind("functional dropout", "attention", "recurrent"):
         is_attention = call.kind == "attention" or drops_attention(call)
         kind, reason = ("attention", ATTENTION) if is_attention else ("functional", FUNCTIONAL)
+        if call.kind == "recurrent":
+            kind, reason = call.kind, f"it drops between the layers of an {RECURRENT[call.what]}"
         name = "" if call.frame is None else call.frame.name
         near = not is_attention and bool(linears_beside(call))
         refused.append(Refused(call, name, kind, reason, near))
@@ -133,10 +140,9 @@ def _unique(refused: list[Refused]) -> Iterable[Refused]:
 def _candidate(call: Call) -> _Candidate:
     """The ways of converting a dropout: within a block, before a layer, behind a layer."""
     candidate = _Candidate(call)
-    assert call.module is not None
-    why = kinds.why_not_dropout(call.module)
-    consumer, region = _reader(call, "reshape", "rearrangement"), _region(call)
-    if consumer is not None and region is not None and _reader(call, "reshape") is consumer:
+    why = why_it_stays(call)
+    consumer, region = reader_of(call, "reshape", "rearrangement"), region_of(call)
+    if consumer is not None and region is not None and reader_of(call, "reshape") is consumer:
         producers, inner = region
         kind = "mlp" if len(producers) == 1 else "gated"
         frame = owner([*producers, *inner, call, consumer])
@@ -144,7 +150,10 @@ def _candidate(call: Call) -> _Candidate:
         has_views = any(each.kind == "reshape" for each in inner) or call.outputs[0] not in (
             consumer.inputs
         )
-        candidate.options.append(Site(kind, name, call, producers, consumer, has_views))
+        is_measured = region.is_measured or call.outputs[0].is_measured
+        candidate.options.append(
+            Site(kind, name, call, producers, consumer, has_views, is_measured)
+        )
     if consumer is not None:
         candidate.options.append(Site("input", consumer.name, call, (), consumer))
     if region is not None:
@@ -158,54 +167,13 @@ def _candidate(call: Call) -> _Candidate:
     return candidate
 
 
-def _reader(dropout: Call, *through: str) -> Call | None:
-    """The linear layer that alone reads what a dropout leaves, through calls of these kinds."""
-    value = dropout.outputs[0]
-    while len(value.consumers) == 1:
-        call = value.consumers[0]
-        if call.kind == "linear":
-            return call if call.inputs == [value] else None
-        if call.kind not in through:
-            return None
-        value = call.outputs[0]
-    return None
-
-
-def _region(dropout: Call) -> tuple[tuple[Call, ...], list[Call]] | None:
-    """The layers of which a dropped value is an elementwise function, and the calls between.
-
-    None where there is anything else in it, or where a value within is read from outside, too. A
-    number that is trained is something else: its gradient would be a sum over dropped blocks, where
-    a function may be infinite.
-    """
-    producers: list[Call] = []
-    inner: list[Call] = []
-    inside = {dropout}
-    values = list(dropout.inputs)
-    while values:
-        value = values.pop()
-        call = value.producer
-        if call in inside or (value.shape == () and value.is_constant()):
-            continue
-        if call is None or call.kind not in ("linear", "elementwise", "reshape"):
-            return None
-        inside.add(call)
-        (producers if call.kind == "linear" else inner).append(call)
-        if call.kind != "linear":
-            values += call.inputs
-    for call in (*producers, *inner):
-        if not all(reader in inside for value in call.outputs for reader in value.consumers):
-            return None
-    if not producers or len({call.module for call in producers}) < len(producers):
-        return None
-    return tuple(reversed(producers)), inner
-
-
-def _drop_unfit(candidate: _Candidate, read_elsewhere: set[str]) -> None:
+def _drop_unfit(
+    candidate: _Candidate, read_elsewhere: set[str], elsewhere: dict[nn.Module, str]
+) -> None:
     """Leaves out the ways that one of their layers cannot go."""
     fit = []
     for site in candidate.options:
-        why = _why_unfit(site, read_elsewhere)
+        why = _why_unfit(site, read_elsewhere) or _why_not_seen(site, elsewhere)
         if why is None:
             fit.append(site)
         else:
@@ -230,6 +198,16 @@ def _why_unfit(site: Site, read_elsewhere: set[str]) -> str | None:
     return None
 
 
+def _why_not_seen(site: Site, elsewhere: dict[nn.Module, str]) -> str | None:
+    for call in (site.dropout, *site.layers):
+        if call.module in elsewhere:
+            return (
+                f"{call.name} belongs to {elsewhere[call.module]}, too, which may call it: give "
+                "example_inputs"
+            )
+    return None
+
+
 def _drop_inconsistent(graph: Graph, candidates: list[_Candidate]) -> bool:
     """Rejects ways that do not hold for every call of their modules; whether there were any."""
     sites = [site for candidate in candidates if (site := candidate.current) is not None]
@@ -237,7 +215,7 @@ def _drop_inconsistent(graph: Graph, candidates: list[_Candidate]) -> bool:
     for call in graph.of_kind("linear", "dropout"):
         calls_of.setdefault(call.module, []).append(call)
     stays = {candidate.call.module for candidate in candidates if candidate.current is None}
-    wrong = _at_some_calls_only(sites, calls_of) or _interleaved(graph, sites)
+    wrong = _at_some_calls_only(sites, calls_of) or _interleaved(sites)
     for site in sites:
         if site.dropout.module in stays:
             count = len(calls_of[site.dropout.module])
@@ -268,16 +246,15 @@ def _at_some_calls_only(
     return {key: why for key, why in wrong.items() if key[0] in ("mlp", "gated")} or wrong
 
 
-def _interleaved(graph: Graph, sites: list[Site]) -> dict[Key, str]:
+def _interleaved(sites: list[Site]) -> dict[Key, str]:
     """Blocks of which a second hidden value is begun before the first has been read."""
-    position = {call: i for i, call in enumerate(graph.calls)}
     end: dict[Key, int] = {}
     wrong: dict[Key, str] = {}
     for site in sites:
         if site.producers and site.consumer is not None:
-            if position[site.producers[0]] < end.get(site.key, -1):
+            if site.producers[0].order < end.get(site.key, -1):
                 wrong[site.key] = "a second hidden value is made before the first has been read"
-            end[site.key] = position[site.consumer]
+            end[site.key] = site.consumer.order
     return wrong
 
 

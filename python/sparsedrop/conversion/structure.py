@@ -26,7 +26,23 @@ def from_structure(model: nn.Module) -> Graph:
             reader.sequential(name, module)
         elif type(module) in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
             reader.transformer_layer(name, module)
+    reader.graph.elsewhere = _elsewhere(model)
     return reader.graph
+
+
+def _elsewhere(model: nn.Module) -> dict[nn.Module, str]:
+    """What a module that calls by code of its own has beside the ones that are read here."""
+    held: dict[nn.Module, list[tuple[str, nn.Module]]] = {}
+    for name, module in model.named_modules():
+        for child in module.children():
+            held.setdefault(child, []).append((name or type(module).__name__, module))
+    return {
+        child: name
+        for child, parents in held.items()
+        if len(parents) > 1
+        for name, parent in parents
+        if not is_sequential(parent)
+    }
 
 
 class _Reader:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from sparsedrop.conversion.kinds import check_model
-from sparsedrop.conversion.layers import Served, StandIn
+from sparsedrop.conversion.layers import DropoutStandIn, Served
 from sparsedrop.nn.rated import Rated
 
 ORIGIN = "converted_from"
@@ -141,4 +141,4 @@ def _without(cls: type, original: type) -> type:
 
 def stand_in(dropout: nn.Module, layers: list[nn.Module]) -> Swap:
     """What a dropout becomes, whose work these layers do."""
-    return Swap(dropout, StandIn, {SERVED: Served(layers)}, {})
+    return Swap(dropout, DropoutStandIn, {SERVED: Served(layers)}, {})

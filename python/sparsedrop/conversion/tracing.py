@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from sparsedrop._torch import DispatchMode, version_of
 from sparsedrop.conversion import kinds
 from sparsedrop.conversion.flow import END, Call, Frame, Graph, Value
-from sparsedrop.conversion.functions import keeps_channels, kind_of_call
+from sparsedrop.conversion.functions import has_numbers, keeps_channels, kind_of_call
 from sparsedrop.conversion.preserving import preserved
 from sparsedrop.conversion.values import Values
 from sparsedrop.conversion.walking import tensors_in
@@ -179,8 +179,10 @@ class Tracer(TorchFunctionMode):
         finally:
             self._reading = frozenset()
         if only_looks:
+            self._note_measures(func, read)
             return out
-        written = [tensor for tensor, before in read if version_of(tensor) != before]
+        overwritten = [(t, before) for t, before in read if version_of(t) != before]
+        written = [tensor for tensor, _ in overwritten]
         known = {id(tensor) for tensor, _ in read}
         results = list(tensors_in(out))
         made = [tensor for tensor in results if id(tensor) not in known]
@@ -191,9 +193,19 @@ class Tracer(TorchFunctionMode):
         if any(self._values.has_alias(tensor) for tensor in written):
             # Whatever else shares the memory is written, too.
             call.kind, call.keeps_channels = "other", False
+        for tensor, before in overwritten:
+            for value in self._values.held(tensor, before):
+                value.overwritten_by = call
         call.outputs = [self._values.new(tensor) for tensor in made + written]
         self.graph.connect(call)
         return out
+
+    def _note_measures(self, func: Any, read: list[tuple[Tensor, int]]) -> None:
+        if kinds.name_of(func) in kinds.MEASURES:
+            for tensor, _ in read:
+                value = self._values.find(tensor)
+                if value is not None:
+                    value.is_measured = True
 
     def _call(
         self, func: Any, args: Any, kwargs: dict[str, Any], read: list[Tensor], out: list[Tensor]
@@ -201,6 +213,7 @@ class Tracer(TorchFunctionMode):
         name = kinds.name_of(func)
         how = name, args, kwargs, read, out
         call = Call(kind_of_call(*how), name, self._frame(), keeps_channels=keeps_channels(*how))
+        call.has_numbers = has_numbers(args, kwargs, read)
         if call.kind == "functional linear":
             frame = call.frame
             if frame is not None and isinstance(frame.module, nn.Linear):

@@ -32,6 +32,11 @@ class Values:
         self._values[id(tensor), version_of(tensor)] = value
         return value
 
+    def held(self, tensor: Tensor, version: int) -> list[Value]:
+        """What tensors of its memory held at that version."""
+        keys = ((other, version) for other in self._of_storage.get(storage_of(tensor), ()))
+        return [self._values[key] for key in keys if key in self._values]
+
     def has_alias(self, tensor: Tensor) -> bool:
         """Whether another one shares its memory."""
         return len(self._of_storage.get(storage_of(tensor), ())) > 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 _LEAVES = (
     str, bytes, int, float, complex, type(None), type, torch.dtype, torch.device, torch.Generator,
-    nn.Module, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType,
+    nn.Module, types.ModuleType, types.BuiltinFunctionType,
 )  # fmt: skip
 
 
@@ -20,7 +22,8 @@ _MAX_DEPTH = 12
 
 
 def tensors_in(thing: Any) -> Iterator[Tensor]:
-    """The tensors in nested containers, dataclasses and attributes of objects, each once."""
+    """The tensors in nested containers, dataclasses, attributes of objects, and in what functions
+    have beside their arguments, each once."""
     seen: set[int] = set()
     stack = [(thing, 0)]
     while stack:
@@ -41,6 +44,21 @@ def _inside(item: Any) -> list[Any]:
         inside = list(item)
     elif dataclasses.is_dataclass(item):
         inside = [getattr(item, field.name, None) for field in dataclasses.fields(item)]
+    elif isinstance(item, types.MethodType):
+        inside = [item.__self__, item.__func__]
+    elif isinstance(item, functools.partial):
+        inside = [item.func, item.args, item.keywords]
+    elif isinstance(item, types.FunctionType):
+        inside = [*(item.__defaults__ or ()), item.__kwdefaults__, *_enclosed(item)]
     else:
         inside = []
     return inside + list(getattr(item, "__dict__", {}).values())
+
+
+def _enclosed(function: types.FunctionType) -> list[Any]:
+    """The variables of functions around it that it has, where they have a value."""
+    found = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):
+            found.append(cell.cell_contents)
+    return found

@@ -16,7 +16,7 @@ from sparsedrop.masks import scale as scale_of
 from sparsedrop.ops.rows import Rows
 
 
-class Rate(nn.Dropout):
+class DropoutRate(nn.Dropout):
     """The child of a rated layer. It passes for a linear layer without weights where it has to:
     plans of tensor parallelism hand every module within a layer to what shards the layer's weight.
     An input, since initialisers that take every matrix divide by inputs and outputs.
@@ -60,7 +60,7 @@ class Rated(nn.Module):
         if isinstance(dropout, nn.Dropout):
             dropout.p = p
         else:
-            setattr(self, child, Rate(p).train(self.training))
+            setattr(self, child, DropoutRate(p).train(self.training))
 
 
 def rate_of(dropout: nn.Module | None) -> float:

@@ -13,6 +13,7 @@ from sparsedrop._torch import (
     is_transformed,
     is_watched,
     is_watched_gradient,
+    without_base,
 )
 from sparsedrop.masks import RowPattern
 from sparsedrop.ops.again import gradients_again
@@ -91,7 +92,7 @@ def _run(
 ) -> tuple[Tensor, list[Tensor]]:
     flat = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     out, saved = arithmetic.forward(flat, of, activation, scale)
-    return out.view(*x.shape[:-1], full.down.shape[0]), saved
+    return without_base(out, [*x.shape[:-1], full.down.shape[0]]), saved
 
 
 def _masked(x: Tensor, full: Parameters, activation: str | None, how: Rows) -> Tensor:

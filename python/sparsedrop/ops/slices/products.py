@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparsedrop._torch import without_base
+
 Pieces = tuple[tuple[int, int], ...]
 """(start, stop) of each, in the order of the columns of a compact matrix."""
 
@@ -145,7 +147,7 @@ def flat(x: Tensor) -> Tensor:
 
 def unflat(x: Tensor, like: Tensor) -> Tensor:
     """x [m, n] with the leading extents of another tensor."""
-    return x if like.dim() == 2 else x.view(*like.shape[:-1], x.shape[1])
+    return x if like.dim() == 2 else without_base(x, [*like.shape[:-1], x.shape[1]])
 
 
 def in_place_of(like: Tensor, compact: Tensor, cut: Cut) -> Tensor:
