@@ -27,3 +27,9 @@ def gradients_again(
         next(made) if needed and t is not None else None
         for t, needed in zip(views, needs, strict=True)
     ]
+
+
+def like_of(grad: Tensor, shape: torch.Size) -> Tensor:
+    """In the place of an input that was not saved, since no gradient depends on what it held: so
+    many zeros, of the memory of one."""
+    return grad.new_zeros(()).expand(shape).requires_grad_()

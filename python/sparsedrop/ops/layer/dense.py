@@ -108,7 +108,7 @@ class DenseLayer:
         backward = self._backward_into(into)
         scratch = backward.room(memory.allocate)
         places = (
-            grad.data_ptr(), saved.x.data_ptr(), saved.weight.data_ptr(), saved.mask.data_ptr(),
+            grad.data_ptr(), address(saved.x), saved.weight.data_ptr(), saved.mask.data_ptr(),
             address(grads[0]),
             address(grads[1] if into[0] is None else into[0]),
             address(grads[2] if into[1] is None else into[1]),
@@ -139,6 +139,7 @@ class DenseLayer:
             grad_x = product if facts.drops_output else torch.where(is_live, product, 0)
             grad_x = grad_x.view(facts.x_shape)
         if needs[1]:
+            assert saved.x is not None
             left, right = grad, saved.x.view(m, k)
             if facts.weight_turned:
                 left, right = right, left

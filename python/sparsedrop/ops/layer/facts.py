@@ -138,9 +138,9 @@ class Options(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a backward pass needs of the forward pass."""
+    """What a backward pass needs of the forward pass: of x nothing, where the weight is frozen."""
 
-    x: Tensor
+    x: Tensor | None
     weight: Tensor
     mask: Tensor
 

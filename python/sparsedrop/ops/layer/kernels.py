@@ -194,7 +194,7 @@ class KernelLayer:
         needs: Needs,
         into: Buffers = (None, None),
     ) -> Grads:
-        at = Places(*(tensor.data_ptr() for tensor in (saved.mask, saved.x, saved.weight)))
+        at = Places(*map(address, (saved.mask, saved.x, saved.weight)))
         return self._launch_backward(at, grad, options, needs, into)
 
     def backward_packed(
@@ -240,6 +240,8 @@ class KernelLayer:
         extents = facts.x_shape[-1], *facts.block_shape
         dtypes = facts.dtype, facts.weight_dtype, facts.bias_dtype
         x, weight, mask = saved
+        if x is None:  # and no gradient is made of it
+            x = grad.new_empty(facts.x_shape)
         weight = weight.t() if facts.weight_turned else weight
         how = spelled(facts.side, *dtypes, needs)
         grads = backward(grad, x, weight, mask, options.p, *extents, how)
@@ -263,6 +265,7 @@ class KernelLayer:
             product = multiply(Product(flat, saved.weight, None, how))
             grad_x = product.reshape(facts.x_shape).to(facts.x_dtype)
         if needs[1]:
+            assert saved.x is not None
             left, right = (flat, of_grad), (saved.x.reshape(m, k), of_x)
             if facts.weight_turned:
                 left, right = right, left

@@ -109,10 +109,12 @@ class _DropoutLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options, layer: Layer
     ) -> Tensor | tuple[Tensor, Tensor]:
         out, saved = layer.forward(x, weight, bias, options)
-        ctx.save_for_backward(*saved)
+        held = saved if ctx.needs_input_grad[1] else saved._replace(x=None)
+        ctx.save_for_backward(*held)
         ctx.options, ctx.layer = options, layer
         ctx.parameters = weight, bias
         if layer.remakes_x and ctx.needs_input_grad[0]:
+            assert saved.x is not None
             ctx.set_materialize_grads(False)
             return out, saved.x
         return out

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly, is_batch_of_gradients, is_watched
-from sparsedrop.ops.again import gradients_again
+from sparsedrop.ops.again import gradients_again, like_of
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.slices import products
 from sparsedrop.ops.slices.gradients import keep_compact
@@ -92,7 +92,7 @@ def product(
 
 
 def gradients(
-    operands: tuple[Tensor, Tensor, Tensor | None],
+    operands: tuple[Tensor | None, Tensor, Tensor | None],
     grad: Tensor,
     cut: Cut,
     alpha: float,
@@ -101,20 +101,22 @@ def gradients(
     lazy: bool = False,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Those of x, weight and bias that are needed, likewise; with `lazy` the last two are of live
-    units alone."""
+    units alone. Where the weight's is not, nothing is asked of x."""
     x, weight, bias = operands
     if call is not None and not is_watched(grad):
         if not lie_well(grad):
             grad = grad.clone(memory_format=torch.contiguous_format)
         return call.backward(grad, (x, weight), _drawn(cut, alpha), needs, lazy)
-    flat_x, flat_grad = flat(x), flat(grad)
+    flat_grad = flat(grad)
     of_x = of_weight = of_bias = None
     if needs[0]:
-        of_x = unflat(products.input_gradient(flat_grad, weight, cut, alpha), x)
-    if needs[1] and lazy:
-        of_weight = products.compact_weight_gradient(flat_grad, flat_x, weight.dtype, alpha)
-    elif needs[1]:
-        of_weight = products.weight_gradient(flat_grad, flat_x, weight, cut, alpha)
+        of_x = unflat(products.input_gradient(flat_grad, weight, cut, alpha), grad)
+    if needs[1]:
+        assert x is not None
+        if lazy:
+            of_weight = products.compact_weight_gradient(flat_grad, flat(x), weight.dtype, alpha)
+        else:
+            of_weight = products.weight_gradient(flat_grad, flat(x), weight, cut, alpha)
     if needs[2] and bias is not None:
         rows = None if lazy else cut.rows
         of_bias = products.bias_gradient(flat_grad, bias, rows)
@@ -126,8 +128,10 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, cut: Cut, alpha: float, lazy: bool, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        needs_weight = ctx.needs_input_grad[4]
+        ctx.save_for_backward(x if needs_weight else None, weight, bias)
         ctx.how, ctx.owners = (cut, alpha, lazy), (weight, bias)
+        ctx.x_shape = x.shape
         ctx.call = call_of(x, weight, bias, cut)
         return product(x, weight, bias, cut, alpha, ctx.call)
 
@@ -138,6 +142,7 @@ class _Linear(torch.autograd.Function):
         if torch.is_grad_enabled() or is_batch_of_gradients(grad):
             if lazy:
                 raise RuntimeError(NO_SECOND)
+            x = like_of(grad, ctx.x_shape) if x is None else x
             made = gradients_again(
                 lambda x, weight, bias: linear_by_views(x, weight, bias, cut, alpha),
                 [x, weight, bias], grad, needs,

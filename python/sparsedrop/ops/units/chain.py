@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop._torch import apply_eagerly, is_watched_gradient
-from sparsedrop.ops.again import gradients_again
+from sparsedrop.ops.again import gradients_again, like_of
 from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.units.linear import LinearCall, linear_call
 from sparsedrop.ops.units.linear_facts import DrawnSides, Hidden, Live
@@ -95,25 +95,28 @@ class _Chain(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> Tensor:
         out, kept = _forward(ways, x, parameters)
-        ctx.save_for_backward(x, *parameters, *kept)
-        ctx.how = ways, plain
+        held = x if ctx.needs_input_grad[3] else None
+        ctx.save_for_backward(held, *parameters, *kept)
+        ctx.how, ctx.x_shape = (ways, plain), x.shape
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (ways, plain), needs = ctx.how, ctx.needs_input_grad[2:]
-        saved = ctx.saved_tensors
-        given, kept = saved[: len(needs)], saved[len(needs) :]
+        x, *saved = ctx.saved_tensors
+        parameters, kept = saved[: len(needs) - 1], saved[len(needs) - 1 :]
         if torch.is_grad_enabled() or is_watched_gradient(grad):
-            return None, None, *gradients_again(plain, given, grad, needs)
+            x = like_of(grad, ctx.x_shape) if x is None else x
+            return None, None, *gradients_again(plain, [x, *parameters], grad, needs)
         if not lie_well(grad):
             grad = grad.clone(memory_format=torch.contiguous_format)
-        return None, None, *_gradients(ways, given, kept, grad, needs)
+        return None, None, *_gradients(ways, x, parameters, kept, grad, needs)
 
 
 def _gradients(
     ways: Sequence[Way],
-    given: Sequence[Tensor],
+    x: Tensor | None,
+    parameters: Sequence[Tensor],
     kept: Sequence[Tensor],
     grad: Tensor | None,
     needs: Sequence[bool],
@@ -126,10 +129,10 @@ def _gradients(
         goes_on = any(needs[: 2 * i + 1])
         if grad is None or not (goes_on or of_weight or of_bias):
             break
-        x = given[0] if i == 0 else kept[i - 1]
+        operands = x if i == 0 else kept[i - 1], parameters[2 * i]
         own = kept[i] if i < len(kept) else None
         grad, *of_parameters = call.backward(
-            grad, (x, given[2 * i + 1]), drawn, (goes_on, of_weight, of_bias), kept=own
+            grad, operands, drawn, (goes_on, of_weight, of_bias), kept=own
         )
         found[2 * i + 1 : 2 * i + 3] = of_parameters
     found[0] = grad if needs[0] else None

@@ -94,24 +94,23 @@ class LinearCall:
     def backward(
         self,
         grad: Tensor,
-        operands: tuple[Tensor, Tensor],
+        operands: tuple[Tensor | None, Tensor],
         drawn: DrawnSides,
         needs: Sequence[bool],
         lazy: bool = False,
         kept: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients that are needed of x, weight and bias; `grad` is contiguous and aligned.
-        Of live units alone with `lazy`.
+        Of live units alone with `lazy`. Without the weight's nothing is asked of x.
 
         Of a hidden value `kept` is what `forward` says is kept of it, and so is x; `grad`, that of
         the value, is overwritten.
         """
         # Whatever keeps saved tensors may have turned them.
-        x, weight = (tensor.contiguous() for tensor in operands)
-        kept = None if kept is None else kept.contiguous()
-        allocate, kept_x = self._allocate, x
-        if self._remakes_x and needs[1]:
-            x = allocate(*self._x)
+        x, kept = (None if t is None else t.contiguous() for t in (operands[0], kept))
+        weight, allocate, kept_x = operands[1].contiguous(), self._allocate, x
+        if self._remakes_x or not needs[1]:
+            x = allocate(*self._x) if needs[1] else None
         of_weight, of_bias = self._grads[lazy]
         grad_x = allocate(*self._x) if needs[0] else None
         grad_weight = allocate(*of_weight) if needs[1] else None
@@ -123,16 +122,15 @@ class LinearCall:
         made = allocate(*self._grads[True][0]) if is_made else None
         used = self._used_weight(weight) if needs[0] else None
         used_grad = self._padded(grad, self._out, self._n is not None)
-        used_x = self._padded(x, self._x, self._k is not None and needs[1])
+        used_x = None if x is None else self._padded(x, self._x, self._k is not None)
         backward = self._lazy_backward if lazy else self._backward
         scratch = backward.room(self._allocate)
         backward.program.run(
             (
-                grad.data_ptr(), x.data_ptr() if needs[1] else 0, address(grad_x),
+                grad.data_ptr(), address(x), address(grad_x),
                 weight.data_ptr(), address(used), 0, address(grad_weight), address(grad_bias),
-                address(made), address(sums), used_grad.data_ptr(),
-                used_x.data_ptr() if needs[1] else 0, 0, 0, address(kept), kept_x.data_ptr(),
-                address(scratch), *self._rest(drawn),
+                address(made), address(sums), used_grad.data_ptr(), address(used_x), 0, 0,
+                address(kept), address(kept_x), address(scratch), *self._rest(drawn),
             ),
             (drawn.alpha,),
             _native.current_stream(self.facts.device),
