@@ -97,7 +97,7 @@ def truth_of(model: nn.Sequential, x: torch.Tensor, dtype: torch.dtype, seed: in
         if i < len(between):
             method, p = linear.method, linear.p if i == 0 else linear.out_dropout.p
             units = method.draw(linear.out_features, p, x.device)
-            scale = method.scale(units, p, linear.out_features)
+            scale = method.factor(units, p, linear.out_features)
             out = torch.where(units.mask(x.device), between[i](out) * scale, 0)
     return out, leaves
 

@@ -61,7 +61,7 @@ def _run(run, leaf, dtype=None):
 
     def pack(tensor):
         kept.append(tensor.shape)
-        return tensor
+        return tensor.detach()  # an output that keeps itself is never freed
 
     _seed()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast_on_stub(dtype):

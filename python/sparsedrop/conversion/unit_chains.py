@@ -41,7 +41,7 @@ class UnitChain(NamedTuple):
             for layer, p in zip(self.layers, rates, strict=False)
         ]
         steps = [
-            _Step(read, make, method.scale(read, p, layer.in_features), activation)
+            _Step(read, make, method.factor(read, p, layer.in_features), activation)
             for read, make, p, layer, activation in zip(
                 [None, *drawn], [*drawn, None], [0.0, *rates], self.layers,
                 [*self.activations[:-1], None], strict=True,

@@ -55,7 +55,7 @@ class Method(Protocol):
         """Those that live in a step, from torch's default CPU generator. In a compiled program,
         which draws when it runs, their numbers on the device, int64 [kept]."""
 
-    def scale(self, read: Any, p: float, width: int) -> float:
+    def factor(self, read: Any, p: float, width: int) -> float:
         """What the product of a layer that reads these units, of so many, is multiplied by."""
 
     def linear(
@@ -92,7 +92,7 @@ class _Slices:
         choice = _choice(width, p)
         return draw_numbers(choice, device) if torch.compiler.is_compiling() else choice.draw()
 
-    def scale(self, read: Slice | Tensor | None, p: float, width: int) -> float:
+    def factor(self, read: Slice | Tensor | None, p: float, width: int) -> float:
         return 1.0 if read is None else width / _choice(width, p).width
 
     def linear(
@@ -136,7 +136,7 @@ def check_pattern(p: float) -> float:
 class _Patterns:
     """See `nn.RowPatternMLP`; scaled by the rate, "global", or by the "pattern"."""
 
-    by: str = "global"
+    scale: str = "global"
     word, is_steady = "row-pattern", False
 
     def check(self, p: float) -> float:
@@ -148,10 +148,10 @@ class _Patterns:
     def draw(self, width: int, p: float, device: torch.device) -> RowPattern:
         return RowPattern.draw(width, probabilities(p, PATTERNS))
 
-    def scale(self, read: RowPattern | None, p: float, width: int) -> float:
+    def factor(self, read: RowPattern | None, p: float, width: int) -> float:
         if read is None:
             return 1.0
-        return float(read.period) if self.by == "pattern" else scale_of(p)
+        return float(read.period) if self.scale == "pattern" else scale_of(p)
 
     def linear(
         self,
@@ -176,7 +176,7 @@ class _Patterns:
         return link_of_rows(*parameters, (read, make), alpha, activation)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
-        return drop_rows(hidden, Rows(p, PATTERNS, None if self.by == "pattern" else scale_of(p)))
+        return drop_rows(hidden, Rows(p, PATTERNS, None if self.scale == "pattern" else scale_of(p)))
 
 
 METHODS: dict[str, Method] = {method.word: method for method in (_Slices(), _Patterns())}
@@ -237,7 +237,7 @@ class UnitLinear(Converted, nn.Linear):
                 f"{self.in_features} inputs and {self.out_features} outputs: convert a model when "
                 "its weights have their shapes"
             )
-        alpha = self.method.scale(read, p, self.in_features)
+        alpha = self.method.factor(read, p, self.in_features)
         return self.method.linear(x, self.weight, self.bias, read, make, alpha)
 
     def fits(self) -> bool:
