@@ -176,7 +176,9 @@ class _Patterns:
         return link_of_rows(*parameters, (read, make), alpha, activation)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
-        return drop_rows(hidden, Rows(p, PATTERNS, None if self.scale == "pattern" else scale_of(p)))
+        return drop_rows(
+            hidden, Rows(p, PATTERNS, None if self.scale == "pattern" else scale_of(p))
+        )
 
 
 METHODS: dict[str, Method] = {method.word: method for method in (_Slices(), _Patterns())}
