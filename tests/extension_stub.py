@@ -192,12 +192,14 @@ class Program(UnitSteps):
                   out_b=None, live=None, bias_a=None, bias_b=None, bias_dtype=2, units=None,
                   count=0):  # fmt: skip
         assert _DTYPES[dtype].itemsize == 2
+        assert cols % 8 == 0
         name = next(name for name, code in C.POINTWISE.items() if code == kind)
         act = ACTIVATIONS[next(n for n, code in C.ACTIVATIONS.items() if code == activation)]
 
         def step(call: Call) -> None:
             if not call.address(out):
                 return
+            assert not any(call.address(place) % 16 for place in (a, b, grad, out, out_b))
             is_live = call.live(live, rows, cols, block)
             one, two, g = (
                 call.at(place, _DTYPES[dtype], rows, cols).double() if call.address(place) else None

@@ -52,8 +52,8 @@ constexpr int kCompute32f = 68, kComputeTf32 = 77;
 constexpr size_t kWorkspaceLimit = size_t(32) << 20;  // as torch's on a Hopper GPU
 constexpr uint32_t kTorchAlignment = 256, kLeastAlignment = 16;
 constexpr size_t kMostPlans = 16;
-constexpr int kNoWay = -1, kNotSupported = 15;
-constexpr int kExecutionFailed = 13, kInternalError = 14;
+constexpr int kNoWay = -1;
+constexpr int kNotInitialized = 1, kAllocFailed = 3, kExecutionFailed = 13, kInternalError = 14;
 
 struct BlasLt {
   Create create_product = nullptr;
@@ -154,6 +154,12 @@ uint32_t alignment_of(DenseProduct const& of) {
   return 0;
 }
 
+// Whether another time may end otherwise.
+bool may_change(int status) {
+  return status == kNotInitialized || status == kAllocFailed || status == kExecutionFailed ||
+         status == kInternalError;
+}
+
 bool rows_are_aligned(DenseProduct const& of) {
   auto const bytes = int64_t(size_of(of.dtype)), out_bytes = int64_t(size_of(of.out_dtype));
   int64_t const pitches[] = {of.a.ld * bytes, of.b.ld * bytes, of.out_ld * out_bytes};
@@ -183,7 +189,11 @@ bool FixedProducts::prepare(DenseProduct const& of, void* handle) {
     return false;
   }
   Plan const* const plan = add(of, handle, kWorkspaceLimit);
-  bool const has_way = plan != nullptr && plan->found.status == 0;
+  if (plan == nullptr) {
+    workspace_bytes_ = kWorkspaceLimit;  // what is found later may need so much
+    return false;
+  }
+  bool const has_way = plan->found.status == 0;
   workspace_bytes_ = has_way ? plan->found.workspace_bytes : 0;
   return has_way;
 }
@@ -211,8 +221,8 @@ FixedProducts::Plan* FixedProducts::add(DenseProduct const& of, void* handle,
     status = lt().find(handle, plan.product.get(), plan.left.get(), plan.right.get(),
                        plan.out.get(), plan.out.get(), how.get(), 1, &plan.found, &count);
   }
-  if (status != 0 && status != kNotSupported) {
-    return nullptr;  // it may say more another time: in some releases, outside of a capture
+  if (may_change(status)) {
+    return nullptr;
   }
   // Without room it adds up a long sum of fp32 in one go, and loses more than cuBLAS.
   if (status != 0 || count == 0 || (is_awkward && of.out_dtype == DataType::fp32)) {

@@ -37,7 +37,7 @@ class FixedProducts {
  private:
   struct Plan;
 
-  // Null where cuBLASLt cannot say at the moment.
+  // Null where cuBLASLt cannot say at the moment, or as many are kept as there may be.
   Plan* find(DenseProduct const& of, void* handle);
   Plan* add(DenseProduct const& of, void* handle, size_t workspace_limit);
 

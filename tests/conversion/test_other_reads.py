@@ -136,7 +136,7 @@ def test_how_many_units_there_are_is_known_to_blocks_alone(forward):
         report = convert(Net(forward), method=method)
         assert report.converted == ()
         assert report.skipped[0].reason == (
-            f"{method} makes fewer units, and the model asks how many the hidden value has"
+            f"{method} makes fewer units, and the model asks for the extents of the hidden value"
         )
 
 

@@ -102,6 +102,6 @@ def test_the_dropout_of_a_recurrent_layer_is_a_place(layer, is_packed):
     x = torch.randn(5, 3, 32)
     report = sparsedrop.convert(Tagger(0.5), x, min_speedup=0)
     assert len(report.converted) == 1
-    reason = f"it drops between the layers of an {layer.__name__}"
+    reason = f"it drops between the layers of nn.{layer.__name__}"
     assert report.skipped == (("rnn", "recurrent", None, reason),)
     assert sparsedrop.convert(Tagger(0.0), x, min_speedup=0).skipped == ()

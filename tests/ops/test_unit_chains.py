@@ -35,13 +35,14 @@ def test_a_step_in_a_graph_is_the_step(method):
     x = torch.randn(96, 64, device="cuda", dtype=BF16)
 
     def step():
-        torch.manual_seed(7)  # of the host, where units are drawn
+        torch.default_generator.manual_seed(7)  # of the host, where units are drawn
         model.zero_grad()
         out = model(x)
         out.float().square().mean().backward()
         return out
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             step()

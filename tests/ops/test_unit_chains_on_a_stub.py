@@ -5,13 +5,22 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import sparsedrop
 from cases import normal
+from gpu_stub import autocast_on_stub
 from sparsedrop.ops.units.chain import _Chain
 from stack_cases import BF16, F32, PRECISIONS
-from unit_chain_cases import CASES, one_by_one, random_case, run_and_compare
+from unit_chain_cases import (
+    ACTIVATIONS,
+    CASES,
+    one_by_one,
+    random_case,
+    run_and_compare,
+)
 
 pytestmark = pytest.mark.usefixtures("poisoned_gpu")
 RELU, GELU = CASES["slices, relu"], CASES["rows, gelu"]
@@ -66,7 +75,7 @@ def test_only_wanted_gradients_are_made(case, launches):
             other.requires_grad_(other is leaf)
         launches.clear()
         out, (grad,) = _grads(model, x)
-        assert torch.equal(grad, full[i])
+        assert (grad - full[i]).norm() <= 0.02 * full[i].norm()
         # Back to the layer of the leaf, and no further.
         assert len(launches) == 3 + (3 if i == 0 else 3 - (i - 1) // 2)
     for leaf in leaves:
@@ -94,19 +103,84 @@ class _Checkpointed(nn.Module):
         return checkpoint(self.inner, x, use_reentrant=False)
 
 
-@pytest.mark.parametrize("case", [RELU, GELU], ids=str)
-def test_second_derivatives_are_those_one_by_one(case):
-    model = case.model(dtype=BF16)
-    x = normal(7, case.sizes[0]).to(BF16).requires_grad_()
+def _model(method, activations=("gelu", "silu"), dtype=BF16):
+    """As layers are initialised: what goes into an activation is near 0, and slopes differ."""
+    torch.manual_seed(1)
+    first, second = (ACTIVATIONS[name]() for name in activations)
+    model = nn.Sequential(
+        nn.Linear(40, 256), first, nn.Dropout(0.5), nn.Linear(256, 192), second, nn.Dropout(0.5),
+        nn.Linear(192, 10),
+    ).to(dtype)  # fmt: skip
+    sparsedrop.convert(model, method=method, min_speedup=0)
+    return model
 
-    def penalty(model):
+
+FROZEN = {
+    "none": (), "the first weight": ("0.weight",), "the first layer": ("0.weight", "0.bias"),
+    "all but the head": ("0.weight", "0.bias", "3.weight", "3.bias"),
+    "all": ("0.weight", "0.bias", "3.weight", "3.bias", "6.weight", "6.bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+@pytest.mark.parametrize("needs_x", [False, True], ids=["", "x too"])
+@pytest.mark.parametrize("frozen", FROZEN.values(), ids=FROZEN)
+@pytest.mark.parametrize("method", ["sliceout", "row-pattern"])
+def test_gradients_in_every_way_are_those_one_by_one(method, frozen, needs_x, dtype):
+    model = _model(method, dtype=dtype)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    x = normal(9, 40).to(BF16).requires_grad_(needs_x)
+    leaves = [t for t in (x, *model.parameters()) if t.requires_grad]
+    if not leaves:
+        return
+    found = []
+    for each in (model, one_by_one(model)):
+        own = [t for t in (x, *each.parameters()) if t.requires_grad]
         torch.manual_seed(5)
-        leaves = [x, *model.parameters()]
-        first = torch.autograd.grad(model(x).float().square().sum(), leaves, create_graph=True)
-        return torch.autograd.grad(sum(g.float().square().sum() for g in first), leaves)
+        with autocast_on_stub(BF16 if dtype is F32 else None):
+            out = each(x)
+        upstream = torch.ones_like(out)
+        plain = torch.autograd.grad(out, own, upstream, retain_graph=True)
+        with FlopCounterMode(display=False):
+            watched = torch.autograd.grad(out, own, upstream, retain_graph=True)
+        batched = torch.autograd.grad(
+            out, own, upstream[None], is_grads_batched=True, retain_graph=True
+        )
+        first = torch.autograd.grad(out.float().square().sum(), own, create_graph=True)
+        penalty = sum(g.float().square().sum() for g in first)
+        second = torch.autograd.grad(penalty, own, allow_unused=True)
+        found.append([*plain, *watched, *(g[0] for g in batched), *first, *second])
+    for own, expected in zip(*found, strict=True):
+        assert (own is None) == (expected is None)
+        if own is not None:
+            assert (own.double() - expected.double()).norm() <= 0.05 * expected.double().norm()
 
-    for own, expected in zip(penalty(model), penalty(one_by_one(model)), strict=True):
-        torch.testing.assert_close(own, expected, rtol=0.05, atol=0.05 * expected.abs().max())
+
+def test_what_is_frozen_in_front_leaves_nothing_behind(launches):
+    model, x, kept = _model("sliceout"), normal(9, 40).to(BF16), []
+    model[:6].requires_grad_(False)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        out = model(x)
+    assert sorted(kept) == sorted([(9, 128), (10, 192), (10,)])
+    assert isinstance(out.grad_fn, _Chain._backward_cls)
+    launches.clear()
+    out.sum().backward()
+    assert len(launches) == 1
+
+
+def test_a_weight_that_is_made_of_others_is_made_once():
+    class Counted(nn.Module):
+        def forward(self, weight):
+            made.append(weight)
+            return weight
+
+    model, made = _model("sliceout"), []
+    parametrize.register_parametrization(model[3], "weight", Counted())
+    for each, x in ((model, normal(9, 40).to(BF16)), (one_by_one(model), normal(9, 40).to(BF16))):
+        made.clear()
+        each(x)
+        assert len(made) == 1
 
 
 @pytest.mark.parametrize("case", [RELU, GELU], ids=str)
@@ -122,17 +196,6 @@ def test_saved_tensors_may_come_back_turned(case):
             return _grads(model, x)[1]
 
     assert all(map(torch.equal, gradients(turned), gradients(lambda tensor: tensor)))
-
-
-def test_a_batch_of_gradients_goes_the_long_way():
-    model = RELU.model(dtype=BF16)
-    x = normal(7, RELU.sizes[0]).to(BF16).requires_grad_()
-    out = model(x)
-    upstream = normal(3, *out.shape).to(BF16)
-    (batched,) = torch.autograd.grad(out, x, upstream, is_grads_batched=True, retain_graph=True)
-    for own, grad in zip(batched, upstream, strict=True):
-        (expected,) = torch.autograd.grad(out, x, grad, retain_graph=True)
-        torch.testing.assert_close(own, expected, rtol=0.02, atol=0.05)
 
 
 def test_an_activation_behind_the_last_layer(launches):

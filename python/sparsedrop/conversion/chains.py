@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -85,7 +85,8 @@ def chain_from(modules: Sequence[nn.Module], start: int) -> Chain | None:
     first = modules[start]
     if not _is_link(first) or not _hands_over(first) or _takes_over(first):
         return None
-    kind: Any = _kind_of(first)
+    kind = _kind_of(first)
+    assert kind is not None
     layers, activations = [first], [""]
     at, is_dropped = start + 1, False
     while at < len(modules):
@@ -109,11 +110,10 @@ def chain_from(modules: Sequence[nn.Module], start: int) -> Chain | None:
         at += 1
     if len(layers) < 2 or _hands_over(layers[-1]):
         return None
-    chain: Chain = kind(tuple(layers), tuple(name or None for name in activations), at)
-    return chain
+    return kind(tuple(layers), tuple(name or None for name in activations), at)
 
 
-def _kind_of(module: nn.Module) -> type[Chain] | None:
+def _kind_of(module: nn.Module) -> Callable[[Any, Any, int], Chain] | None:
     """The kind of chain that it is a link of; None where it runs another forward."""
     code = getattr(module.forward, "__code__", None)
     if isinstance(module, ConvertedLinear) and code is ConvertedLinear.forward.__code__:

@@ -56,7 +56,7 @@ def _attention_rate(name: str, args: Any, kwargs: dict[str, Any]) -> float:
 def _recurrent_rate(args: Any) -> float:
     """Of (input, hx, weights, has_biases, layers, p, training, ...), or the same of packed
     sequences, which have the sizes of their batches behind the input."""
-    p, training = args[5:7] if isinstance(args[2], (list, tuple)) else args[6:8]
+    p, training = args[6:8] if isinstance(args[3], (list, tuple)) else args[5:7]
     return float(p) if training else 0.0
 
 

@@ -111,7 +111,7 @@ def _why_not(site: Site, method: str, p: float) -> str | None:
     if site.has_views:
         return f"{method} makes fewer units, and the hidden value is reshaped on its way"
     if method in units.METHODS and site.is_measured:
-        return f"{method} makes fewer units, and the model asks how many the hidden value has"
+        return f"{method} makes fewer units, and the model asks for the extents of the hidden value"
     check = units.METHODS[method].check if method in units.METHODS else units.check_pattern
     try:
         check(check_p(p))

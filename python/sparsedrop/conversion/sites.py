@@ -120,7 +120,7 @@ def find_sites(graph: Graph) -> tuple[list[Site], list[Refused]]:
         is_attention = call.kind == "attention" or drops_attention(call)
         kind, reason = ("attention", ATTENTION) if is_attention else ("functional", FUNCTIONAL)
         if call.kind == "recurrent":
-            kind, reason = call.kind, f"it drops between the layers of an {RECURRENT[call.what]}"
+            kind, reason = call.kind, f"it drops between the layers of nn.{RECURRENT[call.what]}"
         name = "" if call.frame is None else call.frame.name
         near = not is_attention and bool(linears_beside(call))
         refused.append(Refused(call, name, kind, reason, near))

@@ -65,7 +65,8 @@ class Method(Protocol):
 
     def link(
         self,
-        parameters: tuple[Tensor, Tensor | None],
+        weight: Tensor,
+        bias: Tensor | None,
         read: Any,
         make: Any,
         alpha: float,
@@ -108,14 +109,15 @@ class _Slices:
 
     def link(
         self,
-        parameters: tuple[Tensor, Tensor | None],
+        weight: Tensor,
+        bias: Tensor | None,
         read: Slice | None,
         make: Slice | None,
         alpha: float,
         activation: str | None,
     ) -> Link | None:
         pieces = (None if own is None else own.pieces for own in (make, read))
-        return link_of_slices(*parameters, Cut(*pieces), alpha, activation)
+        return link_of_slices(weight, bias, Cut(*pieces), alpha, activation)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
         return drop_outside(hidden, _choice(hidden.shape[-1], p))
@@ -167,13 +169,14 @@ class _Patterns:
 
     def link(
         self,
-        parameters: tuple[Tensor, Tensor | None],
+        weight: Tensor,
+        bias: Tensor | None,
         read: RowPattern | None,
         make: RowPattern | None,
         alpha: float,
         activation: str | None,
     ) -> Link | None:
-        return link_of_rows(*parameters, (read, make), alpha, activation)
+        return link_of_rows(weight, bias, (read, make), alpha, activation)
 
     def drop(self, hidden: Tensor, p: float) -> Tensor:
         return drop_rows(
@@ -231,20 +234,21 @@ class UnitLinear(Converted, nn.Linear):
         if self.incoming is not None and p > 0.0 and read is None:
             x = self.method.drop(x, p)
         make = self._make(x, out_p) if self.outgoing is not None and out_p > 0.0 else None
+        weight = self.weight  # once: it may be made of others
         if read is None and make is None:
-            return nn.functional.linear(x, self.weight, self.bias)
-        if not self.fits():
+            return nn.functional.linear(x, weight, self.bias)
+        if not self.fits(weight):
             raise ValueError(
-                f"weight is {list(self.weight.shape)}, but units are dropped of a layer with "
+                f"weight is {list(weight.shape)}, but units are dropped of a layer with "
                 f"{self.in_features} inputs and {self.out_features} outputs: convert a model when "
                 "its weights have their shapes"
             )
         alpha = self.method.factor(read, p, self.in_features)
-        return self.method.linear(x, self.weight, self.bias, read, make, alpha)
+        return self.method.linear(x, weight, self.bias, read, make, alpha)
 
-    def fits(self) -> bool:
-        """Whether the weight is as large as the layer says."""
-        return self.weight.shape == (self.out_features, self.in_features)
+    def fits(self, weight: Tensor) -> bool:
+        """Whether its weight is as large as the layer says."""
+        return weight.shape == (self.out_features, self.in_features)
 
     def _read(self, x: Tensor) -> Any:
         """The units that x has; None: it has all."""

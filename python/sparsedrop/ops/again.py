@@ -30,6 +30,7 @@ def gradients_again(
 
 
 def like_of(grad: Tensor, shape: torch.Size) -> Tensor:
-    """In the place of an input that was not saved, since no gradient depends on what it held: so
-    many zeros, of the memory of one."""
-    return grad.new_zeros(()).expand(shape).requires_grad_()
+    """In the place of an input that was not saved, since no gradient of a layer depends on what it
+    held: so many zeros, of the memory of one. `grad` may be a batch of gradients."""
+    zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
+    return zero.expand(shape).requires_grad_()

@@ -175,13 +175,14 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, void*, void*, void*, void*, voi
 
 int cublasLtMatmul(void* handle, void* product, void const* alpha, void const* a, void* a_layout,
                    void const* b, void* b_layout, void const* beta, void const* c, void* c_layout,
-                   void* d, void* d_layout, Algorithm const* algorithm, void* workspace, size_t,
-                   cudaStream_t) {
+                   void* d, void* d_layout, Algorithm const* algorithm, void* workspace,
+                   size_t workspace_bytes, cudaStream_t) {
   FakeBlasLt& fake = fake_blas_lt();
   auto const& of = *static_cast<Product const*>(product);
   ++fake.multiplies;
   fake.handle = handle;
   fake.workspace = workspace;
+  fake.workspace_bytes = workspace_bytes;
   fake.compute_type = of.compute_type;
   if (fake.multiply_status != 0) {
     return fake.multiply_status;

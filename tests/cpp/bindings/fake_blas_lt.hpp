@@ -21,6 +21,7 @@ struct FakeBlasLt {
   int multiplies = 0;
   void* handle = nullptr;
   void* workspace = nullptr;
+  size_t workspace_bytes = 0;
   size_t workspace_limit = 0;
   uint32_t alignment = 0;
   uint32_t reductions = 0;

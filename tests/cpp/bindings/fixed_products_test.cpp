@@ -19,7 +19,8 @@
 namespace sparsedrop {
 namespace {
 
-constexpr int kNotSupported = 15, kNotInitialized = 1, kExecutionFailed = 13;
+constexpr int kInvalidValue = 7, kNotSupported = 15;
+constexpr int kNotInitialized = 1, kExecutionFailed = 13;
 constexpr uint32_t kAsAllocated = 256, kBy16Bytes = 16;
 constexpr int64_t kBy16 = 4, kByAnElement = 1;  // elements behind what is allocated
 
@@ -171,8 +172,12 @@ TEST_F(FixedProductsTest, OtherProductsMakeDoWithTheWorkspaceThatIsThere) {
   EXPECT_TRUE(products->prepare(of, &handle));
   EXPECT_EQ(fake_blas_lt().workspace_limit, size_t(32) << 20);
   EXPECT_EQ(products->workspace_bytes(), 4096u);
+  fake_blas_lt().wanted_workspace = 1024;
   EXPECT_TRUE(run(product(kBy16)));
   EXPECT_EQ(fake_blas_lt().workspace_limit, 4096u);
+  EXPECT_EQ(fake_blas_lt().workspace_bytes, 1024u);
+  EXPECT_TRUE(run(product()));
+  EXPECT_EQ(fake_blas_lt().workspace_bytes, 4096u);
 }
 
 // With room to align its rows first, a product is rounded before the bias is added.
@@ -199,7 +204,8 @@ TEST_F(FixedProductsTest, SumsOfSixteenBitsAreAddedUpInFp32) {
 }
 
 TEST_F(FixedProductsTest, WhatHasNoWayIsAskedForOnce) {
-  for (auto const& [status, found] : {std::pair{kNotSupported, 0}, std::pair{0, 0}}) {
+  for (auto const& [status, found] :
+       {std::pair{kNotSupported, 0}, std::pair{kInvalidValue, 0}, std::pair{0, 0}}) {
     fake_blas_lt() = {};
     fake_blas_lt().find_status = status;
     fake_blas_lt().found = found;
@@ -216,7 +222,10 @@ TEST_F(FixedProductsTest, WhatCouldNotBeSaidIsAskedAgain) {
   EXPECT_FALSE(products->prepare(product(), &handle));
   EXPECT_FALSE(run(product()));
   fake_blas_lt().find_status = 0;
+  fake_blas_lt().wanted_workspace = 4096;
   EXPECT_TRUE(run(product()));
+  EXPECT_LE(fake_blas_lt().workspace_bytes, products->workspace_bytes());
+  EXPECT_EQ(fake_blas_lt().workspace_bytes, 4096u);
 }
 
 TEST_F(FixedProductsTest, AWayThatFailsIsLeftToAnother) {

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sparsedrop._torch import is_transformed, is_watched
 from sparsedrop.masks import RowPattern
-from sparsedrop.ops.units.chain import Link, run_chain, ways_of
+from sparsedrop.ops.units.chain import Link, run_chain
 from sparsedrop.ops.units.facts import Units
 from sparsedrop.ops.units.linear_facts import DrawnSides, Live
 
@@ -27,17 +27,11 @@ def linear(
     """
     given = [t for t in (x, weight, bias) if t is not None]
     is_plain = not (torch.compiler.is_compiling() or is_transformed() or is_watched(*given))
-
-    def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return linear_plain(x, weight, bias, (read, make), alpha)
-
     if is_plain and x.is_cuda:
-        link = link_of(weight, bias, (read, make), alpha)
-        x = x.contiguous()
-        ways = None if link is None else ways_of(x, [link])
-        if link is not None and ways is not None:
-            return run_chain(x, [link], ways, plain)
-    return plain(x, weight, bias)
+        out = run_chain(x, [link_of(weight, bias, (read, make), alpha)])
+        if out is not None:
+            return out
+    return linear_plain(x, weight, bias, (read, make), alpha)
 
 
 Sides = tuple[RowPattern | None, RowPattern | None]
@@ -65,8 +59,12 @@ def link_of(
     for own, units in zip((make, read), weight.shape, strict=False):
         if own is not None and own.width != units:
             return None
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return linear_plain(x, weight, bias, sides, alpha)
+
     drawn = DrawnSides(_units(make), _units(read), alpha)
-    return Link(weight, bias, _live(make), _live(read), drawn, activation)
+    return Link(weight, bias, _live(make), _live(read), drawn, plain, activation)
 
 
 def _live(rows: RowPattern | None) -> Live | None:

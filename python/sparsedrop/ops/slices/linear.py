@@ -63,8 +63,12 @@ def link_of(
     """The layer, as a link of a chain; None where it is no call."""
     if not _is_one_call(cut, weight):
         return None
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return linear_by_views(x, weight, bias, cut, alpha)
+
     sides = _live(cut.rows), _live(cut.cols)
-    return Link(weight, bias, *sides, _drawn(cut, alpha), activation)
+    return Link(weight, bias, *sides, _drawn(cut, alpha), plain, activation)
 
 
 def _live(pieces: Pieces | None) -> Live | None:

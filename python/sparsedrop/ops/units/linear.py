@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedrop import _native
+from sparsedrop.ops.layer.facts import lie_well
 from sparsedrop.ops.program import Pass, Space, address
 from sparsedrop.ops.units import linear_programs
 from sparsedrop.ops.units.facts import Operand
@@ -65,8 +66,9 @@ class LinearCall:
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, drawn: DrawnSides
     ) -> tuple[Tensor, Tensor]:
-        """alpha * x Wᵀ + bias of the live units. Of as many features as are no whole vectors there
-        are gaps between the rows. With a hidden value: what is kept of that, and the value."""
+        """What is kept of a hidden value, and the value; where it is none, both are the result,
+        alpha * x Wᵀ + bias of the live units. Of as many features as are no whole vectors there are
+        gaps between its rows."""
         facts, allocate = self.facts, self._allocate
         out, used = allocate(*self._out), self._used_weight(weight)
         hidden = allocate(*self._out) if self._keeps_input else out
@@ -107,7 +109,7 @@ class LinearCall:
         the value, is overwritten.
         """
         # Whatever keeps saved tensors may have turned them.
-        x, kept = (None if t is None else t.contiguous() for t in (operands[0], kept))
+        x, kept = (t if t is None or lie_well(t) else _placed(t) for t in (operands[0], kept))
         weight, allocate, kept_x = operands[1].contiguous(), self._allocate, x
         if self._remakes_x or not needs[1]:
             x = allocate(*self._x) if needs[1] else None
@@ -141,6 +143,10 @@ class LinearCall:
             grad_weight = None if grad_weight is None else grad_weight[: self._n, : self._k]
             grad_bias = None if grad_bias is None else grad_bias[: self._n]
         return grad_x, grad_weight, grad_bias
+
+
+def _placed(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def make_call(facts: tuple[Any, ...]) -> LinearCall | None:

@@ -34,8 +34,8 @@ ALPHA = 0
 
 
 def forward(facts: Facts, handle: int) -> Pass:
-    """The result; its padding has no meaning, but in a hidden value, where it is 0. handle:
-    cuBLAS's, of now."""
+    """The result; its padding has no meaning, but in a hidden value, where it is 0, or NaN in a row
+    whose x is infinite somewhere. handle: cuBLAS's, of now."""
     return _Programs(facts, handle).forward()
 
 
