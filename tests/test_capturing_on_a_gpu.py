@@ -1,5 +1,7 @@
 """Training steps in CUDA graphs."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -184,6 +186,20 @@ def test_what_waits_for_the_gpu_is_refused():
     model = nn.Linear(4, 4).cuda()
     with pytest.raises(RuntimeError, match="the step cannot be captured: it may wait for the GPU"):
         sparsedrop.capture(model, lambda x: model(x).sum().item(), torch.ones(2, 4, device="cuda"))
+
+
+def test_a_refusal_gives_its_memory_back():
+    model = nn.Linear(1024, 1024).cuda()
+    x = torch.ones(4096, 1024, device="cuda")
+    reserved = []
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="the step cannot be captured"):
+            sparsedrop.capture(model, lambda x: model(x).relu().sum().item(), x)
+        model.zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[2] == reserved[0]
 
 
 def test_after_a_refusal_torch_draws_and_captures_as_before():

@@ -8,6 +8,7 @@ oldest torch that was tested.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -103,6 +104,18 @@ def empty_on_current_gpu(
     """
     assert _empty_strided is not None, "a torch without CUDA has no GPU"
     return _empty_strided(shape, strides, dtype)
+
+
+def abandon_pool(index: int, pool: Any) -> None:
+    """Lets the allocator of GPU `index` forget a capture that failed: it waits for the end of that,
+    and keeps the memory of the pool till then. Nothing happens where the capture has ended."""
+    end, release = (
+        getattr(_C, f"_cuda_{name}", None) for name in ("endAllocateToPool", "releasePool")
+    )
+    if end is not None and release is not None:
+        with contextlib.suppress(RuntimeError):
+            end(index, pool)
+            release(index, pool)
 
 
 def has_global_hooks() -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsedrop._torch import foreach_copy
+from sparsedrop._torch import abandon_pool, foreach_copy
 from sparsedrop.masks.strata import Strata
 
 
@@ -233,7 +233,7 @@ def _captured(
                 result = step(*inputs)
                 _keep_gradients(parameters, kept)
         except RuntimeError as error:
-            _leave_capture(current)
+            _leave_capture(current, pool)
             raise RuntimeError(
                 "the step cannot be captured: it may wait for the GPU (.item(), print, a "
                 "GradScaler), or have an optimiser without capturable=True"
@@ -244,10 +244,12 @@ def _captured(
     return CapturedStep(step, inputs, model, replays, kept)
 
 
-def _leave_capture(stream: torch.cuda.Stream) -> None:
-    """After one that failed torch stays on its stream, and its generator within it: every draw
-    that follows would raise. A capture that succeeds ends that."""
+def _leave_capture(stream: torch.cuda.Stream, pool: Any) -> None:
+    """After one that failed torch stays on its stream, its allocator waits for the end, and its
+    generator is within it: every draw that follows would raise. A capture that succeeds ends the
+    last."""
     torch.cuda.set_stream(stream)
+    abandon_pool(stream.device_index, pool)
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
         torch.zeros(1, device="cuda")
 
